@@ -1,0 +1,99 @@
+"""Decoding: one file or array of pixels becomes one RGB image, or an error that says why not."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
+)
+"""Endings of the files that are taken for images; others in a folder are ignored and counted."""
+
+_WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+
+class UnreadableImageError(ValueError):
+    """One image cannot be decoded; the message says why."""
+
+
+def decode_file(path: str | Path) -> Image.Image:
+    """Decode an image file completely.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    image : PIL.Image.Image
+        Mode ``"RGB"``, turned as its orientation tag says; transparency is laid on white, and
+        images of more than 8 bits are scaled by their own range.
+
+    Raises
+    ------
+    UnreadableImageError
+        If the file is empty, truncated, no image, a decompression bomb or has several pages.
+    """
+    try:
+        if Path(path).stat().st_size == 0:
+            raise UnreadableImageError("the file is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if getattr(image, "n_frames", 1) > 1:
+                    raise UnreadableImageError(
+                        f"it has {image.n_frames} pages or frames, and one was expected"  # type: ignore[attr-defined]
+                    )
+                return to_rgb(ImageOps.exif_transpose(image))
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImageError("it is not an image that Pillow knows") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableImageError(f"refused as a decompression bomb ({error})") from None
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …
+        raise UnreadableImageError(str(error) or type(error).__name__) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB without clipping.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Any mode. Values wider than 8 bits (``I;16``, ``I``, ``F``) are scaled by the image's own
+        range to 0 … 255, where Pillow's ``convert`` would clip them at 255.
+
+    Returns
+    -------
+    image : PIL.Image.Image
+        Mode ``"RGB"``.
+
+    Examples
+    --------
+    >>> wide = Image.fromarray(np.array([[0, 30_000, 60_000]], dtype=np.uint16))
+    >>> np.asarray(to_rgb(wide))[0, :, 0].tolist()
+    [0, 128, 255]
+    """
+    if image.mode in _WIDE_MODES:
+        image = Image.fromarray(_scaled_to_uint8(np.asarray(image)))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _scaled_to_uint8(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    wide = values.astype(np.float64)
+    if not np.isfinite(wide).all():
+        raise UnreadableImageError("it holds values that are not finite")
+    low, high = wide.min(), wide.max()
+    span = high - low or 1.0
+    scaled: NDArray[np.uint8] = np.rint((wide - low) / span * 255).astype(np.uint8)
+    return scaled

@@ -1,0 +1,286 @@
+"""The extractor: an image list and a backbone become batches of codes, every layer in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+from torch.utils.data import DataLoader, Dataset
+
+from codes.backbones import Backbone
+from codes.decoding import UnreadableImageError
+from codes.devices import find_device, no_tf32
+from codes.graph import TracedGraph
+from codes.images import ImageList, ImageSource
+from codes.layers import Layer, select_layers
+from codes.pooling import pool_codes, pooled_width, resolve_pooling
+from codes.preprocessing import Preprocessing
+
+EXTRACTOR_VERSION = 1
+"""Raised whenever the same input would give other codes; part of every key."""
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class NonFiniteCodesError(ValueError):
+    """A layer answered an image with NaN or infinity."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tap:
+    """A layer, and how its codes are pooled.
+
+    Attributes
+    ----------
+    layer : Layer
+    pool : str
+        Resolved: ``"grid:K"``, ``"avg"``, ``"max"`` or ``"flatten"``.
+    n_features : int
+        Width of a row of codes.
+    """
+
+    layer: Layer
+    pool: str
+    n_features: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CodesBatch:
+    """The codes of some consecutive images.
+
+    Attributes
+    ----------
+    start : int
+        Place of the first image in the list.
+    codes : dict of str to ndarray of shape (n, n_features), float32
+        By layer name. The row of an unreadable image is NaN; no other value is.
+    unreadable : dict of int to str
+        Place in the list → why the image could not be decoded.
+    """
+
+    start: int
+    codes: dict[str, NDArray[np.float32]]
+    unreadable: dict[int, str]
+
+
+class CodeExtractor:
+    """Reads the codes of several layers of a backbone in one pass.
+
+    The network is run no further than its deepest tap, and each layer is pooled where it arises,
+    before anything later in the network can change it in place.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    layers : str or sequence of str, default="default"
+        As for `codes.layers.select_layers`.
+    pool : str, default="grid"
+        As for `codes.pooling.resolve_pooling`.
+    activation : {"post", "pre"}, default="post"
+        Which side of the layer's non-linearity to read; ``"pre"`` is a control.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        What the network computes in. Codes come back as float32. TF32 is never used.
+    device : str, default="cpu"
+        A torch device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+
+    Attributes
+    ----------
+    taps : list of Tap
+        What is read, in forward order.
+
+    Raises
+    ------
+    ValueError
+        If a layer, pooling, activation side, precision or device is not to be had.
+
+    Examples
+    --------
+    >>> from codes import load_backbone, load_images
+    >>> extractor = CodeExtractor(load_backbone("bundled"), layers="fc6.relu,fc7.relu")
+    >>> digits = load_images("sklearn:digits").take(np.arange(5))
+    >>> [batch] = extractor.extract(digits)
+    >>> {layer: codes.shape for layer, codes in batch.codes.items()}
+    {'fc6.relu': (5, 512), 'fc7.relu': (5, 512)}
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        layers: str | Sequence[str] = "default",
+        *,
+        pool: str = "grid",
+        activation: str = "post",
+        precision: str = "float32",
+        device: str = "cpu",
+    ) -> None:
+        if activation not in ("post", "pre"):
+            raise ValueError(f"activation={activation!r} is unknown. Allowed: post, pre.")
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"precision={precision!r} is unknown. Allowed: {', '.join(PRECISIONS)}."
+            )
+        self.device = find_device(device)
+        self.precision = precision
+        self.preprocessing = backbone.preprocessing
+        self.taps = [
+            Tap(layer=layer, pool=resolved, n_features=pooled_width(resolved, layer.shape))
+            for layer in select_layers(backbone.graph, backbone.layers, layers)
+            for resolved in [resolve_pooling(pool, layer.shape)]
+        ]
+        network = _cut(backbone.graph, self.taps, activation).to(self.device)
+        self._network = network.to(memory_format=torch.channels_last)
+
+    def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Read the codes of a batch.
+
+        Parameters
+        ----------
+        pixels : Tensor of shape (n, 3, crop_size, crop_size), uint8
+
+        Returns
+        -------
+        codes : dict of str to Tensor of shape (n, n_features), float32
+            By layer name, on the extractor's device.
+        """
+        with torch.inference_mode(), no_tf32():
+            images = self.preprocessing.normalize(pixels.to(self.device, non_blocking=True))
+            images = images.to(memory_format=torch.channels_last)
+            dtype = PRECISIONS[self.precision]
+            with torch.autocast(self.device.type, dtype, enabled=self.precision != "float32"):
+                codes: dict[str, Tensor] = self._network(images)
+        return codes
+
+    def extract(
+        self, images: ImageList, *, batch_size: int = 32, workers: int = 0
+    ) -> Iterator[CodesBatch]:
+        """Read the codes of a list of images, batch by batch.
+
+        Parameters
+        ----------
+        images : ImageList
+        batch_size : int, default=32
+        workers : int, default=0
+            Processes that decode images; with 0, this one does.
+
+        Yields
+        ------
+        batch : CodesBatch
+            In the order of the list.
+
+        Raises
+        ------
+        NonFiniteCodesError
+            If a code is NaN or infinite: it names the layer and the image.
+        ValueError
+            If the batch size or the number of workers is out of range.
+        """
+        if batch_size < 1 or workers < 0:
+            raise ValueError(
+                f"batch_size={batch_size} and workers={workers}: allowed are 1 or more, 0 or more."
+            )
+        loader = DataLoader(
+            _Decoded(images.source, len(images), self.preprocessing),
+            batch_size=batch_size,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=self.device.type == "cuda",
+        )
+        start = 0
+        for pixels, why in loader:
+            readable = [place for place in range(len(why)) if why[place] is None]
+            yield CodesBatch(
+                start=start,
+                codes=self._rows(pixels, readable, len(why), images.source.names, start),
+                unreadable={start + i: reason for i, reason in enumerate(why) if reason},
+            )
+            start += len(why)
+
+    def _rows(
+        self, pixels: Tensor, readable: list[int], n: int, names: Sequence[str], start: int
+    ) -> dict[str, NDArray[np.float32]]:
+        rows = {
+            tap.layer.name: np.full((n, tap.n_features), np.nan, np.float32) for tap in self.taps
+        }
+        if not readable:
+            return rows
+        for layer, codes in self(pixels).items():
+            finite = codes.isfinite().all(1)
+            if not finite.all():
+                place = readable[int((~finite).nonzero()[0])]
+                raise NonFiniteCodesError(
+                    f"Layer {layer!r} answered {names[start + place]!r} with NaN or infinity "
+                    f"(precision {self.precision}). Nothing of this batch was kept. Check the "
+                    "weights, or use --precision float32."
+                )
+            rows[layer][readable] = codes.cpu().numpy()
+        return rows
+
+
+class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
+    """Cropped pixels, or the reason why there are none."""
+
+    def __init__(self, source: ImageSource, n: int, preprocessing: Preprocessing) -> None:
+        self._source, self._n, self._preprocessing = source, n, preprocessing
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: int) -> tuple[Tensor | None, str | None]:
+        try:
+            return self._preprocessing.crop(self._source.open(index)), None
+        except (UnreadableImageError, OSError) as error:
+            return None, str(error)
+
+
+def _collate(
+    items: list[tuple[Tensor | None, str | None]],
+) -> tuple[Tensor, list[str | None]]:
+    pixels = [pixels for pixels, _ in items if pixels is not None]
+    return torch.stack(pixels) if pixels else torch.empty(0), [why for _, why in items]
+
+
+def _cut(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx.GraphModule:
+    """Copy the graph up to its deepest tap, each tap pooled right after it arises.
+
+    Pooling right there also reads the pre-activation side before an in-place ReLU overwrites it,
+    and keeps no map longer than the network itself does.
+    """
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    graph.graph_copy(traced.graph, copies)
+    outputs: dict[str, fx.Node] = {}
+    for tap in taps:
+        node = traced.nodes[tap.layer.name]
+        sources = [node] if activation == "post" else _before_activation(traced, node)
+        pooled = [_pool_after(graph, copies[source], tap) for source in sources]
+        outputs[tap.layer.name] = pooled[0]
+        if len(pooled) > 1:
+            with graph.inserting_after(max(pooled)):
+                outputs[tap.layer.name] = graph.call_function(torch.cat, (pooled, 1))
+    deepest = max(outputs.values())
+    for node in reversed(list(graph.nodes)):
+        if node > deepest:
+            graph.erase_node(node)
+    graph.output(outputs)
+    return fx.GraphModule(traced.root, graph)
+
+
+def _pool_after(graph: fx.Graph, node: fx.Node, tap: Tap) -> fx.Node:
+    with graph.inserting_after(node):
+        return graph.call_function(pool_codes, (node, tap.pool, tap.layer.layout))
+
+
+def _before_activation(traced: TracedGraph, node: fx.Node) -> list[fx.Node]:
+    """Return what an activation, or each activation in a concatenation, is applied to."""
+    if traced.is_concatenation(node):
+        return [source for i in node.all_input_nodes for source in _before_activation(traced, i)]
+    if not traced.is_activation(node):
+        raise ValueError(
+            f"{traced.names[node]!r} is no activation, so that it has no side before one. Leave it "
+            "out with --layers, or read --activation post."
+        )
+    return [node.all_input_nodes[0]]

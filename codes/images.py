@@ -1,0 +1,169 @@
+"""Image lists: what to read, and what is known of each image (label, split, group, digest)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from codes.decoding import decode_file, to_rgb
+
+
+class ImageSource(Protocol):
+    """Where the pixels of a list of images come from."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What to call each image: its path, where it has one."""
+
+    def digest(self, index: int) -> bytes:
+        """Return the SHA-256 (32 bytes) of what image `index` is made of."""
+
+    def open(self, index: int) -> Image.Image:
+        """Decode image `index` to RGB, or raise `codes.decoding.UnreadableImageError`."""
+
+
+class FileSource:
+    """Images in files; known by the SHA-256 of the file.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.names = [str(path) for path in paths]
+
+    def digest(self, index: int) -> bytes:
+        """Return the SHA-256 of a file."""
+        with open(self.names[index], "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
+    def open(self, index: int) -> Image.Image:
+        """Decode a file to RGB."""
+        return decode_file(self.names[index])
+
+
+class ArraySource:
+    """Images in memory; known by the SHA-256 of their shape and values.
+
+    Parameters
+    ----------
+    arrays : ndarray of shape (n_samples, height, width) or (n_samples, height, width, 3), uint8
+    name : str
+        Prefix of the images' names.
+    """
+
+    def __init__(self, arrays: NDArray[np.uint8], *, name: str) -> None:
+        self.arrays = np.ascontiguousarray(arrays)
+        self.names = [f"{name}:{index}" for index in range(len(arrays))]
+
+    def digest(self, index: int) -> bytes:
+        """Return the SHA-256 of an array."""
+        array = self.arrays[index]
+        return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).digest()
+
+    def open(self, index: int) -> Image.Image:
+        """Return an array as an RGB image."""
+        return to_rgb(Image.fromarray(self.arrays[index]))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageList:
+    """A labelled list of images.
+
+    Attributes
+    ----------
+    name : str
+        What the user called the dataset.
+    source : ImageSource
+        Opens and digests the images.
+    labels : ndarray of shape (n_samples,), str
+    splits : ndarray of shape (n_samples,), str, or None
+        ``"train"``, ``"validation"`` or ``"test"`` for each image, where the dataset is cut.
+    groups : ndarray of shape (n_samples,), str, or None
+        Patient, slide, plate: images of one group are never on two sides of a fold.
+    ignored : dict of str to int
+        Files in the folder that are no images: their ending → how many.
+    """
+
+    name: str
+    source: ImageSource
+    labels: NDArray[np.str_]
+    splits: NDArray[np.str_] | None = None
+    groups: NDArray[np.str_] | None = None
+    ignored: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: NDArray[np.intp]) -> ImageList:
+        """Return the list of some of the images.
+
+        Parameters
+        ----------
+        indices : ndarray of shape (n_taken,), intp
+
+        Returns
+        -------
+        images : ImageList
+        """
+        return ImageList(
+            name=self.name,
+            source=_Subset(self.source, indices),
+            labels=self.labels[indices],
+            splits=None if self.splits is None else self.splits[indices],
+            groups=None if self.groups is None else self.groups[indices],
+            ignored=self.ignored,
+        )
+
+
+class _Subset:
+    def __init__(self, source: ImageSource, indices: NDArray[np.intp]) -> None:
+        self._source = source
+        self._indices = indices
+        self.names = [source.names[index] for index in indices]
+
+    def digest(self, index: int) -> bytes:
+        return self._source.digest(int(self._indices[index]))
+
+    def open(self, index: int) -> Image.Image:
+        return self._source.open(int(self._indices[index]))
+
+
+def digest_images(
+    images: ImageList, *, advance: Callable[[int], None] | None = None
+) -> NDArray[np.uint8]:
+    """Compute what each image is known by in the store.
+
+    Parameters
+    ----------
+    images : ImageList
+    advance : callable, optional
+        Called with 1 after each image.
+
+    Returns
+    -------
+    digests : ndarray of shape (n_samples, 32), uint8
+        SHA-256 of each image's content; its name and label play no part.
+
+    Examples
+    --------
+    >>> source = ArraySource(np.zeros((2, 8, 8), np.uint8), name="blank")
+    >>> blank = ImageList(name="blank", source=source, labels=np.array(["a", "b"]), ignored={})
+    >>> digests = digest_images(blank)
+    >>> digests.shape, bool((digests[0] == digests[1]).all())
+    ((2, 32), True)
+    """
+    digests = np.empty((len(images), 32), np.uint8)
+    for index in range(len(images)):
+        digests[index] = np.frombuffer(images.source.digest(index), np.uint8)
+        if advance is not None:
+            advance(1)
+    return digests

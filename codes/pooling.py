@@ -1,0 +1,125 @@
+"""Pooling: maps of any size become rows of a comparable width."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MAX_GRID_VALUES = 4096
+"""Width that ``"grid"`` pooling comes closest to without exceeding it."""
+
+_GRID = re.compile(r"grid:([1-9][0-9]*)")
+
+
+def resolve_pooling(pool: str, shape: Sequence[int]) -> str:
+    """Settle what a pooling means for one layer.
+
+    Parameters
+    ----------
+    pool : str
+        ``"grid"`` (the grid whose flattened width comes closest to, and not above, 4096 values),
+        ``"grid:K"``, ``"avg"``, ``"max"`` or ``"flatten"``.
+    shape : sequence of int
+        One image's codes, channels first: ``(c,)``, ``(c, n_tokens)`` or ``(c, h, w)``.
+
+    Returns
+    -------
+    pool : str
+        ``"grid:K"``, ``"avg"``, ``"max"`` or ``"flatten"``. A grid is never finer than the map; a
+        layer without a map (``(c,)``) is always ``"flatten"``; tokens have no grid, so that
+        ``"grid"`` averages them.
+
+    Raises
+    ------
+    ValueError
+        If the pooling is not one of those above.
+
+    Examples
+    --------
+    >>> resolve_pooling("grid", (64, 55, 55)), resolve_pooling("grid", (512, 13, 13))
+    ('grid:8', 'grid:2')
+    >>> resolve_pooling("grid:4", (256, 3, 3)), resolve_pooling("avg", (4096,))
+    ('grid:3', 'flatten')
+    """
+    grid = _GRID.fullmatch(pool)
+    if grid is None and pool not in ("grid", "avg", "max", "flatten"):
+        raise ValueError(
+            f"pool={pool!r} is not a pooling. Allowed: grid, grid:K (K = 1, 2, …), avg, max, "
+            "flatten."
+        )
+    if len(shape) == 1:
+        return "flatten"
+    if grid is None and pool != "grid":
+        return pool
+    if len(shape) == 2:
+        return "avg"
+    finest = min(shape[1:])
+    wanted = int(grid[1]) if grid else max(1, math.isqrt(MAX_GRID_VALUES // shape[0]))
+    return f"grid:{min(wanted, finest)}"
+
+
+def pooled_width(pool: str, shape: Sequence[int]) -> int:
+    """Count the values of one image's codes after a resolved pooling.
+
+    Parameters
+    ----------
+    pool : str
+        As `resolve_pooling` returns it.
+    shape : sequence of int
+        One image's codes, channels first.
+
+    Returns
+    -------
+    n_features : int
+
+    Examples
+    --------
+    >>> pooled_width("grid:8", (64, 55, 55)), pooled_width("flatten", (512, 13, 13))
+    (4096, 86528)
+    """
+    if pool == "flatten":
+        return math.prod(shape)
+    grid = _GRID.fullmatch(pool)
+    return shape[0] * (int(grid[1]) ** 2 if grid else 1)
+
+
+def pool_codes(codes: Tensor, pool: str, layout: str) -> Tensor:
+    """Pool and flatten a layer's activations.
+
+    Parameters
+    ----------
+    codes : Tensor of shape (n, c), (n, c, h, w), (n, h, w, c) or (n, n_tokens, c)
+        A batch of activations, any floating dtype.
+    pool : str
+        As `resolve_pooling` returns it.
+    layout : {"nc", "nchw", "nhwc", "ntc"}
+        Which axis is which.
+
+    Returns
+    -------
+    codes : Tensor of shape (n, n_features), float32
+        A copy: operations that later change the activations in place do not reach it. Values of
+        one channel stand together, in rows of the grid.
+
+    Examples
+    --------
+    >>> pool_codes(torch.ones(2, 3, 8, 8), "grid:2", "nchw").shape
+    torch.Size([2, 12])
+    """
+    codes = codes.float()
+    if layout == "nhwc":
+        codes = codes.permute(0, 3, 1, 2)
+    elif layout == "ntc":
+        codes = codes.permute(0, 2, 1)
+    if pool == "flatten":
+        return codes.flatten(1).clone(memory_format=torch.contiguous_format)
+    if pool == "avg":
+        return codes.flatten(2).mean(2)
+    if pool == "max":
+        return codes.flatten(2).amax(2)
+    return F.adaptive_avg_pool2d(codes, int(pool.removeprefix("grid:"))).flatten(1)

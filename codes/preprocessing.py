@@ -1,0 +1,134 @@
+"""Preprocessing: an RGB image becomes the network's input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """Resize the shorter side, crop the centre, scale to [0, 1], normalise.
+
+    The steps and defaults are torchvision's for image classification
+    (``torchvision.transforms._presets.ImageClassification``), with plain values that can stand in
+    a key.
+
+    Attributes
+    ----------
+    resize_size : int
+        Shorter side after resizing, in pixels.
+    crop_size : int
+        Side of the square cut from the centre, in pixels.
+    mean, std : tuple of float
+        Of each RGB channel, for values in [0, 1].
+    interpolation : str
+        ``"nearest"``, ``"bilinear"`` or ``"bicubic"``; images are resized with antialiasing.
+
+    Examples
+    --------
+    >>> image = Image.new("RGB", (640, 480), "white")
+    >>> pixels = Preprocessing().crop(image)
+    >>> pixels.shape, pixels.dtype
+    (torch.Size([3, 224, 224]), torch.uint8)
+    >>> Preprocessing().normalize(pixels[None]).shape
+    torch.Size([1, 3, 224, 224])
+    """
+
+    resize_size: int = 256
+    crop_size: int = 224
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: str = "bilinear"
+
+    @classmethod
+    def from_torchvision(cls, preset: object) -> Preprocessing:
+        """Read the preset that belongs to torchvision weights.
+
+        Parameters
+        ----------
+        preset : torchvision.transforms._presets.ImageClassification
+
+        Returns
+        -------
+        preprocessing : Preprocessing
+
+        Raises
+        ------
+        ValueError
+            If the preset is of another kind.
+        """
+        try:
+            sides: list[Sequence[int]] = [preset.resize_size, preset.crop_size]  # type: ignore[attr-defined]
+            return cls(
+                resize_size=int(sides[0][0]),
+                crop_size=int(sides[1][0]),
+                mean=tuple(preset.mean),  # type: ignore[attr-defined]
+                std=tuple(preset.std),  # type: ignore[attr-defined]
+                interpolation=preset.interpolation.value,  # type: ignore[attr-defined]
+            )
+        except (AttributeError, IndexError, TypeError) as error:
+            raise ValueError(
+                f"The transforms {type(preset).__name__} are not torchvision's "
+                "ImageClassification; give a codes.Preprocessing instead."
+            ) from error
+
+    def at_size(self, image_size: int) -> Preprocessing:
+        """Return the same steps for another input size, resizing in proportion.
+
+        Parameters
+        ----------
+        image_size : int
+            Side of the network's input, in pixels, at least 1.
+
+        Returns
+        -------
+        preprocessing : Preprocessing
+
+        Raises
+        ------
+        ValueError
+            If the size is not positive.
+        """
+        if image_size < 1:
+            raise ValueError(f"image_size={image_size} is not a size; allowed: 1 or more pixels.")
+        resize_size = round(image_size * self.resize_size / self.crop_size)
+        return replace(self, resize_size=resize_size, crop_size=image_size)
+
+    def crop(self, image: Image.Image) -> Tensor:
+        """Resize and crop an image.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image
+            Mode ``"RGB"``.
+
+        Returns
+        -------
+        pixels : Tensor of shape (3, crop_size, crop_size), uint8
+        """
+        mode = InterpolationMode(self.interpolation)
+        image = F.resize(image, [self.resize_size], interpolation=mode, antialias=True)
+        pixels: Tensor = F.pil_to_tensor(F.center_crop(image, [self.crop_size]))
+        return pixels
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Scale to [0, 1] and normalise, on the device where the pixels are.
+
+        Parameters
+        ----------
+        pixels : Tensor of shape (n, 3, height, width), uint8
+
+        Returns
+        -------
+        images : Tensor of shape (n, 3, height, width), float32
+        """
+        images = F.convert_image_dtype(pixels, torch.float32)
+        normalized: Tensor = F.normalize(images, mean=list(self.mean), std=list(self.std))
+        return normalized
