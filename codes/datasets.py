@@ -42,7 +42,7 @@ def load_images(dataset: str | Path) -> ImageList:
     Examples
     --------
     >>> digits = load_images("sklearn:digits")
-    >>> len(digits), digits.labels[0], digits.source.open(0).size
+    >>> len(digits), str(digits.labels[0]), digits.source.open(0).size
     (1797, '0', (8, 8))
     """
     name = str(dataset)

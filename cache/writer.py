@@ -1,0 +1,260 @@
+"""Writing: rows of codes arrive in order, are cut into segments, and are committed one by one.
+
+A segment counts once its marker exists. The marker is created exclusively after every chunk of
+the segment and its directories have reached the disk, so that a crash at any moment leaves only
+segments that are whole, and some chunks that nobody reads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from cache.key import CodesKey
+
+SEGMENT_ROWS = 1024
+"""Images between two commits: at most so many are computed again after a crash."""
+
+CHUNK_BYTES = 12 * 2**20
+COMMITTED = "committed"
+IMAGES = "images"
+
+
+def chunk_rows(n_features: int, itemsize: int) -> int:
+    """Choose how many rows stand in one chunk.
+
+    Parameters
+    ----------
+    n_features : int
+    itemsize : int
+        Bytes of one value.
+
+    Returns
+    -------
+    rows : int
+        The power of two nearest to 12 MiB, between 64 and a segment.
+
+    Examples
+    --------
+    >>> chunk_rows(512, 2), chunk_rows(86_528, 4)
+    (1024, 64)
+    """
+    wanted = max(1.0, CHUNK_BYTES / (n_features * itemsize))
+    return int(np.clip(2 ** round(np.log2(wanted)), 64, SEGMENT_ROWS))
+
+
+class PartWriter:
+    """Writes one part: a fixed list of images, and some arrays of codes for them.
+
+    Use it as a context manager. When the block ends early, by an error or by Ctrl-C, the rows
+    that arrived are committed and the rest of the part stays empty; a part with no row is removed.
+
+    Parameters
+    ----------
+    group : Path
+        Folder of the extraction's Zarr group.
+    arrays : mapping of CodesKey to int
+        The arrays and their widths (n_features).
+    digests : ndarray of shape (n_images, 32), uint8
+        The images, in the order in which their codes will come.
+    provenance : mapping
+        Recorded beside the codes: versions, device.
+    """
+
+    def __init__(
+        self,
+        group: Path,
+        *,
+        arrays: Mapping[CodesKey, int],
+        digests: NDArray[np.uint8],
+        provenance: Mapping[str, Any],
+    ) -> None:
+        now = datetime.now(UTC)
+        self.path = group / f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        self.n_committed = 0
+        self._n_images = len(digests)
+        self._row = 0
+        self._segment_start = 0
+        self._unreadable: dict[int, str] = {}
+        part = zarr.create_group(
+            self.path,
+            zarr_format=3,
+            attributes={"created": now.isoformat(), "provenance": dict(provenance)},
+        )
+        images = part.create_array(
+            IMAGES, shape=digests.shape, dtype="uint8", chunks=(65_536, 32), fill_value=0
+        )
+        images[:] = digests
+        part.create_group(COMMITTED)
+        self._columns = {
+            key: _Column(part, key, (len(digests), n_features))
+            for key, n_features in arrays.items()
+        }
+        _sync_tree(self.path)
+        _sync(group)
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            # A disk that refused a write would refuse the next one.
+            if not isinstance(error, OSError):
+                self._commit()
+        finally:
+            if self.n_committed == 0:
+                shutil.rmtree(self.path, ignore_errors=True)
+
+    def write(
+        self, codes: Mapping[CodesKey, NDArray[np.float32]], unreadable: Mapping[int, str]
+    ) -> None:
+        """Append the rows of the next images.
+
+        Parameters
+        ----------
+        codes : mapping of CodesKey to ndarray of shape (n, n_features), float32
+            The same n for every array of the part.
+        unreadable : mapping of int to str
+            Place in the part → why that image has no codes; its rows are never read.
+
+        Raises
+        ------
+        OverflowError
+            If the stored type cannot hold a code; the message names the layer.
+        OSError
+            If the disk is full or fails; what was committed stays.
+        """
+        self._unreadable |= unreadable
+        stored = {key: _as_stored(rows, key) for key, rows in codes.items()}
+        n = len(next(iter(stored.values())))
+        start = 0
+        while start < n:
+            stop = min(n, start + self._segment_start + SEGMENT_ROWS - self._row)
+            for key, column in self._columns.items():
+                column.append(stored[key][start:stop])
+            self._row += stop - start
+            start = stop
+            if self._row == self._segment_start + SEGMENT_ROWS:
+                self._commit()
+
+    def _commit(self) -> None:
+        start, stop = self._segment_start, self._row
+        if start == stop:
+            return
+        for column in self._columns.values():
+            column.flush()
+            column.sync(start, stop)
+        unreadable = {str(row): why for row, why in self._unreadable.items() if start <= row < stop}
+        marker = {
+            "zarr_format": 3,
+            "node_type": "group",
+            "attributes": {"rows": [start, stop], "unreadable": unreadable},
+        }
+        _create_exclusively(
+            self.path / COMMITTED / f"{start:09d}" / "zarr.json", json.dumps(marker)
+        )
+        self.n_committed += stop - start - len(unreadable)
+        self._segment_start = stop
+
+
+class _Column:
+    """One array of codes, written a chunk at a time."""
+
+    def __init__(self, part: zarr.Group, key: CodesKey, shape: tuple[int, int]) -> None:
+        dtype = np.dtype(key.dtype)
+        self._rows = chunk_rows(shape[1], dtype.itemsize)
+        self._array = part.create_array(
+            key.array(),
+            shape=shape,
+            dtype=key.dtype,
+            chunks=(self._rows, shape[1]),
+            # Measured: zstd 1 is at the entropy bound of ReLU codes; shuffling makes them larger.
+            compressors=[ZstdCodec(level=1), Crc32cCodec()],
+            # A chunk never written reads as this; zero would look like a ReLU's output.
+            fill_value=float("nan"),
+            attributes={"key": key.fields()},
+        )
+        self._folder = Path(str(part.store_path.store.root), part.path, key.array())  # type: ignore[attr-defined]
+        self._buffer = np.empty((min(self._rows, shape[0]), shape[1]), dtype)
+        self._start = self._filled = 0
+
+    def append(self, rows: NDArray[Any]) -> None:
+        while len(rows):
+            taken = rows[: len(self._buffer) - self._filled]
+            self._buffer[self._filled : self._filled + len(taken)] = taken
+            self._filled += len(taken)
+            rows = rows[len(taken) :]
+            if self._filled == len(self._buffer):
+                self.flush()
+
+    def flush(self) -> None:
+        if self._filled:
+            stop = self._start + self._filled
+            self._array[self._start : stop] = self._buffer[: self._filled]
+            self._start, self._filled = stop, 0
+
+    def sync(self, start: int, stop: int) -> None:
+        """Force the chunks of some rows to the disk."""
+        for chunk in range(start // self._rows, (stop - 1) // self._rows + 1):
+            file = self._folder / "c" / str(chunk) / "0"
+            if file.exists():  # A chunk of unreadable images alone is the fill value: no file.
+                _sync(file)
+                _sync(file.parent)
+        _sync(self._folder / "c" if (self._folder / "c").exists() else self._folder)
+
+
+def _as_stored(rows: NDArray[np.float32], key: CodesKey) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        stored: NDArray[Any] = rows.astype(key.dtype, copy=False)
+    if np.isinf(stored).any():
+        most = np.finfo(key.dtype).max
+        raise OverflowError(
+            f"Layer {key.layer!r} has a code of {np.nanmax(np.abs(rows)):.4g}, and {key.dtype} "
+            f"holds at most {most:.0f}. Nothing of this batch was kept. Use --dtype float32."
+        )
+    return stored
+
+
+def _create_exclusively(file: Path, text: str) -> None:
+    file.parent.mkdir()
+    draft = file.with_suffix(".draft")
+    with draft.open("x") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.link(draft, file)  # Unlike a rename, this fails where the marker stands already.
+    draft.unlink()
+    _sync(file.parent)
+    _sync(file.parent.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(folder: Path) -> None:
+    for at, _, files in os.walk(folder):
+        for file in files:
+            _sync(Path(at, file))
+        _sync(Path(at))

@@ -1,0 +1,346 @@
+"""The command line: ``cnn-codes``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.draws import Protocol, TrainSize
+from pipelines.options import ExtractionOptions
+from pipelines.progress import Terminal
+
+if TYPE_CHECKING:
+    from pipelines.comparison import Comparison
+    from pipelines.extraction import Extraction
+
+# Torch takes seconds to import; the commands that need it do so when they run.
+
+app = App(
+    name="cnn-codes",
+    help="Which depth of a pretrained ConvNet transfers best to your images, and how sure is that?",
+    help_epilogue="After a failure, --debug shows where it happened.",
+    version=version("cnn-codes"),
+    default_parameter=Parameter(negative=()),
+    help_format="markdown",
+    suppress_keyboard_interrupt=False,
+)
+
+Options = Annotated[ExtractionOptions, Parameter(name="*")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Default: what was typed.
+
+    Returns
+    -------
+    status : int
+        0, 1 for a failure, 2 for a wrong command.
+    """
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in typed
+    typed = [word for word in typed if word != "--debug"]
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    try:
+        app(typed, exit_on_error=False, print_error=False, result_action="return_none")
+    except CycloptsError as error:
+        errors.print(f"cnn-codes: {error} Try `cnn-codes --help`.")
+        return 2
+    except KeyboardInterrupt:
+        errors.print("cnn-codes: interrupted. What was stored stays; run it again to go on.")
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        errors.print(f"cnn-codes: {_message(error)}")
+        return 1
+    return 0
+
+
+@app.command
+def demo(
+    *,
+    out: Path = Path("cnn-codes-demo"),
+    store: Path | None = None,
+    jobs: int = -1,
+) -> None:
+    """Compare every depth of the bundled backbone on scikit-learn's digits; needs no network.
+
+    Parameters
+    ----------
+    out
+        Folder of the report.
+    store
+        Folder of the codes. Default: CNN_CODES_STORE, otherwise the user's cache folder.
+    jobs
+        Processes that train classifiers; -1 for one on each core.
+    """
+    options = ExtractionOptions(backbone="bundled", layers="all", store=store)
+    protocol = Protocol(cv=3, train_sizes=(5, 10, 20, "all"))
+    _compare("sklearn:digits", options, protocol, out, jobs)
+
+
+@app.command
+def layers(
+    *,
+    backbone: str,
+    weights: str | None = None,
+    image_size: int | None = None,
+    pool: str = "grid",
+) -> None:
+    """List where the codes of a backbone can be read.
+
+    Parameters
+    ----------
+    backbone
+        A torchvision classifier, "bundled", or package.module:function.
+    weights
+        As for extract. Layers do not depend on them, so that none are loaded unless asked for.
+    image_size
+        Side of the network's input, in pixels. Default: its own.
+    pool
+        "grid" (at most 4096 values a layer), "grid:K", "avg", "max" or "flatten".
+    """
+    from codes import load_backbone
+    from codes.pooling import pooled_width, resolve_pooling
+
+    if weights is None and ":" not in backbone:
+        weights = "none"
+    network = load_backbone(backbone, weights=weights, image_size=image_size)
+    table = _table("layer", "kind", "depth", "shape", "pooling", "n_features", "default")
+    for layer in network.layers:
+        resolved = resolve_pooling(pool, layer.shape)
+        table.add_row(
+            layer.name,
+            layer.kind,
+            f"{layer.depth:.2f}",
+            "×".join(map(str, layer.shape)),
+            resolved,
+            str(pooled_width(resolved, layer.shape)),
+            "yes" if layer.default else "",
+        )
+    _stdout().print(table)
+
+
+@app.command
+def extract(dataset: str, /, options: Options) -> None:
+    """Fill the store with the codes of a dataset; what it holds already is not computed again.
+
+    Parameters
+    ----------
+    dataset
+        A folder of class folders, a folder with train/ and test/ in it, a CSV file with the
+        columns path,label (and split,group), or sklearn:digits.
+    """
+    from codes import load_images
+    from pipelines.extraction import extract
+
+    done = extract(load_images(dataset), options, narrator=_terminal())
+    _stdout().print(
+        f"{done.n_extracted} images extracted, {done.n_reused} found in {done.store.root}"
+        + (f", {len(done.skipped)} skipped" if done.skipped else ""),
+        soft_wrap=True,
+    )
+
+
+@app.command
+def compare(
+    dataset: str,
+    /,
+    options: Options,
+    *,
+    out: Path = Path("cnn-codes-report"),
+    classifier: str = "svm",
+    Cs: Annotated[str, Parameter(name=["--Cs", "--cs"])] = "1e-6:1e2:9",
+    cv: int = 5,
+    repeats: int | None = None,
+    train_sizes: str = "all",
+    scoring: str | None = None,
+    jobs: int = -1,
+) -> None:
+    """Compare the depths of a backbone on a dataset, and write a report.
+
+    Parameters
+    ----------
+    dataset
+        A folder of class folders, a folder with train/ and test/ in it, a CSV file with the
+        columns path,label (and split,group), or sklearn:digits.
+    out
+        Folder of the report.
+    classifier
+        "svm" (LinearSVC), "logistic" or "both".
+    Cs
+        Values of C to choose from: LOW:HIGH:COUNT, spaced evenly on a log scale, or joined by
+        commas.
+    cv
+        Folds of every cross-validation.
+    repeats
+        Repeats of the outer cross-validation (default 1), or, with a test split, draws of each
+        smaller training size (default 5).
+    train_sizes
+        Training images of each class, joined by commas, such as 5,20,all.
+    scoring
+        "accuracy" or "balanced_accuracy". Default: balanced accuracy where classes are unequal.
+    jobs
+        Processes that train classifiers; -1 for one on each core.
+    """
+    protocol = Protocol(
+        classifiers=("svm", "logistic") if classifier == "both" else (classifier,),
+        Cs=_parse_grid(Cs),
+        cv=cv,
+        repeats=repeats,
+        train_sizes=_parse_train_sizes(train_sizes),
+        scoring=scoring,
+        random_state=options.random_state,
+    )
+    _compare(dataset, options, protocol, out, jobs)
+
+
+@app.command
+def report(folder: Path, /) -> None:
+    """Render a report's page again from its report.json.
+
+    Parameters
+    ----------
+    folder
+        What `cnn-codes compare --out` wrote.
+    """
+    from pipelines.report import render_again
+
+    _stdout().print(str(render_again(folder)), soft_wrap=True)
+
+
+def _compare(
+    dataset: str, options: ExtractionOptions, protocol: Protocol, out: Path, jobs: int
+) -> None:
+    from pipelines.experiment import compare
+    from pipelines.report import make_report, sentence, write_report
+
+    extraction, comparison = compare(dataset, options, protocol, n_jobs=jobs, narrator=_terminal())
+    command = ["cnn-codes", *sys.argv[1:]]
+    found = make_report(
+        extraction, comparison, options, protocol, command=[shlex.quote(w) for w in command]
+    )
+    write_report(out, found, comparison)
+    console = _stdout()
+    console.print(_scores_table(extraction, comparison))
+    for note in comparison.notes:
+        console.print(f"Note: {note}.", soft_wrap=True)
+    _warn_of_edges(comparison)
+    console.print(
+        f"{extraction.n_extracted} images extracted, {extraction.n_reused} found in the store"
+        + (f", {len(extraction.skipped)} skipped" if extraction.skipped else ""),
+        soft_wrap=True,
+    )
+    console.print(sentence(found), soft_wrap=True)
+    console.print(f"{out / 'report.html'}, report.json, scores.csv", soft_wrap=True)
+
+
+def _scores_table(extraction: Extraction, comparison: Comparison) -> Table:
+    sizes = list(dict.fromkeys(row.train_size for row in comparison.layers))
+    heads = [f"{size} a class" if size != "all" else "all" for size in sizes]
+    table = _table("layer", "depth", "classifier", *heads, "95 % interval", "")
+    scores = {(r.layer, r.classifier, r.train_size): r for r in comparison.layers}
+    best = comparison.best
+    for tap in extraction.taps:
+        for classifier in dict.fromkeys(row.classifier for row in comparison.layers):
+            rows = [scores[tap.layer.name, classifier, size] for size in sizes]
+            last = scores[tap.layer.name, classifier, best.train_size]
+            is_best = (tap.layer.name, classifier) == (best.layer, best.classifier)
+            word = "best" if is_best else "tied" if tap.layer.name in best.tied else ""
+            table.add_row(
+                tap.layer.name,
+                f"{tap.layer.depth:.2f}",
+                classifier,
+                *(f"{row.score:.3f}" for row in rows),
+                f"{last.ci_low:.3f} – {last.ci_high:.3f}",
+                word,
+                style="bold" if is_best else "",
+            )
+    return table
+
+
+def _warn_of_edges(comparison: Comparison) -> None:
+    edges = [
+        f"{row.layer} ({row.classifier}, {row.train_size}, {row.C_at_edge})"
+        for row in comparison.layers
+        if row.C_at_edge
+    ]
+    if edges:
+        _terminal().say(
+            f"Warning: the best C is at the edge of the grid for {', '.join(edges)}. A wider --Cs "
+            "may raise these scores."
+        )
+
+
+def _parse_grid(text: str) -> tuple[float, ...]:
+    try:
+        if ":" not in text:
+            return tuple(float(part) for part in text.split(","))
+        low, high, count = text.split(":")
+        start, stop, n = float(low), float(high), int(count)
+        if not (0 < start < stop and n >= 2):
+            raise ValueError
+        return tuple(start * (stop / start) ** (i / (n - 1)) for i in range(n))
+    except ValueError:
+        raise ValueError(
+            f"--Cs {text!r} is no grid. Allowed: LOW:HIGH:COUNT, such as 1e-6:1e2:9, or values "
+            "joined by commas, each positive and larger than the last."
+        ) from None
+
+
+def _parse_train_sizes(text: str) -> tuple[TrainSize, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        return tuple(dict.fromkeys(part if part == "all" else int(part) for part in parts))
+    except ValueError:
+        raise ValueError(
+            f"--train-sizes {text!r} is no list. Allowed: numbers of images of each class and "
+            "all, joined by commas, such as 5,20,all."
+        ) from None
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == 28:
+        return f"The disk is full: {error.strerror}. What was stored stays; run it again to go on."
+    known = isinstance(error, (ValueError, OSError, OverflowError)) or type(error).__module__ in (
+        "cache.store",
+        "pipelines.extraction",
+    )
+    return str(error) if known else f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def _stdout() -> Console:
+    # Into a pipe or a file nothing is cut off at a width that is nobody's.
+    width = None if sys.stdout.isatty() else 1000
+    return Console(highlight=False, markup=False, width=width)
+
+
+def _terminal() -> Terminal:
+    return Terminal(Console(stderr=True))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        if i == 0:
+            table.add_column(column, overflow="fold")
+        else:
+            table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Experiments: fill what the store lacks, then compare the depths."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codes import ImageList, load_images
+from pipelines.comparison import Comparison, compare_layers
+from pipelines.draws import Protocol, make_draws
+from pipelines.extraction import Extraction, extract, timed
+from pipelines.options import ExtractionOptions
+from pipelines.progress import Narrator, Silent
+
+
+def compare(
+    dataset: str,
+    options: ExtractionOptions,
+    protocol: Protocol,
+    *,
+    n_jobs: int = 1,
+    narrator: Narrator | None = None,
+) -> tuple[Extraction, Comparison]:
+    """Extract what is missing, then compare the depths.
+
+    Parameters
+    ----------
+    dataset : str
+        As for `codes.load_images`.
+    options : ExtractionOptions
+    protocol : Protocol
+    n_jobs : int, default=1
+        Processes that train classifiers.
+    narrator : Narrator, optional
+
+    Returns
+    -------
+    extraction : Extraction
+    comparison : Comparison
+
+    Raises
+    ------
+    ValueError
+        As `extract`, and if a class is too small for the folds.
+    """
+    narrator = narrator or Silent()
+    images = load_images(dataset)
+    make_draws(images.labels, protocol, test=_test(images), groups=images.groups)  # Fail early.
+    extraction = extract(images, options, narrator=narrator)
+    images = extraction.images
+    n_fits = len(extraction.taps) * len(protocol.classifiers)
+    with timed(extraction.seconds, "compare"), narrator.step("Comparing", n_fits) as advance:
+        comparison = compare_layers(
+            {tap.layer.name: extraction.codes(tap.layer.name) for tap in extraction.taps},
+            images.labels,
+            protocol=protocol,
+            test=_test(images),
+            groups=images.groups,
+            n_jobs=n_jobs,
+            advance=advance,
+        )
+    return extraction, comparison
+
+
+def _test(images: ImageList) -> NDArray[np.bool_] | None:
+    if images.splits is None or "test" not in images.splits:
+        return None
+    test: NDArray[np.bool_] = images.splits == "test"
+    return test

@@ -1,0 +1,272 @@
+"""Extraction: fill what the store lacks of a dataset."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache import CodesKey, CodeStore, ExtractionKey
+from cache.store import Gap, bytes_of
+from codes import Backbone, CodeExtractor, ImageList, load_backbone
+from codes.extractor import EXTRACTOR_VERSION, Tap
+from codes.images import digest_images
+from pipelines.options import ExtractionOptions
+from pipelines.progress import Narrator, Silent
+
+
+class UnreadableImagesError(ValueError):
+    """Some images of a dataset cannot be decoded; the message lists every one."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Extraction:
+    """A dataset whose codes are all in the store.
+
+    Attributes
+    ----------
+    images : ImageList
+        Without the skipped ones.
+    digests : ndarray of shape (n_samples, 32), uint8
+    backbone : Backbone
+    taps : list of Tap
+        What was read, in forward order.
+    device : str
+    store : CodeStore
+    key : ExtractionKey
+    arrays : dict of str to CodesKey
+        By layer name.
+    n_extracted, n_reused : int
+        Images that went through the network, and that did not.
+    skipped : dict of str to str
+        Image that could not be decoded → why.
+    seconds : dict of str to float
+        By stage.
+    """
+
+    images: ImageList
+    digests: NDArray[np.uint8]
+    backbone: Backbone
+    taps: list[Tap]
+    device: str
+    store: CodeStore
+    key: ExtractionKey
+    arrays: dict[str, CodesKey]
+    n_extracted: int
+    n_reused: int
+    skipped: dict[str, str]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def codes(self, layer: str) -> Callable[[], NDArray[Any]]:
+        """Return a function that reads a layer's codes in dataset order.
+
+        Parameters
+        ----------
+        layer : str
+
+        Returns
+        -------
+        read : callable
+            Returns an ndarray of shape (n_samples, n_features).
+        """
+        return partial(self.store.codes, self.key, self.arrays[layer], self.digests)
+
+
+def extract(
+    images: ImageList, options: ExtractionOptions, *, narrator: Narrator | None = None
+) -> Extraction:
+    """Make sure that the store holds the codes of every image of a dataset.
+
+    Parameters
+    ----------
+    images : ImageList
+        As `codes.load_images` returns it.
+    options : ExtractionOptions
+    narrator : Narrator, optional
+
+    Returns
+    -------
+    extraction : Extraction
+
+    Raises
+    ------
+    UnreadableImagesError
+        If images cannot be decoded and are not to be skipped; the codes of all others are stored.
+    ValueError, OSError, OverflowError
+        As `codes.load_backbone`, `codes.CodeExtractor` and
+        `cache.CodeStore.write` raise them.
+    """
+    narrator = narrator or Silent()
+    seconds: dict[str, float] = {}
+    with timed(seconds, "load"):
+        backbone = load_backbone(
+            options.backbone,
+            weights=options.weights,
+            image_size=options.image_size,
+            random_state=options.random_state,
+        )
+        extractor = _extractor(backbone, options, options.layers)
+    with timed(seconds, "digest"), narrator.step("Reading files", len(images)) as advance:
+        digests = digest_images(images, advance=advance)
+    store = CodeStore(options.store)
+    key = ExtractionKey(
+        architecture=backbone.architecture,
+        weights=backbone.weights_digest,
+        preprocessing=asdict(backbone.preprocessing),
+        precision=options.precision,
+        extractor=EXTRACTOR_VERSION,
+    )
+    arrays = {
+        tap.layer.name: CodesKey(
+            layer=tap.layer.name,
+            activation=options.activation,
+            pool=tap.pool,
+            dtype=options.dtype,
+        )
+        for tap in extractor.taps
+    }
+    unreadable: dict[bytes, str] = {}
+    n_missing = 0
+    with timed(seconds, "extract"):
+        gaps = store.missing(key, list(arrays.values()), digests)
+        _announce(gaps, extractor, arrays, store, len(images), narrator)
+        for gap in gaps:
+            n_missing += len(gap.images)
+            layers = [layer for layer, array in arrays.items() if array in gap.arrays]
+            part = _extractor(backbone, options, layers)
+            unreadable |= _fill(store, key, gap, part, arrays, images, digests, options, narrator)
+    bad = [i for i, digest in enumerate(digests) if digest.tobytes() in unreadable]
+    skipped = {images.source.names[i]: unreadable[digests[i].tobytes()] for i in bad}
+    if skipped and not options.skip_unreadable:
+        raise UnreadableImagesError(_list_unreadable(skipped, len(images)))
+    kept = np.setdiff1d(np.arange(len(images)), np.array(bad, np.intp))
+    if not len(kept):
+        raise UnreadableImagesError(_list_unreadable(skipped, len(images)))
+    n_extracted = n_missing - len(unreadable)
+    return Extraction(
+        images=images.take(kept) if bad else images,
+        digests=digests[kept],
+        backbone=backbone,
+        taps=extractor.taps,
+        device=str(extractor.device),
+        store=store,
+        key=key,
+        arrays=arrays,
+        n_extracted=n_extracted,
+        n_reused=len(kept) - n_extracted,
+        skipped=skipped,
+        seconds=seconds,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a result depends on.
+
+    Returns
+    -------
+    versions : dict of str to str
+    """
+    names = ("cnn-codes", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "zarr")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Note how long a block takes, under the name of its stage."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start
+
+
+def _extractor(
+    backbone: Backbone, options: ExtractionOptions, layers: str | list[str]
+) -> CodeExtractor:
+    return CodeExtractor(
+        backbone,
+        layers,
+        pool=options.pool,
+        activation=options.activation,
+        precision=options.precision,
+        device=options.device,
+    )
+
+
+def _announce(
+    gaps: list[Gap],
+    extractor: CodeExtractor,
+    arrays: dict[str, CodesKey],
+    store: CodeStore,
+    n_images: int,
+    narrator: Narrator,
+) -> None:
+    """Say what will be done, and refuse it where the disk cannot hold it."""
+    widths = {arrays[tap.layer.name]: tap.n_features for tap in extractor.taps}
+    needed = sum(bytes_of({a: widths[a] for a in gap.arrays}, len(gap.images)) for gap in gaps)
+    store.require_space(needed)
+    n_missing = sum(len(gap.images) for gap in gaps)
+    if not n_missing:
+        narrator.say(f"All {n_images} images have their codes in {store.root}; none is extracted.")
+        return
+    layers = [tap.layer.name for tap in extractor.taps]
+    wanted = {array for gap in gaps for array in gap.arrays}
+    narrator.say(
+        f"Extracting {n_missing} of {n_images} images on {extractor.device}: "
+        f"{', '.join(layer for layer in layers if arrays[layer] in wanted)}. "
+        f"At most {needed / 1e6:.0f} MB in {store.root}."
+    )
+
+
+def _fill(
+    store: CodeStore,
+    key: ExtractionKey,
+    gap: Gap,
+    extractor: CodeExtractor,
+    arrays: dict[str, CodesKey],
+    images: ImageList,
+    digests: NDArray[np.uint8],
+    options: ExtractionOptions,
+    narrator: Narrator,
+) -> dict[bytes, str]:
+    """Extract the images of one gap; return those that cannot be decoded, by digest."""
+    unreadable: dict[bytes, str] = {}
+    wanted = images.take(gap.images)
+    found = digests[gap.images]
+    widths = {arrays[tap.layer.name]: tap.n_features for tap in extractor.taps}
+    workers = options.workers
+    if workers is None:
+        workers = 1 if extractor.device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1)
+    batches = extractor.extract(
+        wanted, batch_size=options.batch_size, workers=min(workers, len(wanted) // 64)
+    )
+    provenance = {
+        "versions": versions(),
+        "device": str(extractor.device),
+        "backbone": options.backbone,
+        "dataset": images.name,
+    }
+    with (
+        narrator.step("Extracting", len(wanted)) as advance,
+        store.write(key, widths, found, provenance=provenance) as part,
+    ):
+        for batch in batches:
+            part.write({arrays[name]: rows for name, rows in batch.codes.items()}, batch.unreadable)
+            unreadable |= {found[i].tobytes(): why for i, why in batch.unreadable.items()}
+            advance(len(next(iter(batch.codes.values()))))
+    return unreadable
+
+
+def _list_unreadable(skipped: dict[str, str], n_images: int) -> str:
+    lines = "".join(f"\n  {name}: {why}" for name, why in skipped.items())
+    return (
+        f"{len(skipped)} of {n_images} images cannot be read; the codes of the others are stored."
+        f"{lines}\nMend or remove them, or go on without them with --skip-unreadable."
+    )

@@ -1,0 +1,67 @@
+"""Options: what to read from which network, as typed on the command line or given in Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DTYPES = ("float16", "float32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionOptions:
+    """What to read, with what, and where to keep it.
+
+    Attributes
+    ----------
+    backbone : str
+        A torchvision classifier, "bundled", or package.module:function (a function of your own
+        that returns an nn.Module).
+    weights : str, optional
+        A torchvision weights name, a .pth or .safetensors state dict, or "none" (random: a
+        control). Default: the backbone's own, downloaded by torchvision.
+    image_size : int, optional
+        Side of the network's input, in pixels. Default: its own.
+    layers : str
+        "default" (the last activation of each resolution and everything after the last
+        convolution), "all", or names and regular expressions joined by commas.
+    pool : str
+        "grid" (at most 4096 values a layer), "grid:K", "avg", "max" or "flatten".
+    activation : str
+        "post" reads codes after the layer's non-linearity, "pre" before it.
+    precision : str
+        What the network computes in: "float32", "bfloat16" or "float16".
+    dtype : str
+        What codes are stored as: "float16" or "float32".
+    device : str
+        "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
+    batch_size : int
+        Images that pass the network together.
+    workers : int, optional
+        Processes that decode images. Default: one on the CPU, all cores but one with a GPU.
+    store : Path, optional
+        Folder of the codes. Default: CNN_CODES_STORE, otherwise the user's cache folder.
+    skip_unreadable : bool
+        Go on without the images that cannot be decoded, and list them in the report.
+    random_state : int
+        Seed of everything that is drawn.
+    """
+
+    backbone: str
+    weights: str | None = None
+    image_size: int | None = None
+    layers: str = "default"
+    pool: str = "grid"
+    activation: str = "post"
+    precision: str = "float32"
+    dtype: str = "float16"
+    device: str = "auto"
+    batch_size: int = 32
+    workers: int | None = None
+    store: Path | None = None
+    skip_unreadable: bool = False
+    random_state: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r} is unknown. Allowed: {', '.join(DTYPES)}.")

@@ -1,0 +1,245 @@
+"""Codes through the cut graph against forward hooks, brute force and themselves."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from codes import Backbone, CodeExtractor, ImageList, Preprocessing, load_backbone
+from codes.extractor import NonFiniteCodesError
+from codes.graph import trace
+from codes.images import ArraySource
+from codes.layers import find_layers
+from codes.pooling import pool_codes, pooled_width, resolve_pooling
+from tests.test_layers import _Twice
+
+FAMILIES = {
+    "alexnet": 96, "vgg11": 64, "googlenet": 64, "resnet18": 64, "squeezenet1_1": 64,
+    "densenet121": 64, "mobilenet_v2": 64, "mobilenet_v3_small": 64, "efficientnet_b0": 64,
+    "convnext_tiny": 64,
+}  # fmt: skip
+
+
+def _images(n: int = 5, seed: int = 0) -> ImageList:
+    pixels = np.random.default_rng(seed).integers(0, 256, (n, 70, 90, 3), dtype=np.uint8)
+    return ImageList(
+        name="noise",
+        source=ArraySource(pixels, name="noise"),
+        labels=np.array(["a"] * n),
+        ignored={},
+    )
+
+
+def _pixels(backbone: Backbone, images: ImageList) -> Tensor:
+    return torch.stack([backbone.preprocessing.crop(images.source.open(i)) for i in range(len(images))])
+
+
+def _through_hooks(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """Copy what each module answers at the moment it answers, named as torchvision names nodes."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str):
+        def hook(module: nn.Module, args: object, output: Tensor) -> None:
+            calls = sum(key == name or key.startswith(f"{name}_") for key in seen)
+            seen[name if calls == 0 else f"{name}_{calls}"] = output.clone()
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(keep(name))
+        for name, module in model.named_modules()
+        if not list(module.children())
+    ]
+    with torch.inference_mode():
+        model(inputs)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "densenet121", "mobilenet_v3_small"])
+def test_codes_equal_forward_hooks(name: str) -> None:
+    # In-place ReLUs, one module used twice, residual and dense connections, gates.
+    backbone = load_backbone(name, weights="none", image_size=64)
+    images = _images()
+    extractor = CodeExtractor(backbone, "all", pool="flatten")
+    [batch] = extractor.extract(images)
+    inputs = backbone.preprocessing.normalize(_pixels(backbone, images))
+    seen = _through_hooks(backbone.model, inputs.to(memory_format=torch.channels_last))
+    compared = [layer for layer in batch.codes if layer in seen]
+    assert len(compared) >= 5
+    for layer in compared:
+        expected = seen[layer].flatten(1).numpy()
+        np.testing.assert_array_equal(batch.codes[layer], expected, err_msg=layer)
+    if name == "squeezenet1_1":
+        for layer in ("features.3.cat", "features.12.cat"):
+            fire = layer.removesuffix(".cat")
+            parts = [seen[f"{fire}.expand{k}_activation"] for k in ("1x1", "3x3")]
+            expected = torch.cat(parts, 1).flatten(1).numpy()
+            np.testing.assert_array_equal(batch.codes[layer], expected)
+
+
+def _own_backbone(model: nn.Module, size: int = 16) -> Backbone:
+    graph = trace(model.eval())
+    return Backbone(
+        name="own",
+        model=model,
+        preprocessing=Preprocessing(resize_size=size, crop_size=size),
+        weights="random",
+        architecture={"name": "own"},
+        graph=graph,
+        layers=find_layers(graph, torch.zeros(1, 3, size, size)),
+        weights_digest="0" * 64,
+    )
+
+
+def test_the_side_before_an_in_place_relu_is_not_rectified() -> None:
+    torch.manual_seed(0)
+    model = _Twice()
+    backbone = _own_backbone(model)
+    images = _images()
+    [post] = CodeExtractor(backbone, "all", pool="flatten").extract(images)
+    [pre] = CodeExtractor(backbone, "all", pool="flatten", activation="pre").extract(images)
+    with torch.inference_mode():
+        first = model.a(backbone.preprocessing.normalize(_pixels(backbone, images)))
+    np.testing.assert_allclose(pre.codes["relu"], first.flatten(1).numpy(), atol=1e-6)
+    for layer in ("relu", "relu_1"):
+        assert (pre.codes[layer] < 0).any()
+        np.testing.assert_array_equal(post.codes[layer], np.maximum(pre.codes[layer], 0))
+
+
+def test_the_side_before_a_concatenation_is_that_of_its_parts() -> None:
+    backbone = load_backbone("squeezenet1_1", weights="none", image_size=64)
+    [post] = CodeExtractor(backbone, "features.3.cat", pool="flatten").extract(_images())
+    [pre] = CodeExtractor(
+        backbone, "features.3.cat", pool="flatten", activation="pre"
+    ).extract(_images())
+    assert (pre.codes["features.3.cat"] < 0).any()
+    np.testing.assert_array_equal(
+        post.codes["features.3.cat"], np.maximum(pre.codes["features.3.cat"], 0)
+    )
+
+
+class _AddsInPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.relu = nn.ReLU()
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv(x))
+        x += 100
+        return self.fc(x.mean((2, 3)))
+
+
+def test_later_changes_in_place_do_not_reach_the_codes() -> None:
+    backbone = _own_backbone(_AddsInPlace())
+    [batch] = CodeExtractor(backbone, "relu,fc", pool="flatten").extract(_images())
+    assert batch.codes["relu"].max() < 100
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_lists_its_layers_and_extracts(name: str) -> None:
+    backbone = load_backbone(name, weights="none", image_size=FAMILIES[name])
+    extractor = CodeExtractor(backbone)
+    [batch] = extractor.extract(_images(2))
+    assert len(batch.codes) >= 5
+    for tap in extractor.taps:
+        codes = batch.codes[tap.layer.name]
+        assert codes.shape == (2, tap.n_features)
+        assert np.isfinite(codes).all()
+        assert tap.n_features <= 4096
+        assert codes.std() > 0
+        if tap.layer.kind == "relu":
+            assert codes.min() >= 0
+
+
+def test_codes_do_not_depend_on_batches_or_workers() -> None:
+    backbone = load_backbone("bundled")
+    images = _images(70)
+    extractor = CodeExtractor(backbone, "all")
+    ways = [{"batch_size": 70}, {"batch_size": 7}, {"batch_size": 70, "workers": 2}]
+    results = []
+    for way in ways:
+        batches = list(extractor.extract(images, **way))
+        assert [b.start for b in batches] == list(range(0, 70, way["batch_size"]))
+        results.append(
+            {k: np.concatenate([b.codes[k] for b in batches]) for k in batches[0].codes}
+        )
+    for layer, codes in results[0].items():
+        scale = np.abs(codes).max()
+        np.testing.assert_allclose(results[1][layer], codes, atol=1e-5 * scale, err_msg=layer)
+        np.testing.assert_array_equal(results[2][layer], codes, err_msg=layer)
+
+
+def test_bfloat16_is_near_float32() -> None:
+    backbone = load_backbone("bundled")
+    [exact] = CodeExtractor(backbone, "fc7.relu").extract(_images())
+    [rough] = CodeExtractor(backbone, "fc7.relu", precision="bfloat16").extract(_images())
+    difference = np.abs(exact.codes["fc7.relu"] - rough.codes["fc7.relu"]).max()
+    assert 0 < difference < 0.1 * np.abs(exact.codes["fc7.relu"]).max()
+
+
+def test_a_code_that_is_not_finite_names_layer_and_image() -> None:
+    model = _Twice()
+    with torch.no_grad():
+        model.b.bias[0] = math.nan
+    backbone = _own_backbone(model)
+    with pytest.raises(NonFiniteCodesError, match=r"'relu_1' answered 'noise:0'"):
+        list(CodeExtractor(backbone, "all").extract(_images()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"activation": "middle"}, "Allowed: post, pre"),
+        ({"precision": "float8"}, "Allowed: float32"),
+        ({"device": "cuda:99"}, "not to be had"),
+        ({"device": "toaster"}, "not to be had"),
+        ({"pool": "grid:0"}, "Allowed: grid, grid:K"),
+    ],
+)
+def test_wrong_options_are_refused(arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CodeExtractor(load_backbone("bundled"), **arguments)
+
+
+@given(
+    st.integers(1, 6), st.integers(1, 9), st.integers(1, 9),
+    st.sampled_from(["grid", "grid:2", "grid:5", "avg", "max", "flatten"]),
+    st.sampled_from(["nchw", "nhwc"]),
+)  # fmt: skip
+@settings(deadline=None, max_examples=60)
+def test_pooling_against_brute_force(c: int, h: int, w: int, pool: str, layout: str) -> None:
+    maps = np.random.default_rng(c + 10 * h + 100 * w).normal(size=(2, c, h, w)).astype(np.float32)
+    resolved = resolve_pooling(pool, (c, h, w))
+    given_maps = maps if layout == "nchw" else maps.transpose(0, 2, 3, 1)
+    rows = pool_codes(torch.tensor(given_maps), resolved, layout).numpy()
+    if resolved == "flatten":
+        expected = maps.reshape(2, -1)
+    elif resolved in ("avg", "max"):
+        flat = maps.reshape(2, c, -1)
+        expected = flat.mean(2) if resolved == "avg" else flat.max(2)
+    else:
+        k = int(resolved.removeprefix("grid:"))
+        assert k <= min(h, w)
+        edges = [(i * h // k, -(-(i + 1) * h // k)) for i in range(k)]
+        sides = [(j * w // k, -(-(j + 1) * w // k)) for j in range(k)]
+        cells = [maps[:, :, a:b, x:y].mean((2, 3)) for a, b in edges for x, y in sides]
+        expected = np.stack(cells, 2).reshape(2, -1)
+    assert rows.shape[1] == pooled_width(resolved, (c, h, w))
+    np.testing.assert_allclose(rows, expected, atol=1e-5)
+
+
+@given(st.integers(1, 5000), st.integers(1, 300))
+def test_the_default_grid_is_the_finest_that_fits(c: int, side: int) -> None:
+    k = int(resolve_pooling("grid", (c, side, side)).removeprefix("grid:"))
+    assert k == 1 or c * k * k <= 4096
+    assert k == side or c * (k + 1) ** 2 > 4096
