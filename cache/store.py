@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import platformdirs
 import zarr
 from numpy.typing import NDArray
 
+from cache.disk import create_group
 from cache.key import CodesKey, ExtractionKey
 from cache.writer import COMMITTED, IMAGES, PartWriter
 
@@ -141,9 +143,9 @@ class CodeStore:
         """
         self.require_space(bytes_of(arrays, len(digests)))
         group = self.root / extraction.folder()
-        self._check_key(group, extraction)
-        if not (group / "zarr.json").exists():
-            zarr.open_group(group, mode="a", zarr_format=3, attributes={"key": extraction.fields()})
+        if not self._check_key(group, extraction):
+            with suppress(FileExistsError):  # Another process was first, with the same key.
+                create_group(group, {"key": extraction.fields()})
         return PartWriter(group, arrays=arrays, digests=digests, provenance=provenance or {})
 
     def require_space(self, n_bytes: int) -> None:

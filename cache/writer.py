@@ -7,8 +7,6 @@ segments that are whole, and some chunks that nobody reads.
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -22,6 +20,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from cache.disk import create_group, sync, sync_tree
 from cache.key import CodesKey
 
 SEGMENT_ROWS = 1024
@@ -102,8 +101,8 @@ class PartWriter:
             key: _Column(part, key, (len(digests), n_features))
             for key, n_features in arrays.items()
         }
-        _sync_tree(self.path)
-        _sync(group)
+        sync_tree(self.path)
+        sync(group)
 
     def __enter__(self) -> PartWriter:
         return self
@@ -162,13 +161,9 @@ class PartWriter:
             column.flush()
             column.sync(start, stop)
         unreadable = {str(row): why for row, why in self._unreadable.items() if start <= row < stop}
-        marker = {
-            "zarr_format": 3,
-            "node_type": "group",
-            "attributes": {"rows": [start, stop], "unreadable": unreadable},
-        }
-        _create_exclusively(
-            self.path / COMMITTED / f"{start:09d}" / "zarr.json", json.dumps(marker)
+        create_group(
+            self.path / COMMITTED / f"{start:09d}",
+            {"rows": [start, stop], "unreadable": unreadable},
         )
         self.n_committed += stop - start - len(unreadable)
         self._segment_start = stop
@@ -215,9 +210,9 @@ class _Column:
         for chunk in range(start // self._rows, (stop - 1) // self._rows + 1):
             file = self._folder / "c" / str(chunk) / "0"
             if file.exists():  # A chunk of unreadable images alone is the fill value: no file.
-                _sync(file)
-                _sync(file.parent)
-        _sync(self._folder / "c" if (self._folder / "c").exists() else self._folder)
+                sync(file)
+                sync(file.parent)
+        sync(self._folder / "c" if (self._folder / "c").exists() else self._folder)
 
 
 def _as_stored(rows: NDArray[np.float32], key: CodesKey) -> NDArray[Any]:
@@ -230,31 +225,3 @@ def _as_stored(rows: NDArray[np.float32], key: CodesKey) -> NDArray[Any]:
             f"holds at most {most:.0f}. Nothing of this batch was kept. Use --dtype float32."
         )
     return stored
-
-
-def _create_exclusively(file: Path, text: str) -> None:
-    file.parent.mkdir()
-    draft = file.with_suffix(".draft")
-    with draft.open("x") as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.link(draft, file)  # Unlike a rename, this fails where the marker stands already.
-    draft.unlink()
-    _sync(file.parent)
-    _sync(file.parent.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_tree(folder: Path) -> None:
-    for at, _, files in os.walk(folder):
-        for file in files:
-            _sync(Path(at, file))
-        _sync(Path(at))

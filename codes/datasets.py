@@ -65,8 +65,8 @@ def load_images(dataset: str | Path) -> ImageList:
     classes = np.unique(images.labels)
     if len(classes) < 2:
         raise ValueError(
-            f"{name!r} has one class, {classes[0]!r}; at least two are needed. Put the images of "
-            "each class in a folder of its own."
+            f"{name!r} has one class, {str(classes[0])!r}; at least two are needed. Put the "
+            "images of each class in a folder of its own."
         )
     return images
 

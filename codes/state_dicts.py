@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,14 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             state = load_file(file)
         else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                # Of pickle protocols that torch.save does not write; what fails, fails below.
+                warnings.simplefilter("ignore", UserWarning)
+                state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
         raise ValueError(
             f"{str(file)!r} holds no state dict that can be read safely: "
-            f"{str(error).splitlines()[0]} "
+            f"{(str(error) or type(error).__name__).splitlines()[0]} "
             "Save one with torch.save(model.state_dict(), FILE) or as .safetensors."
         ) from error
     for wrapper in _WRAPPERS:

@@ -163,21 +163,22 @@ def _check_classes(
 ) -> None:
     pool = np.ones(len(y), bool) if test is None else ~test
     if test is not None:
-        absent = sorted(set(np.unique(y)) - set(np.unique(y[pool])))
+        absent = sorted(set(y.tolist()) - set(y[pool].tolist()))
         if absent:
             raise ValueError(
                 f"The class {absent[0]!r} has test images and no training image. Add some, or "
                 "leave it out."
             )
     classes, counts = np.unique(y[pool], return_counts=True)
-    few = [f"{c!r} has {n}" for c, n in zip(classes, counts, strict=True) if n < protocol.cv]
+    pairs = zip(classes.tolist(), counts.tolist(), strict=True)
+    few = [f"{name!r} has {n}" for name, n in pairs if n < protocol.cv]
     if few:
         raise ValueError(
             f"{protocol.cv} folds need {protocol.cv} images of each class outside the test split; "
             f"{', '.join(few)}. Add images, leave the class out, or use fewer folds with --cv."
         )
     if groups is not None:
-        for name in classes:
+        for name in classes.tolist():
             n = len(np.unique(groups[pool & (y == name)]))
             if n < protocol.cv:
                 raise ValueError(

@@ -224,10 +224,15 @@ def sentence(report: dict[str, Any]) -> str:
     size = "all training images" if best["train_size"] == "all" else (
         f"{best['train_size']} training images of each class"
     )  # fmt: skip
-    tied = best["tied"]
-    other = "no other depth is as good" if not tied else (
-        f"it cannot be told from {', '.join(tied)}"
-    )  # fmt: skip
+    others = {row["layer"] for row in report["layers"]} - {best["layer"]}
+    if not others:
+        other = "it is the only depth compared"
+    elif not best["tied"]:
+        other = "every other depth is worse"
+    elif len(best["tied"]) == len(others):
+        other = "no other depth can be told from it"
+    else:
+        other = f"it cannot be told from {', '.join(best['tied'])}"
     return (
         f"With {size}, the codes of {best['layer']} (depth {depth:.2f}) do best: "
         f"{report['protocol']['scoring'].replace('_', ' ')} {best['score']:.3f} "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,9 @@ def shared() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep every test out of the user's store."""
     monkeypatch.setenv("CNN_CODES_STORE", str(tmp_path / "store"))
-    yield
 
 
 def draw_image(seed: int, *, size: tuple[int, int] = (40, 30), hue: int = 0) -> Image.Image:

@@ -37,7 +37,9 @@ def _images(n: int = 5, seed: int = 0) -> ImageList:
 
 
 def _pixels(backbone: Backbone, images: ImageList) -> Tensor:
-    return torch.stack([backbone.preprocessing.crop(images.source.open(i)) for i in range(len(images))])
+    return torch.stack(
+        [backbone.preprocessing.crop(images.source.open(i)) for i in range(len(images))]
+    )
 
 
 def _through_hooks(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
@@ -117,9 +119,9 @@ def test_the_side_before_an_in_place_relu_is_not_rectified() -> None:
 def test_the_side_before_a_concatenation_is_that_of_its_parts() -> None:
     backbone = load_backbone("squeezenet1_1", weights="none", image_size=64)
     [post] = CodeExtractor(backbone, "features.3.cat", pool="flatten").extract(_images())
-    [pre] = CodeExtractor(
-        backbone, "features.3.cat", pool="flatten", activation="pre"
-    ).extract(_images())
+    [pre] = CodeExtractor(backbone, "features.3.cat", pool="flatten", activation="pre").extract(
+        _images()
+    )
     assert (pre.codes["features.3.cat"] < 0).any()
     np.testing.assert_array_equal(
         post.codes["features.3.cat"], np.maximum(pre.codes["features.3.cat"], 0)
@@ -170,9 +172,7 @@ def test_codes_do_not_depend_on_batches_or_workers() -> None:
     for way in ways:
         batches = list(extractor.extract(images, **way))
         assert [b.start for b in batches] == list(range(0, 70, way["batch_size"]))
-        results.append(
-            {k: np.concatenate([b.codes[k] for b in batches]) for k in batches[0].codes}
-        )
+        results.append({k: np.concatenate([b.codes[k] for b in batches]) for k in batches[0].codes})
     for layer, codes in results[0].items():
         scale = np.abs(codes).max()
         np.testing.assert_allclose(results[1][layer], codes, atol=1e-5 * scale, err_msg=layer)

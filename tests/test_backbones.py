@@ -1,0 +1,174 @@
+"""Where weights come from, and what is said when they do not fit."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torchvision import models
+
+from codes import Preprocessing, load_backbone
+from codes import backbones as backbones_module
+from codes.backbones import digest_weights
+
+
+def _alexnet_like(tmp_path: Path, name: str, **arguments: int) -> Path:
+    torch.manual_seed(3)
+    file = tmp_path / name
+    torch.save(models.squeezenet1_1(weights=None, **arguments).state_dict(), file)
+    return file
+
+
+def test_preprocessing_equals_torchvisions_transforms() -> None:
+    image = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (300, 417, 3), dtype=np.uint8)
+    )
+    for name in ("resnet50", "efficientnet_b0", "vit_b_16"):
+        preset = models.get_model_weights(name).DEFAULT.transforms()
+        ours = Preprocessing.from_torchvision(preset)
+        assert torch.equal(ours.normalize(ours.crop(image)[None])[0], preset(image)), name
+
+
+def test_another_size_resizes_in_proportion() -> None:
+    assert Preprocessing().at_size(112) == Preprocessing(resize_size=128, crop_size=112)
+    with pytest.raises(ValueError, match="image_size=0"):
+        Preprocessing().at_size(0)
+
+
+def test_weights_from_files_are_the_same_weights(tmp_path: Path) -> None:
+    file = _alexnet_like(tmp_path, "mine.pth")
+    state = torch.load(file, weights_only=True)
+    save_file(state, tmp_path / "mine.safetensors")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "ddp.pt")
+    digests = {
+        load_backbone("squeezenet1_1", weights=tmp_path / name, image_size=64).weights_digest
+        for name in ("mine.pth", "mine.safetensors", "ddp.pt")
+    }
+    model = models.squeezenet1_1(weights=None)
+    model.load_state_dict(state)
+    assert digests == {digest_weights(model)}
+
+
+def test_fine_tuned_weights_keep_their_number_of_classes(tmp_path: Path) -> None:
+    file = _alexnet_like(tmp_path, "seven.pth", num_classes=7)
+    backbone = load_backbone("squeezenet1_1", weights=file, image_size=64)
+    assert backbone.layers[-1].shape[0] == 7
+
+
+def test_random_weights_follow_their_seed_and_touch_no_global_state() -> None:
+    before = torch.get_rng_state()
+    a, b, c = (
+        load_backbone("squeezenet1_1", weights="none", image_size=64, random_state=seed)
+        for seed in (0, 0, 1)
+    )
+    assert a.weights_digest == b.weights_digest != c.weights_digest
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_digest_sees_every_tensor() -> None:
+    model = models.squeezenet1_1(weights=None)
+    digests = {digest_weights(model)}
+    for tensor in model.state_dict().values():
+        with torch.no_grad():
+            tensor.view(-1)[-1] += 1
+        digests.add(digest_weights(model))
+    assert len(digests) == 1 + len(model.state_dict())
+
+
+def test_the_file_that_torchvision_publishes_is_recognised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = _alexnet_like(tmp_path, "renamed.pth")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    entry = models.SqueezeNet1_1_Weights.DEFAULT
+    assert not backbones_module._is_published(file, entry)
+    published = SimpleNamespace(url=f"https://host/squeezenet1_1-{digest[:8]}.pth")
+    assert backbones_module._is_published(file, published)
+    monkeypatch.setattr(backbones_module, "_is_published", lambda file, entry: True)
+    hub = torch.hub.get_dir()
+    backbone = load_backbone("squeezenet1_1", weights=file, image_size=64)
+    assert backbone.weights.endswith("(IMAGENET1K_V1)")
+    assert torch.hub.get_dir() == hub
+
+
+def test_weights_that_torchvision_has_downloaded_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    entry = models.SqueezeNet1_1_Weights.DEFAULT
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    file = _alexnet_like(tmp_path, "hub/checkpoints/" + Path(entry.url).name)
+    backbone = load_backbone("squeezenet1_1", image_size=64)
+    assert backbone.weights == "IMAGENET1K_V1"
+    state = torch.load(file, weights_only=True)
+    assert torch.equal(backbone.model.state_dict()["features.0.weight"], state["features.0.weight"])
+
+
+def test_without_a_network_the_message_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(ConnectionError, match=r"resnet18-f37072fd\.pth.*--weights"):
+        load_backbone("resnet18")
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "error", "message"),
+    [
+        ("resnet19", None, ValueError, "Nearest: .*resnet18"),
+        ("resnet18", "IMAGENET1K_V9", ValueError, "Allowed: IMAGENET1K_V1"),
+        ("resnet18", "absent.pth", FileNotFoundError, "does not exist"),
+        ("bundled", "IMAGENET1K_V1", ValueError, "Allowed: none, or a file"),
+        ("nowhere.to.be.found:net", None, ValueError, "cannot be imported"),
+        ("codes.pooling:nothing", None, ValueError, "no function 'nothing'"),
+        ("codes.pooling:resolve_pooling", None, TypeError, "missing"),
+    ],
+)
+def test_unknown_backbones_and_weights(
+    name: str, weights: str | None, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        load_backbone(name, weights=weights)
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    file = _alexnet_like(tmp_path, "squeeze.pth")
+    with pytest.raises(ValueError, match=r"do not fit ResNet\. Missing: conv1\.weight.*Not in"):
+        load_backbone("resnet18", weights=file)
+    state = torch.load(file, weights_only=True)
+    state["features.0.weight"] = torch.zeros(64, 1, 3, 3)
+    torch.save(state, tmp_path / "gray.pth")
+    with pytest.raises(ValueError, match=r"features\.0\.weight \(file \(64, 1, 3, 3\), network"):
+        load_backbone("squeezenet1_1", weights=tmp_path / "gray.pth")
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", b"\x80\x04N."])
+def test_files_that_hold_no_weights(tmp_path: Path, content: bytes) -> None:
+    for name in ("bad.pth", "bad.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=r"no state dict|not a state dict"):
+            load_backbone("squeezenet1_1", weights=tmp_path / name)
+
+
+def test_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "from torch import nn\nfrom codes import Preprocessing\n"
+        "def net():\n"
+        "    layers = nn.Conv2d(3, 4, {k}), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2)\n"
+        "    net = nn.Sequential(*layers[:3], nn.Linear({n}, 2))\n"
+        "    return net, Preprocessing(resize_size=8, crop_size=8)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    Path("own_net.py").write_text(code.format(k=3, n=144))
+    Path("own_net2.py").write_text(code.format(k=1, n=256))
+    one, two = load_backbone("own_net:net"), load_backbone("own_net2:net")
+    assert one.preprocessing.crop_size == 8
+    assert [layer.shape for layer in one.layers] == [(4, 6, 6)]
+    assert one.architecture["graph"] != two.architecture["graph"]

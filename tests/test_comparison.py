@@ -1,0 +1,235 @@
+"""Draws that leak nothing, scores against scikit-learn, intervals against their definitions."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.datasets import load_digits, load_iris
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+from pipelines import Protocol, compare_layers
+from pipelines.draws import make_draws
+from pipelines.evaluation import evaluate_layer, image_weights
+from pipelines.uncertainty import (
+    held_out_interval,
+    resampled_interval,
+    tied_over_folds,
+    tied_over_images,
+)
+
+
+def _labels(counts: list[int]) -> np.ndarray:
+    return np.repeat([f"class {i}" for i in range(len(counts))], counts)
+
+
+@given(
+    st.lists(st.integers(6, 30), min_size=2, max_size=4),
+    st.integers(2, 4),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 5),
+)
+@settings(deadline=None, max_examples=40)
+def test_no_image_and_no_group_is_on_two_sides(
+    counts: list[int], cv: int, with_test: bool, with_groups: bool, seed: int
+) -> None:
+    y = _labels(counts)
+    rng = np.random.default_rng(seed)
+    groups = np.array([f"g{i % 6}" for i in range(len(y))]) if with_groups else None
+    test = None
+    if with_test:
+        groups_in_test = {"g0"}
+        test = (
+            np.isin(groups, list(groups_in_test))
+            if groups is not None
+            else rng.permutation(np.arange(len(y)) % 5 == 0)
+        )
+    protocol = Protocol(cv=cv, train_sizes=(2, "all"), random_state=seed)
+    try:
+        draws, notes = make_draws(y, protocol, test=test, groups=groups)
+    except ValueError as error:
+        if "fold" not in str(error):
+            raise
+        return
+    for draw in draws:
+        sides = [(draw.train, draw.test)]
+        sides += [(draw.train[a], draw.train[b]) for a, b in draw.inner]
+        for train, held_out in sides:
+            assert not set(train) & set(held_out)
+            if groups is not None:
+                assert not set(groups[train]) & set(groups[held_out])
+            assert set(y[train]) == set(y)
+        inner_tests = np.concatenate([b for _, b in draw.inner])
+        assert sorted(inner_tests) == list(range(len(draw.train)))
+        if draw.train_size != "all":
+            assert set(Counter(y[draw.train]).values()) == {draw.train_size}
+        if test is not None:
+            assert set(draw.test) == set(np.flatnonzero(test))
+    full = [draw for draw in draws if draw.train_size == "all"]
+    if test is None:
+        assert sorted(np.concatenate([d.test for d in full])) == list(range(len(y)))
+    sizes = {draw.train_size for draw in draws}
+    assert len(notes) == 2 - len(sizes)
+
+
+def test_draws_follow_their_seed_alone() -> None:
+    y = _labels([20, 20])
+    small, _ = make_draws(y, Protocol(train_sizes=(3,)))
+    more, _ = make_draws(y, Protocol(train_sizes=(2, 3, "all")))
+    of_size = [draw for draw in more if draw.train_size == 3]
+    assert all(np.array_equal(a.train, b.train) for a, b in zip(small, of_size, strict=True))
+    other, _ = make_draws(y, Protocol(train_sizes=(3,), random_state=1))
+    assert not all(np.array_equal(a.train, b.train) for a, b in zip(small, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"cv": 1}, "2 or more folds"),
+        ({"repeats": 0}, "1 or more repeats"),
+        ({"Cs": (1.0, -1.0)}, "positive"),
+        ({"Cs": (1.0, 0.1)}, "larger than the last"),
+        ({"classifiers": ("forest",)}, "Allowed: svm, logistic"),
+        ({"train_sizes": (1,)}, "2 or more images"),
+        ({"train_sizes": ("some",)}, "2 or more images"),
+        ({"scoring": "luck"}, "Allowed: accuracy"),
+    ],
+)
+def test_wrong_protocols_are_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Protocol(**arguments)  # type: ignore[arg-type]
+
+
+def test_classes_that_are_too_small_are_named() -> None:
+    with pytest.raises(ValueError, match="'class 1' has 3"):
+        make_draws(_labels([9, 3]), Protocol())
+    groups = np.array(["a"] * 9 + ["a", "b", "c"] * 3)
+    with pytest.raises(ValueError, match="'class 0' comes from 1 groups"):
+        make_draws(_labels([9, 9]), Protocol(), groups=groups)
+    only_tested = np.array([False] * 9 + [True] * 9)
+    with pytest.raises(ValueError, match="'class 1' has test images and no training image"):
+        make_draws(_labels([9, 9]), Protocol(), test=only_tested)
+    with pytest.raises(ValueError, match="No train size is left"):
+        make_draws(_labels([9, 9]), Protocol(train_sizes=(50,)))
+
+
+def test_a_layer_scores_as_a_grid_search_of_scikit_learn() -> None:
+    X, y = load_digits(return_X_y=True)
+    y = y.astype(str)
+    keep = np.random.default_rng(0).permutation(len(y))[:400]
+    X, y = X[keep], y[keep]
+    protocol = Protocol(cv=3, Cs=(1e-4, 1e-3, 1e-2, 1e-1), train_sizes=(10, "all"))
+    draws, _ = make_draws(y, protocol)
+    for draw, fit in zip(draws, evaluate_layer(X, y, draws, "svm", protocol), strict=True):
+        search = GridSearchCV(
+            make_pipeline(StandardScaler(), LinearSVC(dual=True, tol=1e-8, max_iter=200_000)),
+            {"linearsvc__C": list(protocol.Cs)},
+            cv=draw.inner,
+        ).fit(X[draw.train], y[draw.train])
+        assert search.best_params_["linearsvc__C"] == fit.C
+        assert fit.cv_score == pytest.approx(search.best_score_, abs=1e-9)
+        right = search.predict(X[draw.test]) == y[draw.test]
+        assert np.abs(fit.correct.mean() - right.mean()) <= 1 / len(draw.test)
+
+
+@pytest.mark.parametrize("scoring", ["accuracy", "balanced_accuracy"])
+def test_scores_are_those_of_scikit_learn(scoring: str) -> None:
+    rng = np.random.default_rng(0)
+    y = rng.choice(["a", "b", "c"], 60, p=[0.6, 0.3, 0.1])
+    predicted = np.where(rng.random(60) < 0.6, y, "a")
+    score = image_weights(y, scoring) @ (predicted == y)
+    oracle = {"accuracy": accuracy_score, "balanced_accuracy": balanced_accuracy_score}[scoring]
+    assert score == pytest.approx(oracle(y, predicted))
+
+
+def test_the_wilson_interval_is_scipys() -> None:
+    for right in (0, 3, 50, 100):
+        low, high = held_out_interval(np.array([right / 100]), np.full(100, 0.01))
+        oracle = stats.binomtest(right, 100).proportion_ci(method="wilson")
+        assert (low, high) == pytest.approx((oracle.low, oracle.high), abs=1e-12)
+
+
+def test_draws_widen_an_interval() -> None:
+    weights = np.full(100, 0.01)
+    one = held_out_interval(np.array([0.8]), weights)
+    spread = held_out_interval(np.array([0.7, 0.9]), weights)
+    assert spread[0] < one[0] < one[1] < spread[1]
+
+
+def test_the_corrected_interval_is_nadeau_and_bengios() -> None:
+    scores = np.array([0.8, 0.9, 0.85, 0.7, 0.75])
+    low, high = resampled_interval(scores, 5)
+    error = np.sqrt((1 / 5 + 1 / 4) * scores.var(ddof=1))
+    oracle = stats.t.interval(0.95, 4, loc=scores.mean(), scale=error)
+    assert (low, high) == pytest.approx((oracle[0], min(1.0, oracle[1])))
+
+
+def test_ties_find_a_clear_difference_and_no_other() -> None:
+    rng = np.random.default_rng(0)
+    best = rng.normal(0.9, 0.01, 10)
+    others = np.array([best - 0.2 + rng.normal(0, 0.01, 10), best + rng.normal(0, 0.01, 10), best])
+    assert tied_over_folds(best, others, 5).tolist() == [False, True, True]
+    right = rng.random(300) < 0.9
+    worse = right & (rng.random(300) < 0.7)
+    same = rng.permutation(right)
+    weights = np.full(300, 1 / 300)
+    rows = np.array([worse, same, right], float)
+    tied = tied_over_images(right.astype(float), rows, weights, random_state=0)
+    assert tied.tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("with_test", [False, True])
+def test_the_better_layer_wins_and_its_score_is_not_a_maximum(with_test: bool) -> None:
+    X, y = load_iris(return_X_y=True)
+    names = y.astype(str)
+    rng = np.random.default_rng(0)
+    codes = {"noise": rng.normal(size=(150, 5)), "petal": lambda: X[:, 2:], "sepal": X[:, :2]}
+    test = rng.permutation(150) < 50 if with_test else None
+    found = compare_layers(
+        codes,
+        names,
+        test=test,
+        protocol=Protocol(
+            Cs=(0.01, 0.1, 1.0),
+            train_sizes=(5, "all"),
+            classifiers=("svm", "logistic"),
+            repeats=4,
+        ),
+        n_jobs=2,
+    )
+    assert found.best.layer == "petal"
+    assert found.best.tied == ()
+    assert found.best.train_size == "all"
+    assert found.best.ci_low < found.best.score < found.best.ci_high or found.best.score == 1
+    assert len(found.layers) == 3 * 2 * 2
+    n_draws = 4 + 1 if with_test else 4 * (5 + 5)
+    assert len(found.folds) == 3 * 2 * n_draws
+    rows = [f for f in found.folds if f.layer == "petal" and f.classifier == "svm"]
+    layer = next(
+        r for r in found.layers
+        if (r.layer, r.classifier, r.train_size) == ("petal", "svm", "all")
+    )  # fmt: skip
+    assert layer.score == pytest.approx(np.mean([r.score for r in rows if r.train_size == "all"]))
+    noise = next(r for r in found.layers if r.layer == "noise" and r.train_size == "all")
+    assert noise.ci_low < 1 / 3 + 0.1
+
+
+def test_identical_layers_are_tied_and_the_first_is_named() -> None:
+    X, y = load_iris(return_X_y=True)
+    found = compare_layers({"a": X, "b": X.copy()}, y.astype(str), protocol=Protocol(Cs=(0.1,)))
+    assert found.best.layer == "a"
+    assert found.best.tied == ("b",)
+
+
+def test_nothing_to_compare() -> None:
+    with pytest.raises(ValueError, match="no layer"):
+        compare_layers({}, np.array(["a", "b"]))

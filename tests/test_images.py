@@ -1,0 +1,172 @@
+"""Datasets in every form, and files that are no images."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from codes import load_images
+from codes.decoding import UnreadableImageError, decode_file, to_rgb
+from codes.images import digest_images
+from tests.conftest import draw_image
+
+
+def _write_csv(file: Path, rows: list[dict[str, str]]) -> Path:
+    with file.open("w", newline="") as opened:
+        writer = csv.DictWriter(opened, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return file
+
+
+def test_class_folders(image_folder: Path) -> None:
+    (image_folder / "red" / "notes.txt").write_text("not an image")
+    (image_folder / "red" / ".hidden.png").write_text("not an image")
+    (image_folder / "red" / "deeper").mkdir()
+    draw_image(999).save(image_folder / "red" / "deeper" / "one.JPG")
+    (image_folder / "none").mkdir()
+    images = load_images(image_folder)
+    assert dict(zip(*np.unique(images.labels, return_counts=True), strict=True)) == {
+        "blue": 12, "green": 12, "red": 13,
+    }  # fmt: skip
+    assert images.ignored == {".txt": 1, "empty folder": 1}
+    assert images.splits is None
+
+
+def test_split_folders_take_the_usual_names(image_folder: Path, tmp_path: Path) -> None:
+    for name in ("train", "val", "test"):
+        shutil.copytree(image_folder, tmp_path / "cut" / name)
+    images = load_images(tmp_path / "cut")
+    names, counts = np.unique(images.splits, return_counts=True)
+    assert dict(zip(names, counts, strict=True)) == {"test": 36, "train": 36, "validation": 36}
+
+
+def test_a_csv_holds_what_its_columns_say(image_folder: Path) -> None:
+    rows = [
+        {"path": f"{c}/{i:02d}.png", "label": c, "split": s, "group": f"patient {i % 4}"}
+        for c, s in (("blue", "train"), ("red", "test"), ("red", "train"))
+        for i in range(3)
+    ]
+    images = load_images(_write_csv(image_folder / "list.csv", rows))
+    assert images.labels.tolist() == [row["label"] for row in rows]
+    assert images.splits is not None
+    assert images.splits.tolist() == [row["split"] for row in rows]
+    assert images.groups is not None
+    assert images.groups.tolist() == [row["group"] for row in rows]
+    assert images.source.open(0).mode == "RGB"
+
+
+def test_images_are_known_by_content(image_folder: Path, tmp_path: Path) -> None:
+    images = load_images(image_folder)
+    digests = digest_images(images)
+    first = Path(images.source.names[0])
+    assert digests[0].tobytes() == hashlib.sha256(first.read_bytes()).digest()
+    shutil.copytree(image_folder, tmp_path / "moved")
+    (tmp_path / "moved" / "blue").rename(tmp_path / "moved" / "zebra")
+    moved = digest_images(load_images(tmp_path / "moved"))
+    assert {d.tobytes() for d in moved} == {d.tobytes() for d in digests}
+    taken = images.take(np.array([5, 2]))
+    assert np.array_equal(digest_images(taken), digests[[5, 2]])
+    assert taken.source.names == [images.source.names[5], images.source.names[2]]
+
+
+def test_digits_keep_every_level_of_ink() -> None:
+    images = load_images("sklearn:digits")
+    assert len(np.unique(images.source.arrays)) == 17  # type: ignore[attr-defined]
+    assert len({d.tobytes() for d in digest_images(images)}) == 1797
+
+
+def test_modes_become_rgb_without_clipping(tmp_path: Path) -> None:
+    wide = np.array([[1000, 1500], [2000, 3000]], np.uint16)
+    Image.fromarray(wide).save(tmp_path / "wide.tif")
+    assert np.asarray(decode_file(tmp_path / "wide.tif"))[..., 0].tolist() == [[0, 64], [128, 255]]
+    Image.new("RGBA", (1, 1), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert decode_file(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+    Image.new("L", (2, 2), 7).save(tmp_path / "gray.png")
+    assert decode_file(tmp_path / "gray.png").getpixel((1, 1)) == (7, 7, 7)
+    Image.new("CMYK", (2, 2)).save(tmp_path / "ink.jpg")
+    assert decode_file(tmp_path / "ink.jpg").mode == "RGB"
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    Image.new("RGB", (4, 2)).save(tmp_path / "turned.jpg", exif=tag)
+    assert decode_file(tmp_path / "turned.jpg").size == (2, 4)
+    assert to_rgb(Image.new("1", (1, 1), 1)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_what_is_no_image_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("hello")
+    draw_image(0, size=(200, 200)).save(tmp_path / "whole.jpg")
+    whole = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    frames = [draw_image(i) for i in range(3)]
+    frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
+    for name, why in {
+        "empty.png": "empty",
+        "text.jpg": "not an image",
+        "truncated.jpg": "truncated",
+        "pages.tif": "3 pages",
+        "gone.png": "No such file",
+    }.items():
+        with pytest.raises(UnreadableImageError, match=why):
+            decode_file(tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UnreadableImageError, match="bomb"):
+        decode_file(tmp_path / "whole.jpg")
+
+
+def test_folders_with_nothing_to_classify(tmp_path: Path, image_folder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        load_images(tmp_path / "absent")
+    (tmp_path / "flat").mkdir()
+    with pytest.raises(ValueError, match="no class folders"):
+        load_images(tmp_path / "flat")
+    (tmp_path / "flat" / "a").mkdir()
+    with pytest.raises(ValueError, match="no image in them"):
+        load_images(tmp_path / "flat")
+    for name in ("blue", "green"):
+        shutil.rmtree(image_folder / name)
+    with pytest.raises(ValueError, match="one class, 'red'"):
+        load_images(image_folder)
+    (image_folder / "train").mkdir()
+    (image_folder / "test").mkdir()
+    with pytest.raises(ValueError, match="beside other folders"):
+        load_images(image_folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("path,class\na.png,b\n", ValueError, "lacks the column label; it has path, class"),
+        ("", ValueError, "lacks the column path and label; it has none"),
+        ("path,label\n", ValueError, "no rows"),
+        ("path,label\nabsent.png,a\nb.png,b\n", FileNotFoundError, "2 of the 2 images"),
+        ("path,label\nabsent.png,\n", ValueError, "line 2: the column label is empty"),
+        ("path,label\nabsent.png\n", ValueError, "line 2: the column label is empty"),
+    ],
+)
+def test_bad_csv_files(tmp_path: Path, text: str, error: type[Exception], message: str) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(error, match=message):
+        load_images(tmp_path / "list.csv")
+
+
+def test_a_csv_with_an_unknown_split_or_encoding(image_folder: Path) -> None:
+    rows = [{"path": f"{c}/00.png", "label": c, "split": "testing"} for c in ("red", "blue")]
+    with pytest.raises(ValueError, match=r"split 'testing'\. Allowed: train, validation, test"):
+        load_images(_write_csv(image_folder / "list.csv", rows))
+    (image_folder / "list.csv").write_bytes(b"\xff\xfe\x00p")
+    with pytest.raises(ValueError, match="not a CSV file in UTF-8"):
+        load_images(image_folder / "list.csv")
+
+
+@pytest.mark.parametrize("name", ["sklearn:wine", "torchvision:CIFAR10"])
+def test_datasets_that_are_not_read(name: str) -> None:
+    with pytest.raises(ValueError, match="sklearn:digits"):
+        load_images(name)

@@ -1,0 +1,299 @@
+"""The store against arrays kept in memory; keys; damage; interruption."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+import threading
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache import CodesKey, CodeStore, DamagedCodesError, ExtractionKey, StoreError
+from cache import writer as writer_module
+from cache.disk import create_group
+from cache.key import canonical_json
+from cache.writer import chunk_rows
+
+KEY = ExtractionKey(
+    architecture={"name": "net"},
+    weights="0" * 64,
+    preprocessing={"crop_size": 224},
+    precision="float32",
+    extractor=1,
+)
+FC7 = CodesKey(layer="fc7", activation="post", pool="flatten", dtype="float32")
+CONV = CodesKey(layer="conv5", activation="post", pool="grid:2", dtype="float16")
+
+
+def _digests(numbers: object) -> np.ndarray:
+    rows = [np.random.default_rng(int(i)).bytes(32) for i in np.atleast_1d(numbers)]
+    return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 32)
+
+
+def _codes(numbers: object, n_features: int) -> np.ndarray:
+    rows = [
+        np.random.default_rng([7, int(i)]).normal(size=n_features) for i in np.atleast_1d(numbers)
+    ]
+    return np.maximum(np.array(rows, np.float32), 0)
+
+
+def _write(store: CodeStore, numbers: object, arrays: dict[CodesKey, int], batch: int = 50) -> None:
+    numbers = np.atleast_1d(numbers)
+    with store.write(KEY, arrays, _digests(numbers)) as part:
+        for start in range(0, len(numbers), batch):
+            some = numbers[start : start + batch]
+            part.write({key: _codes(some, n) for key, n in arrays.items()}, {})
+
+
+def test_what_is_written_is_read_back_bit_for_bit_in_any_order(tmp_path: Path) -> None:
+    store = CodeStore(tmp_path)
+    _write(store, range(1500), {FC7: 40, CONV: 3000})
+    _write(store, range(1500, 1600), {FC7: 40, CONV: 3000})
+    order = np.random.default_rng(0).permutation(1600)[:900]
+    assert store.missing(KEY, [FC7, CONV], _digests(order)) == []
+    np.testing.assert_array_equal(store.codes(KEY, FC7, _digests(order)), _codes(order, 40))
+    conv = store.codes(KEY, CONV, _digests(order))
+    assert conv.dtype == np.float16
+    np.testing.assert_array_equal(conv, _codes(order, 3000).astype(np.float16))
+    repeated = np.array([3, 3, 1599, 3])
+    np.testing.assert_array_equal(store.codes(KEY, FC7, _digests(repeated)), _codes(repeated, 40))
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 12), min_size=1, unique=True), st.booleans()),
+             min_size=1, max_size=4),
+    st.lists(st.integers(0, 15), min_size=1, max_size=10),
+)  # fmt: skip
+@settings(deadline=None, max_examples=25)
+def test_gaps_are_what_a_set_difference_says(
+    parts: list[tuple[list[int], bool]], asked: list[int]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = CodeStore(folder)
+        held: dict[CodesKey, set[int]] = {FC7: set(), CONV: set()}
+        for numbers, both in parts:
+            arrays = {FC7: 3, CONV: 4} if both else {FC7: 3}
+            _write(store, numbers, arrays)
+            for key in arrays:
+                held[key] |= set(numbers)
+        lacking = {
+            (number, key)
+            for gap in store.missing(KEY, [FC7, CONV], _digests(asked))
+            for number in np.array(asked)[gap.images]
+            for key in gap.arrays
+        }
+        assert lacking == {(n, key) for key in held for n in set(asked) - held[key]}
+        there = [n for n in asked if n in held[FC7]]
+        if there:
+            np.testing.assert_array_equal(store.codes(KEY, FC7, _digests(there)), _codes(there, 3))
+
+
+def test_every_field_of_a_key_changes_what_is_found(tmp_path: Path) -> None:
+    store = CodeStore(tmp_path)
+    _write(store, range(3), {FC7: 4})
+    other = {"architecture": {"name": "net", "k": 2}, "weights": "1" * 64, "extractor": 2,
+             "preprocessing": {"crop_size": 225}, "precision": "bfloat16"}  # fmt: skip
+    assert other.keys() == {field.name for field in fields(ExtractionKey)}
+    for name, value in other.items():
+        [gap] = store.missing(replace(KEY, **{name: value}), [FC7], _digests(range(3)))
+        assert len(gap.images) == 3, name
+    for field in fields(CodesKey):
+        changed = replace(FC7, **{field.name: "float16" if field.name == "dtype" else "other"})
+        assert store.missing(KEY, [changed], _digests(range(3))), field.name
+    assert not store.missing(KEY, [FC7], _digests(range(3)))
+    flipped = _digests(range(3)).copy()
+    flipped[1, 31] ^= 1
+    assert store.missing(KEY, [FC7], flipped)[0].images.tolist() == [1]
+
+
+def test_keys_that_json_cannot_tell_apart_are_refused() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        canonical_json({"mean": float("nan")})
+
+
+def test_a_group_under_a_wrong_name_is_not_read(tmp_path: Path) -> None:
+    store = CodeStore(tmp_path)
+    _write(store, range(3), {FC7: 4})
+    other = replace(KEY, precision="bfloat16")
+    shutil.copytree(tmp_path / KEY.folder(), tmp_path / other.folder())
+    with pytest.raises(StoreError, match="another extraction"):
+        store.codes(other, FC7, _digests(range(3)))
+
+
+def test_an_early_end_keeps_what_arrived(tmp_path: Path) -> None:
+    store = CodeStore(tmp_path)
+
+    def interrupted() -> None:
+        with store.write(KEY, {FC7: 4}, _digests(range(2000))) as part:
+            part.write({FC7: _codes(range(1100), 4)}, {})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    [gap] = store.missing(KEY, [FC7], _digests(range(2000)))
+    assert gap.images.tolist() == list(range(1100, 2000))
+    np.testing.assert_array_equal(
+        store.codes(KEY, FC7, _digests(range(1100))), _codes(range(1100), 4)
+    )
+
+
+def test_rows_without_a_marker_are_never_read(tmp_path: Path) -> None:
+    store = CodeStore(tmp_path)
+    _write(store, range(1500), {FC7: 4})
+    [part] = [p for p in (tmp_path / KEY.folder()).iterdir() if p.is_dir()]
+    shutil.rmtree(part / "committed" / "000001024")
+    [gap] = store.missing(KEY, [FC7], _digests(range(1500)))
+    assert gap.images.tolist() == list(range(1024, 1500))
+    with pytest.raises(StoreError, match="476 of 1500"):
+        store.codes(KEY, FC7, _digests(range(1500)))
+
+
+def test_a_part_that_got_no_row_is_removed(tmp_path: Path) -> None:
+    store = CodeStore(tmp_path)
+    with store.write(KEY, {FC7: 4}, _digests(range(2))) as part:
+        part.write({FC7: np.full((2, 4), np.nan, np.float32)}, {0: "empty", 1: "empty"})
+    assert not part.path.exists()
+
+
+def test_unreadable_images_stay_missing(tmp_path: Path) -> None:
+    store = CodeStore(tmp_path)
+    rows = _codes(range(5), 4)
+    rows[2] = np.nan
+    with store.write(KEY, {FC7: 4}, _digests(range(5))) as part:
+        part.write({FC7: rows}, {2: "truncated"})
+    assert store.missing(KEY, [FC7], _digests(range(5)))[0].images.tolist() == [2]
+    np.testing.assert_array_equal(store.codes(KEY, FC7, _digests([4, 0])), _codes([4, 0], 4))
+
+
+def _chunks(root: Path, array: CodesKey) -> list[Path]:
+    return sorted(root.glob(f"*/*/{array.array()}/c/*/0"))
+
+
+def test_a_flipped_byte_is_an_error_and_never_numbers(tmp_path: Path) -> None:
+    store = CodeStore(tmp_path)
+    _write(store, range(300), {FC7: 20})
+    [chunk] = _chunks(tmp_path, FC7)
+    whole = chunk.read_bytes()
+    for place in np.random.default_rng(0).integers(0, len(whole), 50):
+        bad = bytearray(whole)
+        bad[place] ^= 1 << int(place % 8)
+        chunk.write_bytes(bytes(bad))
+        with pytest.raises(DamagedCodesError, match=r"fc7-post.*rows 0 to 299"):
+            store.codes(KEY, FC7, _digests(range(300)))
+    chunk.write_bytes(whole)
+    np.testing.assert_array_equal(store.codes(KEY, FC7, _digests([5])), _codes([5], 20))
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_lost_chunk_is_an_error(tmp_path: Path, damage: str) -> None:
+    store = CodeStore(tmp_path)
+    _write(store, range(10), {FC7: 20})
+    [chunk] = _chunks(tmp_path, FC7)
+    if damage == "missing":
+        chunk.unlink()
+    else:
+        chunk.write_bytes(chunk.read_bytes()[:40])
+    with pytest.raises(DamagedCodesError, match="extracted again"):
+        store.codes(KEY, FC7, _digests(range(10)))
+
+
+def test_a_code_too_large_for_float16_names_the_layer(tmp_path: Path) -> None:
+    store = CodeStore(tmp_path)
+    with (
+        pytest.raises(OverflowError, match=r"'conv5' has a code of 7e\+04.*--dtype float32"),
+        store.write(KEY, {CONV: 2}, _digests([0])) as part,
+    ):
+        part.write({CONV: np.array([[1, 70_000]], np.float32)}, {})
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CodeStore(tmp_path / "not" / "yet" / "there")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"1\.20 GB.*Free some") as caught:
+        store.write(KEY, {FC7: 100_000}, _digests(range(3000)))
+    assert caught.value.errno == errno.ENOSPC
+    assert not (tmp_path / "not").exists()
+
+
+def test_a_disk_that_fills_up_keeps_the_committed_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CodeStore(tmp_path)
+    flush = writer_module._Column.flush
+
+    def full(column: writer_module._Column) -> None:
+        if column._start >= 1024 and column._filled:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        flush(column)
+
+    monkeypatch.setattr(writer_module._Column, "flush", full)
+    with pytest.raises(OSError, match="No space"):
+        _write(store, range(2000), {FC7: 4})
+    monkeypatch.undo()
+    assert len(store.missing(KEY, [FC7], _digests(range(2000)))[0].images) == 2000 - 1024
+
+
+def test_two_writers_of_the_same_images_do_no_harm(tmp_path: Path) -> None:
+    store = CodeStore(tmp_path)
+    barrier = threading.Barrier(2, timeout=20)
+
+    def work() -> None:
+        barrier.wait()
+        with store.write(KEY, {FC7: 6}, _digests(range(1200))) as part:
+            for start in range(0, 1200, 100):
+                barrier.wait()
+                part.write({FC7: _codes(range(start, start + 100), 6)}, {})
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_array_equal(
+        store.codes(KEY, FC7, _digests(range(1200))), _codes(range(1200), 6)
+    )
+
+
+def test_a_marker_is_created_once(tmp_path: Path) -> None:
+    create_group(tmp_path / "000", {"first": True})
+    with pytest.raises(FileExistsError):
+        create_group(tmp_path / "000", {"first": False})
+    assert dict(zarr.open_group(tmp_path / "000", mode="r").attrs) == {"first": True}
+    assert os.listdir(tmp_path / "000") == ["zarr.json"]
+
+
+def test_any_zarr_reader_sees_a_clean_hierarchy(tmp_path: Path) -> None:
+    store = CodeStore(tmp_path)
+    _write(store, range(5), {FC7: 4})
+    group = zarr.open_group(tmp_path / KEY.folder(), mode="r")
+    [(_, part)] = list(group.groups())
+    assert {name for name, _ in part.members()} == {"images", "committed", FC7.array()}
+    np.testing.assert_array_equal(part[FC7.array()][:], _codes(range(5), 4))
+    assert dict(group.members(max_depth=None))
+
+
+@given(st.integers(1, 200_000), st.sampled_from([2, 4]))
+def test_chunks_are_powers_of_two_near_12_mib(n_features: int, itemsize: int) -> None:
+    rows = chunk_rows(n_features, itemsize)
+    assert rows & (rows - 1) == 0
+    assert 64 <= rows <= 1024
+    if 64 < rows < 1024:
+        size = rows * n_features * itemsize
+        assert 2**-0.51 <= size / (12 * 2**20) <= 2**0.51
+
+
+def test_a_store_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="a folder is needed"):
+        CodeStore(tmp_path / "file")
