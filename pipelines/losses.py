@@ -1,0 +1,220 @@
+"""What a linear classifier pays for its margins: squared hinge and softmax.
+
+Margins are arrays of shape ``(n_outputs, n_samples)``, a row a class, as the rows of
+scikit-learn's ``coef_``. ``loss.at(margins)`` is the local quadratic model that a Newton step
+needs: its ``gradient``, the product of its curvature with a direction, and the curvature's
+diagonal, from which preconditioners are made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+
+
+class LocalModel(Protocol):
+    """The quadratic model of a loss around some margins."""
+
+    @property
+    def gradient(self) -> Array:
+        """Slope of the loss, shape ``(n_outputs, n_samples)``."""
+
+    @property
+    def balanced(self) -> bool:
+        """Whether the free intercept was found: without it the gradient bounds nothing."""
+
+    def product(self, direction: Array) -> Array:
+        """Multiply the curvature with ``direction``, shape ``(n_outputs, n_samples)``."""
+
+    def diagonal(self) -> Array:
+        """Give each output's own curvature, shape ``(n_outputs, n_samples)``."""
+
+    def dual_gap(self, dual: Array) -> tuple[Array, Array] | None:
+        """Split off what is infeasible of ``dual`` and give the gap of the rest, if known."""
+
+
+class Loss(Protocol):
+    """A convex loss of the margins."""
+
+    def at(self, margins: Array) -> LocalModel:
+        """Build the local model at ``margins``."""
+
+    def total(self, terms: Array) -> Array:
+        """Sum ``terms`` over what is solved together: shape ``(n_problems, 1)``."""
+
+    def take(self, outputs: NDArray[np.intp]) -> Loss:
+        """Restrict the loss to these outputs."""
+
+
+@dataclass(frozen=True)
+class HingeModel:
+    """Local model of the squared hinge: diagonal."""
+
+    signs: Array
+    weights: Array
+    slack: Array
+    gradient: Array
+    curvature: Array
+    balanced: bool = True
+
+    def product(self, direction: Array) -> Array:
+        """Multiply the curvature with ``direction``."""
+        return self.curvature * direction
+
+    def diagonal(self) -> Array:
+        """Give each output's own curvature."""
+        return self.curvature
+
+    def dual_gap(self, dual: Array) -> tuple[Array, Array]:
+        """Split ``dual`` into a feasible point, whose gap is returned, and the rest.
+
+        Feasible are the sign of the class and zero outside the active set; there the duality gap
+        is a sum of squares, Σ (w·slack - α)² / 2w, with no cancellation.
+        """
+        feasible = np.where(self.slack > 0, np.maximum(self.signs * dual, 0.0), 0.0)
+        gap = np.square(self.weights * self.slack - feasible) / (2.0 * self.weights)
+        return dual - self.signs * feasible, gap
+
+
+@dataclass(frozen=True)
+class SquaredHinge:
+    """One-vs-rest squared hinge, Σ ½ w max(0, 1 - s f)²: each output is its own problem.
+
+    Parameters
+    ----------
+    signs : ndarray of shape (n_outputs, n_samples)
+        +1 for the members of the output's class, -1 for the others.
+    weights : ndarray of shape (n_outputs, n_samples)
+        Twice C times the class weight: positive.
+    """
+
+    signs: Array
+    weights: Array
+
+    def at(self, margins: Array) -> LocalModel:
+        """Build the local model at ``margins``."""
+        slack = np.maximum(1.0 - self.signs * margins, 0.0)
+        gradient = -self.weights * self.signs * slack
+        return HingeModel(self.signs, self.weights, slack, gradient, self.weights * (slack > 0))
+
+    def total(self, terms: Array) -> Array:
+        """Sum over samples (or features): one number an output."""
+        return np.asarray(terms.sum(axis=1, keepdims=True))
+
+    def take(self, outputs: NDArray[np.intp]) -> Loss:
+        """Restrict the loss to these outputs."""
+        return SquaredHinge(self.signs[outputs], self.weights[outputs])
+
+
+class SoftmaxModel:
+    """Local model of the softmax loss after its free intercept has been minimised out.
+
+    Eliminating the intercept leaves the Schur complement ``H - H1 (1ᵀH1)⁺ 1ᵀH``, so the solver
+    sees a loss of the margins alone and strong convexity holds for everything it moves.
+    """
+
+    def __init__(self, probabilities: Array, weights: Array, gradient: Array) -> None:
+        self.probabilities = probabilities
+        self.weighted = weights * probabilities
+        self.gradient = gradient
+        self.slope = gradient.sum(axis=1, keepdims=True)
+        self.balanced = bool(np.abs(self.slope).max() <= 1e-11 * weights.sum())
+        inner = np.diag(self.weighted.sum(axis=1)) - self.weighted @ probabilities.T
+        # Adding one number to every class changes no probability, so 1 spans a null space of
+        # this matrix. Filling it with 11ᵀ leaves what the inverse does to the sums that are
+        # ever put in, which are orthogonal to 1. The ridge is rounding-sized; the floor holds
+        # where every probability has saturated.
+        top = max(float(np.trace(inner)), 1e-10 * float(weights.sum()))
+        inner = inner / top + 1.0
+        inner.flat[:: len(inner) + 1] += 1e-12
+        self.inverse = np.linalg.inv(inner) / top
+
+    def product(self, direction: Array) -> Array:
+        """Multiply the curvature with ``direction``."""
+        plain = self._softmax_product(direction)
+        intercept = self.inverse @ plain.sum(axis=1, keepdims=True)
+        return plain - self._softmax_product(intercept)
+
+    def _softmax_product(self, direction: Array) -> Array:
+        mean = (self.probabilities * direction).sum(axis=0)
+        return np.asarray(self.weighted * (direction - mean))
+
+    def diagonal(self) -> Array:
+        """Give each output's own curvature."""
+        return np.asarray(self.weighted * (1.0 - self.probabilities))
+
+    def dual_gap(self, dual: Array) -> None:
+        """Answer none: the gradient is the certificate."""
+        return None
+
+
+class Softmax:
+    """Multinomial logistic loss with a free intercept, Σ w log-loss(f + intercept).
+
+    Parameters
+    ----------
+    members : ndarray of shape (n_outputs, n_samples)
+        1 where the sample is of the output's class, else 0.
+    weights : ndarray of shape (n_samples,)
+        C times the class weight: positive.
+
+    Attributes
+    ----------
+    intercept : ndarray of shape (n_outputs, 1)
+        The best intercept at the margins last seen; its entries sum to zero.
+    """
+
+    def __init__(self, members: Array, weights: Array, intercept: Array | None = None) -> None:
+        self.members = members
+        self.weights = weights
+        if intercept is None:
+            intercept = np.log((weights * members).sum(axis=1, keepdims=True) / weights.sum())
+            intercept = intercept - intercept.mean()
+        self.intercept = intercept
+
+    def at(self, margins: Array) -> LocalModel:
+        """Build the local model at ``margins``, the intercept being the best there."""
+        model = self._model(margins)
+        for _ in range(100):
+            if model.balanced:
+                break
+            start = self.intercept
+            self.intercept = start - model.inverse @ model.slope
+            newton = self._model(margins)
+            if np.abs(newton.slope).max() <= 0.5 * np.abs(model.slope).max():
+                model = newton
+                continue
+            # Newton fails where probabilities saturate. Iterative scaling gives each class its
+            # share and never makes the loss worse; in logarithms nothing underflows.
+            logs = np.log(self.weights) + _log_softmax(margins + start)
+            top = logs.max(axis=1, keepdims=True)
+            shares = top + np.log(np.exp(logs - top).sum(axis=1, keepdims=True))
+            wanted = np.log((self.weights * self.members).sum(axis=1, keepdims=True))
+            self.intercept = start + wanted - shares
+            self.intercept -= self.intercept.mean()
+            model = self._model(margins)
+        return model
+
+    def _model(self, margins: Array) -> SoftmaxModel:
+        probabilities = np.exp(_log_softmax(margins + self.intercept))
+        gradient = self.weights * (probabilities - self.members)
+        return SoftmaxModel(probabilities, self.weights, gradient)
+
+    def total(self, terms: Array) -> Array:
+        """Sum over everything: the outputs are one coupled problem."""
+        return np.asarray(terms.sum().reshape(1, 1))
+
+    def take(self, outputs: NDArray[np.intp]) -> Loss:
+        """Return the whole: the outputs are coupled."""
+        return self
+
+
+def _log_softmax(values: Array) -> Array:
+    """Take the logarithm of each column's softmax."""
+    shifted = values - values.max(axis=0)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=0)))

@@ -1,0 +1,257 @@
+"""The command line as people run it: a process, its files, its messages, its exit status."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cache import CodeStore
+from codes import CodeExtractor, load_backbone, load_images
+from codes.images import digest_images
+from pipelines.extraction import extract
+from pipelines.options import ExtractionOptions
+from tests.conftest import ROOT, draw_image
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+QUICK = ("--backbone", "bundled", "--cv", "3", "--Cs", "1e-3:1e-1:3", "--jobs", "1")
+
+
+def _report(folder: Path) -> dict[str, object]:
+    report: dict[str, object] = json.loads((folder / "report.json").read_text())
+    return report
+
+
+def _failed(done: subprocess.CompletedProcess[str], status: int = 1) -> str:
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("cnn-codes: ") == 1
+    return done.stderr
+
+
+def test_compare_writes_what_others_rely_on_and_extracts_once(
+    image_folder: Path, tmp_path: Path, run_cli: Run
+) -> None:
+    out = tmp_path / "first"
+    done = run_cli("compare", image_folder, *QUICK, "--train-sizes", "3,all,99", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "conv5.relu" in done.stdout
+    assert "train size 99 was dropped" in done.stdout
+    report = _report(out)
+    assert report.keys() >= {
+        "dataset", "backbone", "protocol", "environment", "best", "layers", "timing",
+        "images_extracted", "images_reused", "skipped",
+    }  # fmt: skip
+    assert report["best"].keys() >= {"layer", "classifier", "score", "ci_low", "ci_high", "tied"}  # type: ignore[attr-defined]
+    for row in report["layers"]:  # type: ignore[attr-defined]
+        assert row.keys() >= {
+            "layer", "depth", "pool", "n_features", "classifier", "train_size", "score", "ci_low",
+            "ci_high", "C",
+        }  # fmt: skip
+        assert 0 <= row["ci_low"] <= row["score"] <= row["ci_high"] <= 1
+    assert (report["images_extracted"], report["images_reused"]) == (36, 0)
+    with (out / "scores.csv").open() as file:
+        assert file.readline().strip() == (
+            "layer,depth,pool,n_features,classifier,train_size,repeat,fold,C,score,n_train,n_test"
+        )
+        file.seek(0)
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5 * 2 * 3
+    page = (out / "report.html").read_text()
+    assert "<svg" in page
+    assert "http-equiv" not in page
+    assert 'src="' not in page
+
+    # Other labels, another classifier, other sizes, half the images: nothing is extracted.
+    shutil.copytree(image_folder, tmp_path / "relabelled")
+    (tmp_path / "relabelled" / "red").rename(tmp_path / "relabelled" / "crimson")
+    for name in ("00", "01", "02"):
+        (tmp_path / "relabelled" / "blue" / f"{name}.png").unlink()
+    again = tmp_path / "again"
+    done = run_cli(
+        "compare", tmp_path / "relabelled", *QUICK, "--classifier", "logistic", "--out", again
+    )
+    assert done.returncode == 0, done.stderr
+    assert (_report(again)["images_extracted"], _report(again)["images_reused"]) == (0, 33)
+
+    # The page can be made again from the JSON alone.
+    (again / "report.html").unlink()
+    assert run_cli("report", again).returncode == 0
+    assert "crimson" in (again / "report.html").read_text()
+
+
+def test_one_more_layer_and_one_more_image_cost_only_themselves(image_folder: Path) -> None:
+    images = load_images(image_folder)
+    first = extract(images, ExtractionOptions(backbone="bundled", layers="fc7.relu"))
+    assert (first.n_extracted, first.n_reused) == (36, 0)
+    draw_image(12345).save(image_folder / "red" / "new.png")
+    both = ExtractionOptions(backbone="bundled", layers="fc6.relu,fc7.relu")
+    grown = extract(load_images(image_folder), both)
+    parts = [p for p in (grown.store.root / grown.key.folder()).iterdir() if p.is_dir()]
+    written = {
+        part.name: sorted(a.name.split("-")[0] for a in part.iterdir() if a.name[:2] == "fc")
+        for part in parts
+    }
+    assert sorted(map(tuple, written.values())) == [
+        ("fc6.relu",), ("fc6.relu", "fc7.relu"), ("fc7.relu",),
+    ]  # fmt: skip
+    assert extract(load_images(image_folder), both).n_extracted == 0
+
+
+def test_stored_codes_equal_fresh_ones_bit_for_bit(image_folder: Path) -> None:
+    images = load_images(image_folder)
+    options = ExtractionOptions(backbone="bundled", layers="all", dtype="float32")
+    stored = extract(images, options)
+    [fresh] = CodeExtractor(load_backbone("bundled"), "all").extract(images, batch_size=36)
+    [same] = CodeExtractor(load_backbone("bundled"), "all").extract(images, batch_size=36)
+    again = extract(images, ExtractionOptions(backbone="bundled", layers="all", dtype="float32"))
+    assert again.n_extracted == 0
+    batches = list(CodeExtractor(load_backbone("bundled"), "all").extract(images))
+    for layer in fresh.codes:
+        codes = again.codes(layer)()
+        assert codes.dtype == np.float32
+        rows = np.concatenate([batch.codes[layer] for batch in batches])
+        np.testing.assert_array_equal(codes, rows, err_msg=layer)
+        np.testing.assert_array_equal(fresh.codes[layer], same.codes[layer])
+    assert stored.n_extracted == 36
+
+
+def test_unreadable_images_are_all_listed_and_can_be_skipped(
+    image_folder: Path, tmp_path: Path, run_cli: Run
+) -> None:
+    (image_folder / "red" / "empty.png").write_bytes(b"")
+    (image_folder / "blue" / "text.jpg").write_text("hello")
+    draw_image(1, size=(300, 300)).save(image_folder / "green" / "cut.jpg")
+    whole = (image_folder / "green" / "cut.jpg").read_bytes()
+    (image_folder / "green" / "cut.jpg").write_bytes(whole[: len(whole) // 3])
+    message = _failed(run_cli("compare", image_folder, *QUICK))
+    assert "3 of 39 images cannot be read" in message
+    for name in ("empty.png", "text.jpg", "cut.jpg"):
+        assert name in message
+    out = tmp_path / "skipped"
+    done = run_cli("compare", image_folder, *QUICK, "--skip-unreadable", "--out", out)
+    assert done.returncode == 0, done.stderr
+    report = _report(out)
+    assert len(report["skipped"]) == 3  # type: ignore[arg-type]
+    assert report["images_extracted"] == 0, "the others were stored by the run that failed"
+    assert "cut.jpg" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "absent", *QUICK], "'absent' does not exist"),
+        (["compare", "images", *QUICK, "--layers", "fc9"], "Nearest: "),
+        (["compare", "images", *QUICK, "--device", "cuda:7"], "not to be had"),
+        (["compare", "images", *QUICK, "--cv", "13"], "13 folds need 13 images"),
+        (["compare", "images", *QUICK, "--train-sizes", "few"], "Allowed: numbers"),
+        (["compare", "images", "--backbone", "bundled", "--Cs", "0:1:3"], "is no grid"),
+        (["extract", "images", "--backbone", "alexnett"], "Nearest: alexnet"),
+        (["extract", "images", "--backbone", "bundled", "--dtype", "int8"], "float16, float32"),
+        (["layers", "--backbone", "alexnet", "--image-size", "20"], "Try another --image-size"),
+        (["report", "images"], "no report.json"),
+    ],
+)
+def test_failures_are_one_message_and_status_1(
+    arguments: list[str], message: str, image_folder: Path, run_cli: Run
+) -> None:
+    assert message in _failed(run_cli(*arguments))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["compare"], ["compare", "x", "--backbone"], ["demo", "--fast"]]
+)
+def test_wrong_commands_are_status_2(arguments: list[str], run_cli: Run) -> None:
+    assert "Try `cnn-codes --help`" in _failed(run_cli(*arguments), status=2)
+
+
+def test_debug_shows_where(run_cli: Run) -> None:
+    done = run_cli("--debug", "compare", "absent", *QUICK)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_a_report_that_is_none(tmp_path: Path, run_cli: Run) -> None:
+    for text in ("{", "{}", "[]"):
+        (tmp_path / "report.json").write_text(text)
+        assert "is no report of cnn-codes" in _failed(run_cli("report", tmp_path))
+
+
+def test_weights_that_answer_nan_name_layer_and_image(
+    image_folder: Path, tmp_path: Path, run_cli: Run
+) -> None:
+    state = load_backbone("bundled").model.state_dict()
+    state["conv4.conv.bias"][3] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    message = _failed(
+        run_cli("extract", image_folder, "--backbone", "bundled", "--weights", tmp_path / "nan.pth",
+                "--layers", "all")
+    )  # fmt: skip
+    assert "'conv4.relu' answered" in message
+    assert "00.png" in message
+
+
+def test_layers_lists_every_tap(run_cli: Run) -> None:
+    done = run_cli("layers", "--backbone", "squeezenet1_0")
+    assert done.returncode == 0, done.stderr
+    row = next(line for line in done.stdout.splitlines() if "features.12.cat" in line).split()
+    assert row[1:] == ["cat", "0.94", "512×13×13", "grid:2", "2048", "yes"]
+
+
+def test_ctrl_c_keeps_what_was_stored_and_the_next_run_goes_on(
+    tmp_path: Path, run_cli: Run
+) -> None:
+    folder = tmp_path / "many"
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (folder / label).mkdir(parents=True)
+        for i in range(600):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{i}.png")
+    arguments = ["extract", str(folder), "--backbone", "squeezenet1_1", "--weights", "none",
+                 "--image-size", "64", "--dtype", "float32"]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", *arguments],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True,
+    )  # fmt: skip
+    root = CodeStore().root
+    deadline = time.monotonic() + 100
+    while not list(root.glob("*/*/features.12.cat*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)  # As a terminal does: to the whole group.
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1, stderr
+    assert "What was stored stays" in stderr
+    assert "Traceback" not in stderr
+    images = load_images(folder)
+    options = ExtractionOptions(
+        backbone="squeezenet1_1", weights="none", image_size=64, dtype="float32"
+    )
+    rest = extract(images, options)
+    assert rest.n_extracted + rest.n_reused == 1200
+    assert 0 < rest.n_extracted < 1200, "the first run stored some, and not all"
+    whole = extract(
+        images,
+        ExtractionOptions(
+            backbone="squeezenet1_1", weights="none", image_size=64, dtype="float32",
+            store=tmp_path / "undisturbed",
+        ),
+    )  # fmt: skip
+    assert len(digest_images(images)) == 1200
+    for layer in whole.arrays:
+        a, b = rest.codes(layer)(), whole.codes(layer)()
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max(), err_msg=layer)
