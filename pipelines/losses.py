@@ -37,6 +37,24 @@ class LocalModel(Protocol):
     def dual_gap(self, dual: Array) -> tuple[Array, Array] | None:
         """Split off what is infeasible of ``dual`` and give the gap of the rest, if known."""
 
+    def quadratics(self) -> list[Quadratic] | None:
+        """Give each output's loss as least squares on a few samples, if it is that."""
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """The loss ``Σ ½ weights (targets - margins)²`` of some samples; the others cost nothing.
+
+    Attributes
+    ----------
+    samples : ndarray of shape (n_active,), int
+    targets, weights : ndarrays of shape (n_active,)
+    """
+
+    samples: NDArray[np.intp]
+    targets: Array
+    weights: Array
+
 
 class Loss(Protocol):
     """A convex loss of the margins."""
@@ -79,6 +97,14 @@ class HingeModel:
         feasible = np.where(self.slack > 0, np.maximum(self.signs * dual, 0.0), 0.0)
         gap = np.square(self.weights * self.slack - feasible) / (2.0 * self.weights)
         return dual - self.signs * feasible, gap
+
+    def quadratics(self) -> list[Quadratic]:
+        """Give the samples within the margin, the only ones that cost anything."""
+        rows = zip(self.slack > 0, self.signs, self.weights, strict=True)
+        return [
+            Quadratic(np.flatnonzero(active), signs[active], weights[active])
+            for active, signs, weights in rows
+        ]
 
 
 @dataclass(frozen=True)
@@ -150,6 +176,10 @@ class SoftmaxModel:
 
     def dual_gap(self, dual: Array) -> None:
         """Answer none: the gradient is the certificate."""
+        return None
+
+    def quadratics(self) -> None:
+        """Answer none: every sample costs, and the outputs are coupled."""
         return None
 
 

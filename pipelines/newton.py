@@ -62,8 +62,7 @@ def minimise(space: Space, loss: Loss, start: Point, *, tol: float, max_iter: in
         Its certificate is at most ``tol`` unless ``max_iter`` Newton iterations did not suffice.
     """
     unknown, margins = start.unknown.copy(), start.margins.copy()
-    spent, each = np.inf, False
-    forcing, before = FORCING, np.inf
+    iterative = _IterativeStep(space)
     for iteration in range(max_iter + 1):
         local = loss.at(margins)
         gradient = unknown + space.pull(local.gradient, exact=True)
@@ -74,28 +73,66 @@ def minimise(space: Space, loss: Loss, start: Point, *, tol: float, max_iter: in
         part = np.arange(len(margins))
         if bound.size > 1:
             part = np.flatnonzero(bound > tol)
-        sub = loss.take(part)
-        model = sub.at(margins[part]) if part.size < len(margins) else local
-        # A factorisation is bought once iterating has cost as much, so that the cost is at most
-        # twice that of the best plan: one factor for all outputs, then one for each.
-        cost = space.prepare_cost(part.size)
-        if each or spent >= cost:
-            diagonal = model.diagonal()
-            space.prepare(diagonal if each else diagonal.mean(axis=0, keepdims=True))
-            spent = 0.0
-        last = each or part.size > space.room
-        limit = CG_LIMIT if last else max(CG_FEWEST, int(cost * part.size))
-        # A rough solution of the system zigzags where stiff directions hide the others.
-        forcing = FORCING if certificate < 0.5 * before else max(0.1 * forcing, 1e-8)
-        before = certificate
-        step, n_cg = _newton_step(space, sub, model, gradient[part], forcing, limit)
-        step_margins = space.margins(step)
+        step, solved = _direct_step(space, local, unknown, part)
+        rest = part[~solved]
+        if rest.size:
+            step[~solved] = iterative(loss.take(rest), margins[rest], gradient[rest], certificate)
+        sub, step_margins = loss.take(part), space.margins(step)
         size = _line_search(space, sub, unknown[part], margins[part], step, step_margins)
         unknown[part] += size * step
         margins[part] += size * step_margins
-        spent += n_cg
-        each = each or (n_cg == limit and not last)
     return Point(unknown, margins, certificate, iteration)
+
+
+def _direct_step(
+    space: Space, local: LocalModel, unknown: Array, part: NDArray[np.intp]
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Solve the Newton systems of these outputs exactly, where the space finds that quicker.
+
+    Returns
+    -------
+    step : ndarray of shape (len(part), space.size)
+    solved : ndarray of shape (len(part),), bool
+        Where ``step`` is valid.
+    """
+    step, solved = np.zeros((len(part), space.size)), np.zeros(len(part), bool)
+    quadratics = local.quadratics()
+    if quadratics is not None:
+        for i, output in enumerate(part):
+            optimum = space.least_squares(quadratics[output])
+            if optimum is not None:
+                step[i], solved[i] = optimum - unknown[output], True
+    return step, solved
+
+
+class _IterativeStep:
+    """Newton steps by conjugate gradients, preconditioned at a cost that they must first earn."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._spent, self._each = np.inf, False
+        self._forcing, self._before = FORCING, np.inf
+
+    def __call__(self, loss: Loss, margins: Array, gradient: Array, certificate: float) -> Array:
+        """Take a step, of the shape of ``gradient``, less roughly if the last one led nowhere."""
+        space, model, n_outputs = self._space, loss.at(margins), len(margins)
+        # A factorisation is bought once iterating has cost as much, so that the cost is at most
+        # twice that of the best plan: one factor for all outputs, then one for each.
+        cost = space.prepare_cost(n_outputs)
+        if self._each or self._spent >= cost:
+            diagonal = model.diagonal()
+            space.prepare(diagonal if self._each else diagonal.mean(axis=0, keepdims=True))
+            self._spent = 0.0
+        last = self._each or n_outputs > space.room
+        limit = CG_LIMIT if last else max(CG_FEWEST, int(cost * n_outputs))
+        # A rough solution of the system zigzags where stiff directions hide the others.
+        slow = certificate >= 0.5 * self._before
+        self._forcing = max(0.1 * self._forcing, 1e-8) if slow else FORCING
+        self._before = certificate
+        step, n_iter = _conjugate_gradients(space, loss, model, gradient, self._forcing, limit)
+        self._spent += n_iter
+        self._each = self._each or (n_iter == limit and not last)
+        return step
 
 
 def _distance_bound(
@@ -117,7 +154,7 @@ def _distance_bound(
     return np.asarray(np.where(scale > 0, bound / np.where(scale > 0, scale, 1.0), 0.0)).ravel()
 
 
-def _newton_step(
+def _conjugate_gradients(
     space: Space, loss: Loss, local: LocalModel, gradient: Array, forcing: float, limit: int
 ) -> tuple[Array, int]:
     """Solve the Newton system by preconditioned conjugate gradients; count the iterations."""

@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import get_blas_funcs, get_lapack_funcs, solve_triangular
 
+from pipelines.losses import Quadratic
+
 Array = NDArray[np.floating[Any]]
 Index = NDArray[np.intp]
 
@@ -26,6 +28,9 @@ Index = NDArray[np.intp]
 BLOCK_SIZE = 2**20
 # Values in all factors of a preconditioner, where the codes are not larger still.
 FACTOR_SIZE = 2**23
+# Where exact steps took less time than conjugate gradients: up to this share of the samples, when
+# these are fewer than the features; otherwise up to the arithmetic of this many passes.
+DIRECT_SHARE, DIRECT_PASSES = 0.7, 100
 
 
 class Space(Protocol):
@@ -53,6 +58,9 @@ class Space(Protocol):
 
     def precondition(self, residual: Array) -> tuple[Array, Array]:
         """Precondition a residual, and give the margins of the result too."""
+
+    def least_squares(self, quadratic: Quadratic) -> Array | None:
+        """Minimise ``½‖w‖²`` and a least-squares loss exactly, where that is quick."""
 
     def prepare_cost(self, n_outputs: int) -> float:
         """Count the iterations for ``n_outputs`` that cost as much as one factorisation."""
@@ -88,6 +96,13 @@ class Preconditioner:
         return solution
 
 
+def solve_positive(matrix: Array, right: Array) -> Array | None:
+    """Solve a positive definite system in its matrix; none where rounding made it indefinite."""
+    (posv,) = get_lapack_funcs(("posv",), (matrix,))
+    _, solution, info = posv(matrix.T, right, lower=1, overwrite_a=1)
+    return np.asarray(solution) if info == 0 else None
+
+
 def _solve(factors: list[Preconditioner], rows: Array) -> Array:
     """Solve with the one factor of all outputs, or with each output's own."""
     if len(factors) == 1:
@@ -111,7 +126,8 @@ class SampleSpace:
     """
 
     def __init__(self, gram: Array, n_train: int) -> None:
-        self._basis, self._rest, self._mix = independent_rows(gram[:n_train, :n_train])
+        self._all = gram[:n_train, :n_train]
+        self._basis, self._rest, self._mix = independent_rows(self._all)
         self.size = len(self._basis)
         self.is_dual = not len(self._rest)
         whole = gram if self.is_dual else gram[self._basis]
@@ -166,6 +182,20 @@ class SampleSpace:
         everywhere[:, self._basis] = margins
         everywhere[:, self._rest] = margins @ self._mix.T
         return solution, everywhere
+
+    def least_squares(self, quadratic: Quadratic) -> Array | None:
+        """Solve ``(K + 1/weights) α = targets`` on the samples that cost anything, if few."""
+        few = quadratic.samples
+        if len(few) > DIRECT_SHARE * len(self._all):
+            return None
+        matrix = self._all[few[:, None], few].T
+        matrix[np.diag_indices(len(few))] += 1.0 / quadratic.weights
+        solution = solve_positive(matrix, quadratic.targets)
+        if solution is None:
+            return None
+        coefficients = np.zeros((1, len(self._all)))
+        coefficients[0, few] = solution
+        return self.pull(coefficients, exact=True)[0]
 
     def prepare_cost(self, n_outputs: int) -> float:
         """Compare a third of n³ with four n² an output, as measured."""
@@ -261,6 +291,23 @@ class FeatureSpace:
         """Solve with the factor, then take the margins of the solution."""
         solution = _solve(self._factors, residual.astype(self._train.dtype, copy=False))
         return solution, solution @ self._train.T
+
+    def least_squares(self, quadratic: Quadratic) -> Array | None:
+        """Solve among the samples that cost anything, or among the features, if few."""
+        few, size = len(quadratic.samples), self.size
+        flops = min(few**2 * size + few**3 / 3, size**2 * few + size**3 / 3)
+        if flops > DIRECT_PASSES * 4 * len(self._train) * size:
+            return None
+        rows = self._train[quadratic.samples].astype(np.float64)
+        if few <= size:
+            matrix = rows @ rows.T
+            matrix[np.diag_indices(few)] += 1.0 / quadratic.weights
+            solution = solve_positive(matrix, quadratic.targets)
+            return None if solution is None else solution @ rows
+        weighted = rows * quadratic.weights[:, None]
+        matrix = rows.T @ weighted
+        matrix[np.diag_indices(size)] += 1.0
+        return solve_positive(matrix, quadratic.targets @ weighted)
 
     def prepare_cost(self, n_outputs: int) -> float:
         """Compare building and factoring with two passes over the codes, as measured."""
