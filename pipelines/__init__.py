@@ -1,7 +1,16 @@
 """Codes → scores: cross-validated linear classifiers on every depth, and a report."""
 
+# `pipelines.extraction.extract` is not among these: it imports torch, which takes seconds.
 from pipelines.comparison import Comparison, compare_layers
 from pipelines.draws import Protocol
 from pipelines.linear import LinearSVCCV, LogisticCV
+from pipelines.options import ExtractionOptions
 
-__all__ = ["Comparison", "LinearSVCCV", "LogisticCV", "Protocol", "compare_layers"]
+__all__ = [
+    "Comparison",
+    "ExtractionOptions",
+    "LinearSVCCV",
+    "LogisticCV",
+    "Protocol",
+    "compare_layers",
+]

@@ -51,7 +51,7 @@ def compare(
     n_fits = len(extraction.taps) * len(protocol.classifiers)
     with timed(extraction.seconds, "compare"), narrator.step("Comparing", n_fits) as advance:
         comparison = compare_layers(
-            {tap.layer.name: extraction.codes(tap.layer.name) for tap in extraction.taps},
+            extraction.readers,
             images.labels,
             protocol=protocol,
             test=_test(images),

@@ -66,8 +66,8 @@ class Extraction:
     skipped: dict[str, str]
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def codes(self, layer: str) -> Callable[[], NDArray[Any]]:
-        """Return a function that reads a layer's codes in dataset order.
+    def codes(self, layer: str) -> NDArray[Any]:
+        """Read a layer's codes out of the store.
 
         Parameters
         ----------
@@ -75,10 +75,19 @@ class Extraction:
 
         Returns
         -------
-        read : callable
-            Returns an ndarray of shape (n_samples, n_features).
+        codes : ndarray of shape (n_samples, n_features), float16 or float32
+            In the order of `images`.
         """
-        return partial(self.store.codes, self.key, self.arrays[layer], self.digests)
+        return self.store.codes(self.key, self.arrays[layer], self.digests)
+
+    @property
+    def readers(self) -> dict[str, Callable[[], NDArray[Any]]]:
+        """A function for each layer that reads its codes; what `compare_layers` takes."""
+        # Each is sent to another process: it must not take the network along.
+        return {
+            layer: partial(self.store.codes, self.key, array, self.digests)
+            for layer, array in self.arrays.items()
+        }
 
 
 def extract(

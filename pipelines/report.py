@@ -166,7 +166,10 @@ def render_again(folder: Path) -> Path:
         report = json.loads(source.read_text(encoding="utf-8"))
         page = render(report)
     except (ValueError, KeyError, TypeError, jinja2.UndefinedError) as error:
-        raise ValueError(f"{str(source)!r} is no report of cnn-codes: {error!r}.") from error
+        raise ValueError(
+            f"{str(source)!r} is no report of cnn-codes ({error!r}). Make one with "
+            "`cnn-codes compare --out`."
+        ) from error
     _replace(folder / "report.html", page)
     return folder / "report.html"
 

@@ -100,7 +100,7 @@ def solve_positive(matrix: Array, right: Array) -> Array | None:
     """Solve a positive definite system in its matrix; none where rounding made it indefinite."""
     (posv,) = get_lapack_funcs(("posv",), (matrix,))
     _, solution, info = posv(matrix.T, right, lower=1, overwrite_a=1)
-    return np.asarray(solution) if info == 0 else None
+    return solution if info == 0 else None
 
 
 def _solve(factors: list[Preconditioner], rows: Array) -> Array:
@@ -195,7 +195,8 @@ class SampleSpace:
             return None
         coefficients = np.zeros((1, len(self._all)))
         coefficients[0, few] = solution
-        return self.pull(coefficients, exact=True)[0]
+        optimum: Array = self.pull(coefficients, exact=True)[0]
+        return optimum
 
     def prepare_cost(self, n_outputs: int) -> float:
         """Compare a third of n³ with four n² an output, as measured."""

@@ -1,0 +1,50 @@
+"""What the README shows, run as it stands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_example(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image_folder.rename(image_folder.with_name("my-images"))
+    monkeypatch.chdir(image_folder.parent)
+    [example] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["found"].best.layer in capsys.readouterr().out
+    assert names["X"].shape == (36, names["classifier"].n_features_in_)
+    assert names["classifier"].score(names["X"], names["images"].labels) > 0.9
+
+
+def test_the_commands_are_commands(run_cli: Callable[..., Any]) -> None:
+    # Each is asked for help only: its words must be known, its files need not exist.
+    typed = README.replace("\\\n", " ")
+    commands = {
+        tuple(shlex.split(command)[:2])
+        for command in re.findall(r"cnn-codes (?:demo|layers|extract|compare|report)\b.*", typed)
+    }
+    options = set(re.findall(r"(?<=\s|`)--[a-zA-Z][a-zA-Z-]+", typed)) - {"--help", "--debug"}
+    known = ""
+    for name in sorted({command for _, command in commands}):
+        done = run_cli(name, "--help")
+        assert done.returncode == 0, done.stderr
+        known += done.stdout
+    assert {option for option in options if option not in known} == {"--gpus", "--cpus-per-task"}
+
+
+def test_the_files_it_links_to_exist() -> None:
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).is_file()] == []
