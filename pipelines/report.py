@@ -201,6 +201,7 @@ def render(report: dict[str, Any]) -> str:
     )
     return environment.get_template("report.html.jinja").render(
         report=report,
+        dataset=Path(report["dataset"]["name"]).name,
         sentence=sentence(report),
         curve=figures.depth_curve(at_best, best, report["protocol"]["scoring"]),
         sizes=sizes,
