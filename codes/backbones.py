@@ -206,7 +206,13 @@ def _build_own(name: str, weights: str | None, random_state: int) -> _Built:
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ValueError(f"Backbone {name!r}: {module_name} has no function {function_name!r}.")
-    made = _seeded(function, random_state)
+    try:
+        made = _seeded(function, random_state)
+    except Exception as error:
+        raise ValueError(
+            f"Backbone {name!r} raised {type(error).__name__} ({error}) when called without "
+            "arguments, as it must allow. --debug shows where."
+        ) from error
     model, preprocessing = made if isinstance(made, tuple) else (made, Preprocessing())
     if not isinstance(model, nn.Module) or not isinstance(preprocessing, Preprocessing):
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -228,6 +229,9 @@ def _compare(
     from pipelines.experiment import compare
     from pipelines.report import make_report, sentence, write_report
 
+    _check_folder(out)
+    if jobs == 0:
+        raise ValueError("--jobs 0: allowed are 1 or more, or -1 for one on each core.")
     extraction, comparison = compare(dataset, options, protocol, n_jobs=jobs, narrator=_terminal())
     command = ["cnn-codes", *sys.argv[1:]]
     found = make_report(
@@ -246,6 +250,16 @@ def _compare(
     )
     console.print(sentence(found), soft_wrap=True)
     console.print(f"{out / 'report.html'}, report.json, scores.csv", soft_wrap=True)
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse now what could not be written when all is computed."""
+    there = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(
+            f"--out {str(out)!r}: {str(there)!r} is not a folder that can be written to. Choose "
+            "another."
+        )
 
 
 def _scores_table(extraction: Extraction, comparison: Comparison) -> Table:

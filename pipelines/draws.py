@@ -50,14 +50,19 @@ class Protocol:
     def __post_init__(self) -> None:
         unknown = [name for name in self.classifiers if name not in CLASSIFIERS]
         if unknown or not self.classifiers:
-            raise ValueError(f"classifier={unknown} is unknown. Allowed: {', '.join(CLASSIFIERS)}.")
+            raise ValueError(
+                f"classifier={', '.join(unknown) or 'none'} is unknown. Allowed: "
+                f"{', '.join(CLASSIFIERS)}; both on the command line."
+            )
         if self.scoring not in (None, *SCORINGS):
             raise ValueError(
                 f"scoring={self.scoring!r} is unknown. Allowed: {', '.join(SCORINGS)}."
             )
-        if not self.Cs or min(self.Cs) <= 0 or list(self.Cs) != sorted(set(self.Cs)):
+        positive = all(0 < C < float("inf") for C in self.Cs)
+        if not self.Cs or not positive or list(self.Cs) != sorted(set(self.Cs)):
             raise ValueError(
-                f"Cs={self.Cs}: allowed are positive values, each larger than the last."
+                f"Cs={list(self.Cs)}: allowed are positive finite values, each larger than the "
+                "last."
             )
         if self.cv < 2 or (self.repeats is not None and self.repeats < 1):
             raise ValueError(

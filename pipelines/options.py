@@ -65,3 +65,8 @@ class ExtractionOptions:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype!r} is unknown. Allowed: {', '.join(DTYPES)}.")
+        if self.batch_size < 1 or (self.workers is not None and self.workers < 0):
+            raise ValueError(
+                f"batch_size={self.batch_size}, workers={self.workers}: allowed are 1 or more, "
+                "0 or more."
+            )

@@ -163,12 +163,36 @@ def test_unreadable_images_are_all_listed_and_can_be_skipped(
         (["extract", "images", "--backbone", "bundled", "--dtype", "int8"], "float16, float32"),
         (["layers", "--backbone", "alexnet", "--image-size", "20"], "Try another --image-size"),
         (["report", "images"], "no report.json"),
+        (["compare", "images", *QUICK, "--out", "images/red/00.png"], "can be written to"),
+        (["compare", "images", "--backbone", "bundled", "--jobs", "0"], "allowed are 1 or more"),
+        (["compare", "images", "--backbone", "bundled", "--Cs", "inf"], "positive finite"),
+        (["extract", "images", "--backbone", "bundled", "--batch-size", "0"], "1 or more"),
+        (["layers", "--backbone", "os.path:join"], "raised TypeError"),
+        (["layers", "--backbone", "absent_module:net"], "cannot be imported"),
     ],
 )
 def test_failures_are_one_message_and_status_1(
     arguments: list[str], message: str, image_folder: Path, run_cli: Run
 ) -> None:
     assert message in _failed(run_cli(*arguments))
+
+
+def test_the_demo_extracts_once(tmp_path: Path, run_cli: Run) -> None:
+    for extracted, reused in ((1797, 0), (0, 1797)):
+        done = run_cli("demo", "--out", tmp_path / "demo")
+        assert done.returncode == 0, done.stderr
+        assert "%" not in done.stderr, "no progress bar where there is no terminal"
+        report = _report(tmp_path / "demo")
+        assert (report["images_extracted"], report["images_reused"]) == (extracted, reused)
+    best = report["best"]
+    assert best["score"] > 0.98  # type: ignore[index]
+    sizes = {row["train_size"] for row in report["layers"]}  # type: ignore[attr-defined]
+    assert sizes == {5, 10, 20, "all"}
+    at_5 = [row["score"] for row in report["layers"] if row["train_size"] == 5]  # type: ignore[attr-defined]
+    assert max(at_5) > 0.92
+    for name in ("report.html", "scores.csv"):
+        assert str(tmp_path / "demo" / "report.html") in done.stdout
+        assert (tmp_path / "demo" / name).stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
