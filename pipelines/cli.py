@@ -328,7 +328,9 @@ def _parse_train_sizes(text: str) -> tuple[TrainSize, ...]:
 
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == 28:
-        return f"The disk is full: {error.strerror}. What was stored stays; run it again to go on."
+        full = error.strerror == os.strerror(28)
+        why = "The disk is full." if full else error.strerror
+        return f"{why} What was stored stays; run it again to go on."
     known = isinstance(error, (ValueError, OSError, OverflowError)) or type(error).__module__ in (
         "cache.store",
         "pipelines.extraction",
