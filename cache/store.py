@@ -168,7 +168,7 @@ class CodeStore:
                 errno.ENOSPC,
                 f"The codes can take {n_bytes / 1e9:.2f} GB, and the disk of {str(self.root)!r} "
                 f"has {free / 1e9:.2f} GB left. Free some, or choose fewer --layers, a coarser "
-                "--pool or another --store",
+                "--pool or another --store.",
             )
 
     def codes(

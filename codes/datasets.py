@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from codes.decoding import EXTENSIONS
 from codes.images import ArraySource, FileSource, ImageList
 
+_COLUMNS = ("path", "label", "split", "group")
 SPLITS = ("train", "validation", "test")
-_SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation",
-                "valid": "validation", "test": "test"}  # fmt: skip
+_SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation",
+                "val": "validation", "valid": "validation", "test": "test",
+                "testing": "test"}  # fmt: skip
 
 
 def load_images(dataset: str | Path) -> ImageList:
@@ -105,6 +107,9 @@ def _load_folder(folder: Path) -> ImageList:
     splits: list[str] = []
     ignored: dict[str, int] = {}
     for classes, split in parts:
+        stray = [path for path in classes[0].parent.iterdir() if _is_image(path)]
+        if stray:
+            ignored["beside the class folders"] = len(stray)
         for label in classes:
             files = _image_files(label, ignored)
             if not files:
@@ -137,19 +142,30 @@ def _class_folders(folder: Path) -> list[Path]:
 
 
 def _image_files(folder: Path, ignored: dict[str, int]) -> list[Path]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    # A broken link is kept, to be reported with the images that cannot be read.
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if (path.is_file() or (path.is_symlink() and not path.exists()))
+        and not path.name.startswith(".")
+    )
     for path in files:
-        if path.suffix.lower() not in EXTENSIONS:
+        if not _is_image(path):
             ending = path.suffix.lower() or "(none)"
             ignored[ending] = ignored.get(ending, 0) + 1
-    return [path for path in files if path.suffix.lower() in EXTENSIONS]
+    return [path for path in files if _is_image(path)]
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS
 
 
 def _load_csv(file: Path) -> ImageList:
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines)
-            columns = list(reader.fieldnames or [])
+            columns = [name.strip().lower() for name in reader.fieldnames or []]
+            reader.fieldnames = columns
             rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{str(file)!r} is not a CSV file in UTF-8: {error}.") from error
@@ -157,26 +173,41 @@ def _load_csv(file: Path) -> ImageList:
     if missing:
         raise ValueError(
             f"{str(file)!r} lacks the column {' and '.join(missing)}; it has "
-            f"{', '.join(columns) or 'none'}. Needed: path,label; optional: split,group."
+            f"{', '.join(columns) or 'none'}. Needed, separated by commas: path,label; optional: "
+            "split,group."
         )
     if not rows:
         raise ValueError(f"{str(file)!r} has no rows below its header.")
-    _refuse_empty(file, rows, [c for c in ("path", "label", "split", "group") if c in columns])
-    paths = [file.parent / row["path"] for row in rows]
+    _refuse_empty(file, rows, [column for column in _COLUMNS if column in columns])
+    paths = [file.parent / row["path"].strip() for row in rows]
     absent = [str(path) for path in paths if not path.is_file()]
     if absent:
         raise FileNotFoundError(
             f"{len(absent)} of the {len(paths)} images in {str(file)!r} do not exist: "
             f"{_some(absent)}. Paths are relative to the CSV file."
         )
-    return ImageList(
+    images = ImageList(
         name=str(file),
         source=FileSource(paths),
-        labels=np.array([row["label"] for row in rows]),
+        labels=np.array([row["label"].strip() for row in rows]),
         splits=_csv_splits(file, rows) if "split" in columns else None,
-        groups=np.array([row["group"] for row in rows]) if "group" in columns else None,
-        ignored={},
+        groups=np.array([row["group"].strip() for row in rows]) if "group" in columns else None,
+        ignored={f"column {name!r}": len(rows) for name in columns if name not in _COLUMNS},
     )
+    _refuse_split_groups(images)
+    return images
+
+
+def _refuse_split_groups(images: ImageList) -> None:
+    if images.groups is None or images.test is None:
+        return
+    both = np.intersect1d(images.groups[images.test], images.groups[~images.test])
+    if len(both):
+        raise ValueError(
+            f"{images.name!r} has {len(both)} groups both in the test split and outside it: "
+            f"{_some(both.tolist())}. Images of a group belong on one side: correct the split, or "
+            "drop the column group if the images are independent."
+        )
 
 
 def _refuse_empty(file: Path, rows: list[dict[str, str]], columns: list[str]) -> None:
@@ -187,12 +218,13 @@ def _refuse_empty(file: Path, rows: list[dict[str, str]], columns: list[str]) ->
 
 
 def _csv_splits(file: Path, rows: list[dict[str, str]]) -> NDArray[np.str_]:
-    unknown = sorted({row["split"] for row in rows} - _SPLIT_NAMES.keys())
+    names = [row["split"].strip().lower() for row in rows]
+    unknown = sorted(set(names) - _SPLIT_NAMES.keys())
     if unknown:
         raise ValueError(
             f"{str(file)!r} has the split {unknown[0]!r}. Allowed: {', '.join(SPLITS)}."
         )
-    return np.array([_SPLIT_NAMES[row["split"]] for row in rows])
+    return np.array([_SPLIT_NAMES[name] for name in names])
 
 
 def _some(names: Iterable[str], most: int = 10) -> str:

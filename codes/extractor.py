@@ -211,10 +211,12 @@ class CodeExtractor:
             finite = codes.isfinite().all(1)
             if not finite.all():
                 place = readable[int((~finite).nonzero()[0])]
+                advice = "Check the weights"
+                if self.precision != "float32":
+                    advice += ", or use --precision float32"
                 raise NonFiniteCodesError(
                     f"Layer {layer!r} answered {names[start + place]!r} with NaN or infinity "
-                    f"(precision {self.precision}). Nothing of this batch was kept. Check the "
-                    "weights, or use --precision float32."
+                    f"(precision {self.precision}). Nothing of this batch was kept. {advice}."
                 )
             rows[layer][readable] = codes.cpu().numpy()
         return rows

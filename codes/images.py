@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +42,15 @@ class FileSource:
         self.names = [str(path) for path in paths]
 
     def digest(self, index: int) -> bytes:
-        """Return the SHA-256 of a file."""
-        with open(self.names[index], "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        """Return the SHA-256 of a file; of its name where it cannot be read.
+
+        To open it fails in the same way, so that it is listed with the unreadable images.
+        """
+        try:
+            with open(self.names[index], "rb") as file:
+                return hashlib.file_digest(file, "sha256").digest()
+        except OSError:
+            return hashlib.sha256(b"unreadable\0" + os.fsencode(self.names[index])).digest()
 
     def open(self, index: int) -> Image.Image:
         """Decode a file to RGB."""
@@ -90,7 +97,7 @@ class ImageList:
     groups : ndarray of shape (n_samples,), str, or None
         Patient, slide, plate: images of one group are never on two sides of a fold.
     ignored : dict of str to int
-        Files in the folder that are no images: their ending → how many.
+        What was left aside, such as files that are no images: their ending → how many.
     """
 
     name: str
@@ -102,6 +109,13 @@ class ImageList:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def test(self) -> NDArray[np.bool_] | None:
+        """Which images are the test split, shape ``(n_samples,)``; None where there is none."""
+        if self.splits is None or "test" not in self.splits:
+            return None
+        return np.asarray(self.splits == "test")
 
     def take(self, indices: NDArray[np.intp]) -> ImageList:
         """Return the list of some of the images.

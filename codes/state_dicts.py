@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
@@ -50,10 +48,10 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
                 # Of pickle protocols that torch.save does not write; what fails, fails below.
                 warnings.simplefilter("ignore", UserWarning)
                 state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # Unpickling what is no pickle raises nearly anything.
+        whole = "it holds a whole model" if "GLOBAL" in str(error) else type(error).__name__
         raise ValueError(
-            f"{str(file)!r} holds no state dict that can be read safely: "
-            f"{(str(error) or type(error).__name__).splitlines()[0]} "
+            f"{str(file)!r} holds no state dict that can be read safely ({whole}). "
             "Save one with torch.save(model.state_dict(), FILE) or as .safetensors."
         ) from error
     for wrapper in _WRAPPERS:

@@ -227,7 +227,7 @@ def _compare(
     dataset: str, options: ExtractionOptions, protocol: Protocol, out: Path, jobs: int
 ) -> None:
     from pipelines.experiment import compare
-    from pipelines.report import make_report, sentence, write_report
+    from pipelines.report import leaks_sentence, make_report, sentence, write_report
 
     _check_folder(out)
     if jobs == 0:
@@ -242,6 +242,11 @@ def _compare(
     console.print(_scores_table(extraction, comparison))
     for note in comparison.notes:
         console.print(f"Note: {note}.", soft_wrap=True)
+    if found["leaks"]:
+        _terminal().say(
+            f"Warning: {leaks_sentence(found['leaks'])} (copies, byte by byte). Scores may be too "
+            f"good; {out / 'report.html'} lists them."
+        )
     _warn_of_edges(comparison)
     console.print(
         f"{extraction.n_extracted} images extracted, {extraction.n_reused} found in the store"
@@ -273,7 +278,7 @@ def _scores_table(extraction: Extraction, comparison: Comparison) -> Table:
             rows = [scores[tap.layer.name, classifier, size] for size in sizes]
             last = scores[tap.layer.name, classifier, best.train_size]
             is_best = (tap.layer.name, classifier) == (best.layer, best.classifier)
-            word = "best" if is_best else "tied" if tap.layer.name in best.tied else ""
+            word = "chosen" if is_best else "tied" if tap.layer.name in best.tied else ""
             table.add_row(
                 tap.layer.name,
                 f"{tap.layer.depth:.2f}",
@@ -318,7 +323,8 @@ def _parse_grid(text: str) -> tuple[float, ...]:
 def _parse_train_sizes(text: str) -> tuple[TrainSize, ...]:
     parts = [part.strip() for part in text.split(",")]
     try:
-        return tuple(dict.fromkeys(part if part == "all" else int(part) for part in parts))
+        numbers = sorted({int(part) for part in parts if part != "all"})
+        return (*numbers, "all") if "all" in parts else tuple(numbers)
     except ValueError:
         raise ValueError(
             f"--train-sizes {text!r} is no list. Allowed: numbers of images of each class and "

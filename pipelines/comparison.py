@@ -247,7 +247,7 @@ class _Table:
     def interval(self, scores: NDArray[np.float64], size: TrainSize) -> tuple[float, float]:
         if self.n_folds is None:
             return held_out_interval(scores, self.weights(self.draws[self.of_size(size)[0]]))
-        return resampled_interval(scores, self.n_folds)
+        return resampled_interval(scores, self.n_folds, len(self.y))
 
     def sizes(self) -> list[TrainSize]:
         return list(dict.fromkeys(draw.train_size for draw in self.draws))
@@ -289,6 +289,7 @@ class _Table:
                 self.scores(winner, size),
                 np.array([self.scores(c, size) for c in others]),
                 self.n_folds,
+                len(self.y),
             )
         names = (c[0] for c, is_tied in zip(others, tied, strict=True) if is_tied)
         return tuple(name for name in dict.fromkeys(names) if name != winner[0])
@@ -307,7 +308,7 @@ class _Table:
                 scores = self.scores(candidate, size)
                 low, high = self.interval(scores, size)
                 edges = [fit.C_at_edge for fit in fits]
-                edge = max(set(edges), key=edges.count)
+                edge = next((e for e in edges if e and edges.count(e) > len(edges) / 2), None)
                 rows.append(
                     LayerScore(
                         layer=candidate[0],

@@ -122,7 +122,7 @@ def make_draws(
     -------
     draws : list of Draw
     notes : list of str
-        Train sizes that were dropped, and why.
+        What the scores leave out, and train sizes that were dropped, and why.
 
     Raises
     ------
@@ -136,6 +136,10 @@ def make_draws(
     smallest = min(
         int(np.unique(y[train], return_counts=True)[1].min()) for _, _, (train, _) in outer
     )
+    if test is not None:
+        untested = np.setdiff1d(y[~test], y[test]).tolist()
+        if untested:
+            notes.append(f"no test image is of {', '.join(untested)}: the scores leave it out")
     for size in protocol.train_sizes:
         if size != "all" and int(size) > smallest:
             notes.append(
@@ -187,9 +191,9 @@ def _check_classes(
             n = len(np.unique(groups[pool & (y == name)]))
             if n < protocol.cv:
                 raise ValueError(
-                    f"The class {name!r} comes from {n} groups, and {protocol.cv} folds that keep "
-                    f"groups together need {protocol.cv}. Use fewer folds with --cv, or drop the "
-                    "group column."
+                    f"The class {name!r} comes from {n} group{'s' * (n > 1)} (copies of an image "
+                    f"are one), and {protocol.cv} folds that keep groups together need "
+                    f"{protocol.cv}. Use fewer folds with --cv, or add images."
                 )
 
 

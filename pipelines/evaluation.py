@@ -24,7 +24,7 @@ class Fit:
     C : float
         The chosen one.
     C_at_edge : {"low", "high"} or None
-        Whether it lies at the end of the grid.
+        Whether it lies at the end of the grid, and scores still rise towards that end.
     cv_score : float
         Its mean score over the inner folds.
     correct : ndarray of shape (n_test,), bool
@@ -66,11 +66,10 @@ def evaluate_layer(
             random_state=protocol.random_state,
         ).fit(X[draw.train], y[draw.train])
         chosen = int(np.flatnonzero(np.array(protocol.Cs) == model.C_)[0])
-        edge = {0: "low", len(protocol.Cs) - 1: "high"}.get(chosen)
         fits.append(
             Fit(
                 C=float(model.C_),
-                C_at_edge=edge if len(protocol.Cs) > 1 else None,
+                C_at_edge=model.C_at_edge_,
                 cv_score=float(model.scores_[chosen].mean()),
                 correct=np.asarray(model.predict(X[draw.test]) == y[draw.test]),
             )

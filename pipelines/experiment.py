@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
-from codes import ImageList, load_images
+from codes import load_images
 from pipelines.comparison import Comparison, compare_layers
 from pipelines.draws import Protocol, make_draws
 from pipelines.extraction import Extraction, extract, timed
+from pipelines.leaks import group_copies
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent
 
@@ -45,7 +43,7 @@ def compare(
     """
     narrator = narrator or Silent()
     images = load_images(dataset)
-    make_draws(images.labels, protocol, test=_test(images), groups=images.groups)  # Fail early.
+    make_draws(images.labels, protocol, test=images.test, groups=images.groups)  # Fail early.
     extraction = extract(images, options, narrator=narrator)
     images = extraction.images
     n_fits = len(extraction.taps) * len(protocol.classifiers)
@@ -54,16 +52,9 @@ def compare(
             extraction.readers,
             images.labels,
             protocol=protocol,
-            test=_test(images),
-            groups=images.groups,
+            test=images.test,
+            groups=group_copies(extraction.digests, images.groups),
             n_jobs=n_jobs,
             advance=advance,
         )
     return extraction, comparison
-
-
-def _test(images: ImageList) -> NDArray[np.bool_] | None:
-    if images.splits is None or "test" not in images.splits:
-        return None
-    test: NDArray[np.bool_] = images.splits == "test"
-    return test

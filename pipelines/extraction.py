@@ -116,6 +116,10 @@ def extract(
     """
     narrator = narrator or Silent()
     seconds: dict[str, float] = {}
+    if images.ignored:
+        narrator.say(
+            f"Left aside: {', '.join(f'{what} ({n})' for what, n in images.ignored.items())}."
+        )
     with timed(seconds, "load"):
         backbone = load_backbone(
             options.backbone,
@@ -230,7 +234,7 @@ def _announce(
     narrator.say(
         f"Extracting {n_missing} of {n_images} images on {extractor.device}: "
         f"{', '.join(layer for layer in layers if arrays[layer] in wanted)}. "
-        f"At most {needed / 1e6:.0f} MB in {store.root}."
+        f"At most {needed / 1e6:.3g} MB in {store.root}."
     )
 
 

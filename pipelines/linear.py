@@ -108,7 +108,7 @@ class _LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         worst = self._score(codes, labels, problem)
         self.C_ = _choose(self.Cs_, self.scores_)
-        self.C_at_edge_ = _edge(self.Cs_, self.C_)
+        self.C_at_edge_ = _edge(self.Cs_, self.scores_, self.C_)
         self.coef_, self.intercept_, last, self.n_iter_ = refit(codes, labels, self.C_, problem)
         self.certificate_ = max(worst, last)
         if self.certificate_ > self.tol:
@@ -227,7 +227,8 @@ class LinearSVCCV(_LinearCV):
     C_ : float
         The C with the best mean score; of several, the smallest, so the most regularised.
     C_at_edge_ : {"low", "high", None}
-        Whether ``C_`` is the smallest or largest of ``Cs``: then the best may lie beyond them.
+        Whether ``C_`` is the smallest or largest of ``Cs``, and scores rise towards it: then the
+        best may lie beyond them.
     Cs_ : ndarray of shape (n_Cs,)
         ``Cs`` as an array.
     scores_ : ndarray of shape (n_Cs, n_folds)
@@ -299,7 +300,8 @@ class LogisticCV(_LinearCV):
     C_ : float
         The C with the best mean score; of several, the smallest, so the most regularised.
     C_at_edge_ : {"low", "high", None}
-        Whether ``C_`` is the smallest or largest of ``Cs``: then the best may lie beyond them.
+        Whether ``C_`` is the smallest or largest of ``Cs``, and scores rise towards it: then the
+        best may lie beyond them.
     Cs_ : ndarray of shape (n_Cs,)
         ``Cs`` as an array.
     scores_ : ndarray of shape (n_Cs, n_folds)
@@ -361,7 +363,10 @@ def _choose(Cs: Array, scores: Array) -> float:
     return float(Cs[means == means.max()].min())
 
 
-def _edge(Cs: Array, C: float) -> Literal["low", "high"] | None:
-    if Cs.min() == Cs.max():
-        return None
-    return "low" if Cs.min() == C else "high" if Cs.max() == C else None
+def _edge(Cs: Array, scores: Array, C: float) -> Literal["low", "high"] | None:
+    """Tell at which end of the grid ``C`` lies, if scores still rise towards that end."""
+    order = np.argsort(Cs)
+    means = scores.mean(axis=1)[order]
+    if len(Cs) > 1 and Cs[order[0]] == C and means[0] > means[1]:
+        return "low"
+    return "high" if len(Cs) > 1 and Cs[order[-1]] == C and means[-1] > means[-2] else None

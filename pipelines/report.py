@@ -18,6 +18,7 @@ from pipelines import figures
 from pipelines.comparison import Comparison
 from pipelines.draws import Protocol
 from pipelines.extraction import Extraction, versions
+from pipelines.leaks import find_leaks
 from pipelines.options import ExtractionOptions
 
 SCORES_COLUMNS = (
@@ -53,7 +54,6 @@ def make_report(
     images, backbone = extraction.images, extraction.backbone
     classes, counts = np.unique(images.labels, return_counts=True)
     taps = {tap.layer.name: tap for tap in extraction.taps}
-    held_out = images.splits is not None and "test" in images.splits
     splits = None
     if images.splits is not None:
         names, sizes = np.unique(images.splits, return_counts=True)
@@ -79,7 +79,7 @@ def make_report(
             "dtype": options.dtype,
         },
         "protocol": {
-            "evaluation": "test split" if held_out else "nested cross-validation",
+            "evaluation": "test split" if images.test is not None else "nested cross-validation",
             "scoring": comparison.scoring,
             "classifiers": list(protocol.classifiers),
             "Cs": list(protocol.Cs),
@@ -107,6 +107,12 @@ def make_report(
         },
         "images_extracted": extraction.n_extracted,
         "images_reused": extraction.n_reused,
+        "leaks": [
+            asdict(leak)
+            for leak in find_leaks(
+                extraction.digests, images.source.names, images.labels, images.test
+            )
+        ],
         "skipped": [{"path": path, "reason": why} for path, why in extraction.skipped.items()],
         "notes": list(comparison.notes),
         "command": list(command),
@@ -203,6 +209,7 @@ def render(report: dict[str, Any]) -> str:
         report=report,
         dataset=Path(report["dataset"]["name"]).name,
         sentence=sentence(report),
+        leaks=leaks_sentence(report["leaks"]),
         curve=figures.depth_curve(at_best, best, report["protocol"]["scoring"]),
         sizes=sizes,
         size_map=figures.size_map(of_best) if len(sizes) > 1 else None,
@@ -238,9 +245,29 @@ def sentence(report: dict[str, Any]) -> str:
     else:
         other = f"it cannot be told from {', '.join(best['tied'])}"
     return (
-        f"With {size}, the codes of {best['layer']} (depth {depth:.2f}) do best: "
-        f"{report['protocol']['scoring'].replace('_', ' ')} {best['score']:.3f} "
-        f"(95 % interval {best['ci_low']:.3f} to {best['ci_high']:.3f}); {other}."
+        f"With {size}, take the codes of {best['layer']} (depth {depth:.2f}): {other}. Codes "
+        f"chosen like this score {report['protocol']['scoring'].replace('_', ' ')} "
+        f"{best['score']:.3f} on images that had no part in the choice (95 % interval "
+        f"{best['ci_low']:.3f} to {best['ci_high']:.3f})."
+    )
+
+
+def leaks_sentence(leaks: Sequence[dict[str, Any]]) -> str:
+    """Say how many images have copies where these make scores too good.
+
+    Parameters
+    ----------
+    leaks : sequence of dict
+        ``report.json``'s ``leaks``.
+
+    Returns
+    -------
+    sentence : str
+    """
+    kinds = [leak["kind"] for leak in leaks]
+    return "; ".join(
+        f"{kinds.count(kind)} image{'s' * (kinds.count(kind) > 1)} {kind}"
+        for kind in dict.fromkeys(kinds)
     )
 
 

@@ -51,17 +51,22 @@ def held_out_interval(
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
-def resampled_interval(scores: NDArray[np.float64], n_folds: int) -> tuple[float, float]:
+def resampled_interval(
+    scores: NDArray[np.float64], n_folds: int, n_images: int
+) -> tuple[float, float]:
     """Bound a score averaged over the folds of a repeated cross-validation.
 
     The folds share training images, so that the variance between them understates the variance of
-    their mean; Nadeau and Bengio's correction adds the share of test to training images.
+    their mean; Nadeau and Bengio's correction adds the share of test to training images. Folds that
+    happen to agree are no certainty: the interval is at least Wilson's for as many images.
 
     Parameters
     ----------
     scores : ndarray of shape (n_repeats * n_folds,)
     n_folds : int
         At least 2.
+    n_images : int
+        Images that are tested in one repeat.
 
     Returns
     -------
@@ -73,19 +78,25 @@ def resampled_interval(scores: NDArray[np.float64], n_folds: int) -> tuple[float
     Nadeau and Bengio, *Inference for the generalization error*, Machine Learning 2003.
     """
     half = stats.t.ppf((1 + CONFIDENCE) / 2, len(scores) - 1) * _corrected_error(scores, n_folds)
-    return max(0.0, float(scores.mean() - half)), min(1.0, float(scores.mean() + half))
+    low, high = held_out_interval(scores[:1] * 0 + scores.mean(), np.full(n_images, 1 / n_images))
+    return max(0.0, min(low, scores.mean() - half)), min(1.0, max(high, scores.mean() + half))
 
 
 def tied_over_folds(
-    best: NDArray[np.float64], others: NDArray[np.float64], n_folds: int
+    best: NDArray[np.float64], others: NDArray[np.float64], n_folds: int, n_images: int
 ) -> NDArray[np.bool_]:
     """Tell which candidates cannot be told from the best, by their scores on the same folds.
+
+    Folds that happen to agree are no certainty: the error is at least that of the difference on
+    `n_images` independent images, were the other never right where the best is wrong.
 
     Parameters
     ----------
     best : ndarray of shape (n_resamples,)
     others : ndarray of shape (n_others, n_resamples)
     n_folds : int
+    n_images : int
+        Images that are tested in one repeat.
 
     Returns
     -------
@@ -94,13 +105,13 @@ def tied_over_folds(
     """
     tied = np.ones(len(others), bool)
     for i, other in enumerate(others):
-        differences = best - other
-        error = _corrected_error(differences, n_folds)
-        if error == 0:  # The same difference on every fold.
-            tied[i] = differences.mean() <= 0
+        gain = float((best - other).mean())
+        if gain <= 0:
             continue
+        least = math.sqrt(gain * (1 - gain) / n_images)
+        error = max(_corrected_error(best - other, n_folds), least)
         level = (1 - CONFIDENCE) / len(others)
-        tied[i] = stats.t.sf(differences.mean() / error, len(best) - 1) > level
+        tied[i] = error > 0 and stats.t.sf(gain / error, len(best) - 1) > level
     return tied
 
 

@@ -78,7 +78,9 @@ def test_no_image_and_no_group_is_on_two_sides(
     if test is None:
         assert sorted(np.concatenate([d.test for d in full])) == list(range(len(y)))
     sizes = {draw.train_size for draw in draws}
-    assert len(notes) == 2 - len(sizes)
+    assert sum("dropped" in note for note in notes) == 2 - len(sizes)
+    untested = test is not None and set(y[test]) != set(y)
+    assert any("no test image is of" in note for note in notes) == untested
 
 
 def test_draws_follow_their_seed_alone() -> None:
@@ -113,7 +115,7 @@ def test_classes_that_are_too_small_are_named() -> None:
     with pytest.raises(ValueError, match="'class 1' has 3"):
         make_draws(_labels([9, 3]), Protocol())
     groups = np.array(["a"] * 9 + ["a", "b", "c"] * 3)
-    with pytest.raises(ValueError, match="'class 0' comes from 1 groups"):
+    with pytest.raises(ValueError, match="'class 0' comes from 1 group "):
         make_draws(_labels([9, 9]), Protocol(), groups=groups)
     only_tested = np.array([False] * 9 + [True] * 9)
     with pytest.raises(ValueError, match="'class 1' has test images and no training image"):
@@ -167,17 +169,26 @@ def test_draws_widen_an_interval() -> None:
 
 def test_the_corrected_interval_is_nadeau_and_bengios() -> None:
     scores = np.array([0.8, 0.9, 0.85, 0.7, 0.75])
-    low, high = resampled_interval(scores, 5)
+    low, high = resampled_interval(scores, 5, 10_000)
     error = np.sqrt((1 / 5 + 1 / 4) * scores.var(ddof=1))
     oracle = stats.t.interval(0.95, 4, loc=scores.mean(), scale=error)
     assert (low, high) == pytest.approx((oracle[0], min(1.0, oracle[1])))
+
+
+def test_folds_that_agree_are_no_certainty() -> None:
+    best, other = np.array([0.6, 0.7]), np.array([[0.5, 0.6]])
+    assert tied_over_folds(best, other, 2, 20).tolist() == [True]
+    assert tied_over_folds(np.repeat(best, 5), np.repeat(other, 5, 1), 10, 2000).tolist() == [False]
+    low, high = resampled_interval(np.ones(5), 5, 40)
+    oracle = stats.binomtest(40, 40).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((oracle.low, oracle.high), abs=1e-12)
 
 
 def test_ties_find_a_clear_difference_and_no_other() -> None:
     rng = np.random.default_rng(0)
     best = rng.normal(0.9, 0.01, 10)
     others = np.array([best - 0.2 + rng.normal(0, 0.01, 10), best + rng.normal(0, 0.01, 10), best])
-    assert tied_over_folds(best, others, 5).tolist() == [False, True, True]
+    assert tied_over_folds(best, others, 5, 1000).tolist() == [False, True, True]
     right = rng.random(300) < 0.9
     worse = right & (rng.random(300) < 0.7)
     same = rng.permutation(right)

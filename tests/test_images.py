@@ -49,17 +49,51 @@ def test_split_folders_take_the_usual_names(image_folder: Path, tmp_path: Path) 
 
 def test_a_csv_holds_what_its_columns_say(image_folder: Path) -> None:
     rows = [
-        {"path": f"{c}/{i:02d}.png", "label": c, "split": s, "group": f"patient {i % 4}"}
+        {"path": f"{c}/{i:02d}.png", "label": c, "split": s, "group": f"patient {s} {i}"}
         for c, s in (("blue", "train"), ("red", "test"), ("red", "train"))
         for i in range(3)
     ]
-    images = load_images(_write_csv(image_folder / "list.csv", rows))
+    file = _write_csv(image_folder / "list.csv", rows)
+    # A heading in capitals must not silently let patients stand on both sides of a fold.
+    file.write_text(file.read_text().replace("group", "Group ", 1).replace("split", "SPLIT", 1))
+    images = load_images(file)
     assert images.labels.tolist() == [row["label"] for row in rows]
     assert images.splits is not None
     assert images.splits.tolist() == [row["split"] for row in rows]
     assert images.groups is not None
     assert images.groups.tolist() == [row["group"] for row in rows]
     assert images.source.open(0).mode == "RGB"
+
+
+def test_a_group_in_train_and_test_is_refused(image_folder: Path) -> None:
+    rows = [
+        {"path": f"{c}/{i:02d}.png", "label": c, "split": s, "group": f"patient {i}"}
+        for c in ("blue", "red")
+        for i, s in enumerate(("train", "validation", "test"))
+    ]
+    file = _write_csv(image_folder / "list.csv", rows)
+    assert load_images(file).groups is not None
+    with file.open("a") as lines:
+        lines.write("red/05.png,red,train,patient 2\n")
+    with pytest.raises(ValueError, match="1 groups both in the test split and outside it: patient"):
+        load_images(file)
+
+
+def test_what_is_left_aside_is_counted(image_folder: Path) -> None:
+    (image_folder / "red" / "scan.jp2").write_bytes(b"0")
+    (image_folder / "stray.png").write_bytes(b"0")
+    (image_folder / "blue" / "link.png").symlink_to("nowhere.png")
+    images = load_images(image_folder)
+    assert images.ignored == {".jp2": 1, "beside the class folders": 1}
+    assert len(images) == 37
+    broken = next(i for i, name in enumerate(images.source.names) if name.endswith("link.png"))
+    assert len(np.unique(digest_images(images), axis=0)) == 37
+    with pytest.raises(UnreadableImageError, match="No such file"):
+        images.source.open(broken)
+    rows = [{"path": f"{c}/00.png", "label": c, "patient": "1"} for c in ("red", "blue")]
+    assert load_images(_write_csv(image_folder / "list.csv", rows)).ignored == {
+        "column 'patient'": 2
+    }
 
 
 def test_images_are_known_by_content(image_folder: Path, tmp_path: Path) -> None:
@@ -158,8 +192,8 @@ def test_bad_csv_files(tmp_path: Path, text: str, error: type[Exception], messag
 
 
 def test_a_csv_with_an_unknown_split_or_encoding(image_folder: Path) -> None:
-    rows = [{"path": f"{c}/00.png", "label": c, "split": "testing"} for c in ("red", "blue")]
-    with pytest.raises(ValueError, match=r"split 'testing'\. Allowed: train, validation, test"):
+    rows = [{"path": f"{c}/00.png", "label": c, "split": "exam"} for c in ("red", "blue")]
+    with pytest.raises(ValueError, match=r"split 'exam'\. Allowed: train, validation, test"):
         load_images(_write_csv(image_folder / "list.csv", rows))
     (image_folder / "list.csv").write_bytes(b"\xff\xfe\x00p")
     with pytest.raises(ValueError, match="not a CSV file in UTF-8"):

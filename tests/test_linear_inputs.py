@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from pipelines.linear import LinearSVCCV, LogisticCV
+from pipelines.linear import LinearSVCCV, LogisticCV, _edge
 
 BOTH = pytest.mark.parametrize("classifier", [LinearSVCCV, LogisticCV])
 CS = [1e-4, 1e-2]
@@ -84,12 +84,33 @@ def test_folds_and_order_of_values(classifier: Any, digits: Any) -> None:
     assert same.C_at_edge_ is None
 
 
+@pytest.mark.parametrize(
+    ("scores", "C", "edge"),
+    [
+        ([0.9, 0.8, 0.7], 1.0, "low"),
+        ([0.9, 0.9, 0.7], 1.0, None),
+        ([0.7, 0.8, 0.9], 3.0, "high"),
+        ([0.7, 0.9, 0.8], 2.0, None),
+        ([0.7], 1.0, None),
+    ],
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_an_edge_is_told_where_scores_rise_towards_it(
+    scores: list[float], C: float, edge: str | None, reverse: bool
+) -> None:
+    Cs = np.arange(1.0, len(scores) + 1)
+    rows = np.array(scores)[:, None] + [[-0.1, 0.1]]
+    if reverse:
+        Cs, rows = Cs[::-1], rows[::-1]
+    assert _edge(Cs, rows, C) == edge
+
+
 def test_ties_go_to_the_smallest_value_and_edges_are_told() -> None:
     X = np.repeat([[0.0, 1.0], [1.0, 0.0]], 10, axis=0)
     y = np.repeat([0, 1], 10)
     fitted = LinearSVCCV([10.0, 1e-3, 1.0], cv=2, random_state=0).fit(X, y)
     assert (fitted.scores_ == 1).all()
-    assert (fitted.C_, fitted.C_at_edge_) == (1e-3, "low")
+    assert (fitted.C_, fitted.C_at_edge_) == (1e-3, None)  # No score is lost beyond it.
 
 
 @BOTH

@@ -1,0 +1,107 @@
+"""Leaks: copies of an image where they make a score too good, found by the images' digests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leak:
+    """Copies of one image that should not be in one experiment.
+
+    Attributes
+    ----------
+    kind : {"in train and test", "under two labels"}
+    images : tuple of str
+        The names of all the copies.
+    """
+
+    kind: str
+    images: tuple[str, ...]
+
+
+def find_leaks(
+    digests: NDArray[np.uint8],
+    names: Sequence[str],
+    labels: NDArray[np.str_],
+    test: NDArray[np.bool_] | None = None,
+) -> list[Leak]:
+    """Find images that stand on both sides of the test split, or under two labels.
+
+    Parameters
+    ----------
+    digests : ndarray of shape (n_samples, n_bytes), uint8
+        Equal for copies.
+    names : sequence of str
+    labels : ndarray of shape (n_samples,), str
+    test : ndarray of shape (n_samples,), bool, optional
+        The test split.
+
+    Returns
+    -------
+    leaks : list of Leak
+        An image can be in two of them.
+
+    Examples
+    --------
+    >>> digests = np.array([[1], [2], [1]], np.uint8)
+    >>> find_leaks(digests, ["a.png", "b.png", "c.png"], np.array(["cat", "cat", "dog"]))
+    [Leak(kind='under two labels', images=('a.png', 'c.png'))]
+    """
+    _, image, counts = _distinct(digests)
+    leaks = []
+    for number in np.flatnonzero(counts > 1).tolist():
+        copies = np.flatnonzero(image == number)
+        found = tuple(names[copy] for copy in copies.tolist())
+        if test is not None and len(np.unique(test[copies])) > 1:
+            leaks.append(Leak(kind="in train and test", images=found))
+        if len(np.unique(labels[copies])) > 1:
+            leaks.append(Leak(kind="under two labels", images=found))
+    return leaks
+
+
+def group_copies(
+    digests: NDArray[np.uint8], groups: NDArray[np.str_] | None
+) -> NDArray[np.str_] | None:
+    """Put copies of an image into one group, so that no fold has them on two sides.
+
+    Parameters
+    ----------
+    digests : ndarray of shape (n_samples, n_bytes), uint8
+    groups : ndarray of shape (n_samples,), str, or None
+        Groups that share an image become one.
+
+    Returns
+    -------
+    groups : ndarray of shape (n_samples,), str, or None
+        As given where no image has a copy.
+
+    Examples
+    --------
+    >>> group_copies(np.array([[1], [2], [1]], np.uint8), None).tolist()
+    ['0', '1', '0']
+    """
+    _, image, counts = _distinct(digests)
+    if counts.max(initial=1) == 1:
+        return groups
+    n = len(image)
+    links = [(np.arange(n), n + image)]
+    if groups is not None:
+        links.append((np.arange(n), 2 * n + np.unique(groups, return_inverse=True)[1]))
+    rows, columns = (np.concatenate(ends) for ends in zip(*links, strict=True))
+    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(3 * n, 3 * n))
+    _, component = connected_components(graph, directed=False)
+    return np.asarray(component[:n].astype(str))
+
+
+def _distinct(
+    digests: NDArray[np.uint8],
+) -> tuple[NDArray[np.uint8], NDArray[np.intp], NDArray[np.intp]]:
+    found, image, counts = np.unique(digests, axis=0, return_inverse=True, return_counts=True)
+    return found, image.ravel(), counts

@@ -1,0 +1,72 @@
+"""Copies of images: found as brute force finds them, and kept on one side of every fold."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.leaks import find_leaks, group_copies
+from tests.conftest import draw_image
+
+LISTS = st.lists(
+    st.tuples(st.integers(0, 4), st.sampled_from("ab"), st.booleans(), st.sampled_from("pqrs")),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(LISTS)
+def test_leaks_are_those_of_brute_force(images: list[tuple[int, str, bool, str]]) -> None:
+    digests = np.array([[0, image] for image, *_ in images], np.uint8)
+    labels = np.array([label for _, label, *_ in images])
+    test = np.array([is_test for _, _, is_test, _ in images])
+    names = [str(i) for i in range(len(images))]
+    expected = set()
+    for image in {image for image, *_ in images}:
+        copies = [i for i in range(len(images)) if images[i][0] == image]
+        if len({images[i][2] for i in copies}) == 2:
+            expected.add(("in train and test", tuple(names[i] for i in copies)))
+        if len({images[i][1] for i in copies}) == 2:
+            expected.add(("under two labels", tuple(names[i] for i in copies)))
+    found = {(leak.kind, leak.images) for leak in find_leaks(digests, names, labels, test)}
+    assert found == expected
+    assert all(leak.kind != "in train and test" for leak in find_leaks(digests, names, labels))
+
+
+@given(LISTS)
+def test_groups_with_copies_are_the_connected_ones(
+    images: list[tuple[int, str, bool, str]],
+) -> None:
+    digests = np.array([[image] for image, *_ in images], np.uint8)
+    groups = np.array([group for *_, group in images])
+    n = len(images)
+    linked = (digests == digests.T) | (groups[:, None] == groups)
+    for _ in range(n):
+        linked = linked @ linked
+    merged = group_copies(digests, groups)
+    assert merged is not None
+    np.testing.assert_array_equal(merged[:, None] == merged, linked)
+
+
+def test_copies_are_warned_of_and_listed(
+    image_folder: Path, tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(image_folder, tmp_path / "cut" / split)
+    draw_image(999).save(tmp_path / "cut" / "train" / "red" / "new.png")
+    out = tmp_path / "out"
+    done = run_cli(
+        "compare", tmp_path / "cut", "--backbone", "bundled", "--layers", "fc7.relu", "--cv", "3",
+        "--Cs", "1e-3:1e-1:3", "--jobs", "1", "--out", out,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "36 images in train and test" in done.stderr
+    page = (out / "report.html").read_text()
+    assert "36 images in train and test" in page
+    assert page.count("<li>in train and test:") == 36
