@@ -151,7 +151,9 @@ def main(
     train_size: Annotated[int, cyclopts.Parameter(help="Training images a class.")] = 5,
     random_state: int = 0,
     jobs: Annotated[int, cyclopts.Parameter(help="Processes that fit.")] = 1,
-    toy: Annotated[bool, cyclopts.Parameter(help="Two draws, to see that it runs.")] = False,
+    toy: Annotated[
+        bool, cyclopts.Parameter(help="Two draws and one layer, to see that it runs.")
+    ] = False,
 ) -> None:
     """Print the table."""
     digits = load_digits()
@@ -177,7 +179,7 @@ def main(
     print(f"| layer | n_features | {' | '.join(sides)} |")
     print("|---|--:|" + "--:|" * len(sides))
     print(f"| raw pixels | {X.shape[1]} |" + f" {cell(X)} |" * len(sides), flush=True)
-    for layer in LAYERS:
+    for layer in LAYERS[-1:] if toy else LAYERS:
         widths = {side[layer].shape[1] for side in sides.values()}
         cells = " | ".join(cell(side[layer]) for side in sides.values())
         print(f"| {layer}.relu | {widths.pop()} | {cells} |", flush=True)
