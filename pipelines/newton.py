@@ -45,12 +45,15 @@ class Point:
         Upper bound of ``‖W - W*‖ / ‖W‖``, the worst output's.
     n_iter : int
         Newton iterations taken.
+    n_cg : int
+        Conjugate gradient iterations of the last Newton step that took any.
     """
 
     unknown: Array
     margins: Array
     certificate: float = np.inf
     n_iter: int = 0
+    n_cg: int = 0
 
 
 def minimise(space: Space, loss: Loss, start: Point, *, tol: float, max_iter: int) -> Point:
@@ -62,7 +65,7 @@ def minimise(space: Space, loss: Loss, start: Point, *, tol: float, max_iter: in
         Its certificate is at most ``tol`` unless ``max_iter`` Newton iterations did not suffice.
     """
     unknown, margins = start.unknown.copy(), start.margins.copy()
-    iterative = _IterativeStep(space)
+    iterative = _IterativeStep(space, start.n_cg)
     for iteration in range(max_iter + 1):
         local = loss.at(margins)
         gradient = unknown + space.pull(local.gradient, exact=True)
@@ -73,7 +76,7 @@ def minimise(space: Space, loss: Loss, start: Point, *, tol: float, max_iter: in
         part = np.arange(len(margins))
         if bound.size > 1:
             part = np.flatnonzero(bound > tol)
-        step, solved = _direct_step(space, local, unknown, part)
+        step, solved = _direct_step(space, local, unknown, part, iterative.n_cg)
         rest = part[~solved]
         if rest.size:
             step[~solved] = iterative(loss.take(rest), margins[rest], gradient[rest], certificate)
@@ -81,11 +84,11 @@ def minimise(space: Space, loss: Loss, start: Point, *, tol: float, max_iter: in
         size = _line_search(space, sub, unknown[part], margins[part], step, step_margins)
         unknown[part] += size * step
         margins[part] += size * step_margins
-    return Point(unknown, margins, certificate, iteration)
+    return Point(unknown, margins, certificate, iteration, iterative.n_cg)
 
 
 def _direct_step(
-    space: Space, local: LocalModel, unknown: Array, part: NDArray[np.intp]
+    space: Space, local: LocalModel, unknown: Array, part: NDArray[np.intp], n_cg: int
 ) -> tuple[Array, NDArray[np.bool_]]:
     """Solve the Newton systems of these outputs exactly, where the space finds that quicker.
 
@@ -99,7 +102,7 @@ def _direct_step(
     quadratics = local.quadratics()
     if quadratics is not None:
         for i, output in enumerate(part):
-            optimum = space.least_squares(quadratics[output])
+            optimum = space.least_squares(quadratics[output], n_cg)
             if optimum is not None:
                 step[i], solved[i] = optimum - unknown[output], True
     return step, solved
@@ -108,7 +111,8 @@ def _direct_step(
 class _IterativeStep:
     """Newton steps by conjugate gradients, preconditioned at a cost that they must first earn."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, n_cg: int) -> None:
+        self.n_cg = n_cg  # iterations of the last step
         self._space = space
         self._spent, self._each = np.inf, False
         self._forcing, self._before = FORCING, np.inf
@@ -131,6 +135,7 @@ class _IterativeStep:
         self._before = certificate
         step, n_iter = _conjugate_gradients(space, loss, model, gradient, self._forcing, limit)
         self._spent += n_iter
+        self.n_cg = n_iter
         self._each = self._each or (n_iter == limit and not last)
         return step
 

@@ -28,9 +28,10 @@ Index = NDArray[np.intp]
 BLOCK_SIZE = 2**20
 # Values in all factors of a preconditioner, where the codes are not larger still.
 FACTOR_SIZE = 2**23
-# Where exact steps took less time than conjugate gradients: up to this share of the samples, when
-# these are fewer than the features; otherwise up to the arithmetic of this many passes.
-DIRECT_SHARE, DIRECT_PASSES = 0.7, 100
+# Where exact steps took less time than conjugate gradients: up to this share of the samples, among
+# samples; up to the arithmetic of this many passes over the codes, among features; and wherever
+# iterating took so many passes that this gain, of large products over thin ones, pays.
+DIRECT_SHARE, DIRECT_PASSES, DIRECT_GAIN = 0.7, 100, 4
 
 
 class Space(Protocol):
@@ -59,8 +60,11 @@ class Space(Protocol):
     def precondition(self, residual: Array) -> tuple[Array, Array]:
         """Precondition a residual, and give the margins of the result too."""
 
-    def least_squares(self, quadratic: Quadratic) -> Array | None:
-        """Minimise ``½‖w‖²`` and a least-squares loss exactly, where that is quick."""
+    def least_squares(self, quadratic: Quadratic, n_cg: int) -> Array | None:
+        """Minimise ``½‖w‖²`` and a least-squares loss exactly, where that is quick.
+
+        ``n_cg`` is how many conjugate gradient iterations a step like it took, 0 if unknown.
+        """
 
     def prepare_cost(self, n_outputs: int) -> float:
         """Count the iterations for ``n_outputs`` that cost as much as one factorisation."""
@@ -183,10 +187,10 @@ class SampleSpace:
         everywhere[:, self._rest] = margins @ self._mix.T
         return solution, everywhere
 
-    def least_squares(self, quadratic: Quadratic) -> Array | None:
+    def least_squares(self, quadratic: Quadratic, n_cg: int) -> Array | None:
         """Solve ``(K + 1/weights) α = targets`` on the samples that cost anything, if few."""
-        few = quadratic.samples
-        if len(few) > DIRECT_SHARE * len(self._all):
+        few, n = quadratic.samples, len(self._all)
+        if len(few) > DIRECT_SHARE * n and len(few) ** 3 / 3 > DIRECT_GAIN * n_cg * 4 * n**2:
             return None
         matrix = self._all[few[:, None], few].T
         matrix[np.diag_indices(len(few))] += 1.0 / quadratic.weights
@@ -293,11 +297,12 @@ class FeatureSpace:
         solution = _solve(self._factors, residual.astype(self._train.dtype, copy=False))
         return solution, solution @ self._train.T
 
-    def least_squares(self, quadratic: Quadratic) -> Array | None:
+    def least_squares(self, quadratic: Quadratic, n_cg: int) -> Array | None:
         """Solve among the samples that cost anything, or among the features, if few."""
         few, size = len(quadratic.samples), self.size
         flops = min(few**2 * size + few**3 / 3, size**2 * few + size**3 / 3)
-        if flops > DIRECT_PASSES * 4 * len(self._train) * size:
+        passes = max(DIRECT_PASSES, DIRECT_GAIN * n_cg)
+        if flops > passes * 4 * len(self._train) * size:
             return None
         rows = self._train[quadratic.samples].astype(np.float64)
         if few <= size:
