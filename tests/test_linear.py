@@ -22,6 +22,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import SqueezeNet1_0_Weights, squeezenet1_0
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from pipelines.folds import Problem, make_space
+from pipelines.spaces import FeatureSpace, SampleSpace
 from tests.oracle import FAST, assert_same_answer, stock
 
 KINDS = ("svm", "logistic")
@@ -179,20 +181,35 @@ def test_coefficients_in_input_space(kind: str, scale: Any, d: int, n_classes: i
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_sides_of_the_problem_agree(kind: str) -> None:
-    # One feature more or fewer than samples decides where the problem is solved.
-    X, y = wide(80, 79, 4)
-    by_features = FAST[kind]([0.01], cv=2, tol=1e-7).fit(X, y)
-    by_samples = FAST[kind]([0.01], cv=2, tol=1e-7).fit(np.c_[X, np.ones((80, 2))], y)
-    np.testing.assert_allclose(by_features.coef_, by_samples.coef_[:, :79], atol=1e-6)
-    np.testing.assert_allclose(by_samples.coef_[:, 79:], 0.0, atol=1e-12)
+    # Features that say nothing decide where the problem is solved, and nothing else.
+    X, y = wide(300, 79, 4)
+    sides = {
+        n_constant: FAST[kind]([0.01, 10.0], cv=2, tol=1e-7, random_state=0).fit(
+            np.c_[X, np.ones((300, n_constant))], y
+        )
+        for n_constant in (0, 100, 250)
+    }
+    for n_constant, side in sides.items():
+        np.testing.assert_array_equal(side.scores_, sides[0].scores_)
+        np.testing.assert_allclose(side.coef_[:, :79], sides[0].coef_, atol=1e-6)
+        np.testing.assert_allclose(side.coef_[:, 79:], 0.0, atol=1e-12)
+        kinds = {0: FeatureSpace, 100: SampleSpace if kind == "svm" else FeatureSpace}
+        rows = np.arange(300)
+        codes = np.c_[X, np.ones((300, n_constant))]
+        problem = Problem(
+            kind="hinge" if kind == "svm" else "softmax", classes=np.unique(y), scale="standard",
+            class_weight=None, tol=1e-7, max_iter=100,
+        )  # fmt: skip
+        space = make_space(codes, rows, rows[:0], problem)
+        assert type(space) is kinds.get(n_constant, SampleSpace)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("d", [30, 500])
+@pytest.mark.parametrize("d", [30, 80, 500])
 def test_large_values_stay_exact(kind: str, d: int) -> None:
     # A rule relative to the gradient at zero is off by half here.
     X, y = wide(150, d, 3, seed=3)
-    C = 1e2 if d == 500 else 1e3
+    C = {30: 1e3, 80: 1e2, 500: 1e2}[d]
     fast = FAST[kind]([1e-4, C], cv=2).fit(X, y)
     last = FAST[kind]([C], cv=2).fit(X, y)
     from tests.oracle import decisions
@@ -203,7 +220,7 @@ def test_large_values_stay_exact(kind: str, d: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("d", [40, 400])
+@pytest.mark.parametrize("d", [40, 80, 400])
 def test_certificate_bounds_the_true_distance(kind: str, d: int) -> None:
     X, y = wide(120, d, 3)
     exact = FAST[kind]([0.1], cv=2, tol=1e-9, scale=None).fit(X.astype(np.float64), y)
