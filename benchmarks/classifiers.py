@@ -145,7 +145,7 @@ def child(row: Row, side: str, folder: Path, out: Path, n_repeats: int) -> None:
     """Fit one side in this process and write what it took and answered."""
     from sklearn.model_selection import StratifiedKFold
 
-    X = np.load(folder / f"{row.codes}.npy")[: row.n].copy()
+    X = np.load(folder / f"{row.codes}.npy")[: row.n]
     y = np.load(folder / f"{row.codes}-labels.npy")[: row.n]
     folds = StratifiedKFold(row.folds, shuffle=True, random_state=0).split(X, y)
     splits = list(folds)[: row.n_folds_run]

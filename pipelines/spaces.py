@@ -26,7 +26,7 @@ Index = NDArray[np.intp]
 
 # Values converted to float64 at a time: 8 MiB.
 BLOCK_SIZE = 2**20
-# Values in all factors of a preconditioner, where the codes are not larger still.
+# Values in all factors of a preconditioner, where half the codes are not larger still.
 FACTOR_SIZE = 2**23
 # Where exact steps took less time than conjugate gradients: up to this share of the samples, among
 # samples; up to the arithmetic of this many passes over the codes, among features; and wherever
@@ -101,9 +101,12 @@ class Preconditioner:
 
 
 def solve_positive(matrix: Array, right: Array) -> Array | None:
-    """Solve a positive definite system in its matrix; none where rounding made it indefinite."""
+    """Solve a positive definite system; none where rounding made it indefinite.
+
+    Of ``matrix``, in Fortran order, the lower triangle is read, and overwritten.
+    """
     (posv,) = get_lapack_funcs(("posv",), (matrix,))
-    _, solution, info = posv(matrix.T, right, lower=1, overwrite_a=1)
+    _, solution, info = posv(matrix, right, lower=1, overwrite_a=1)
     return solution if info == 0 else None
 
 
@@ -248,7 +251,8 @@ class FeatureSpace:
     def __init__(self, codes: Array, n_train: int) -> None:
         self.size = codes.shape[1]
         self.radius = float(np.sqrt(np.einsum("ij,ij->i", codes, codes)[:n_train].max()))
-        self.room = max(FACTOR_SIZE, codes.size) // self.size**2
+        self.room = max(FACTOR_SIZE, codes.size // 2) // self.size**2
+        self._factors: list[Preconditioner] = []
         self._train = codes[:n_train]
         self._test = codes[n_train:]
 
@@ -262,7 +266,7 @@ class FeatureSpace:
 
     def _exact_margins(self, codes: Array, unknown: Array) -> Array:
         margins = np.empty((len(unknown), len(codes)))
-        for rows in self._blocks(codes):
+        for rows in self._blocks(len(codes)):
             margins[:, rows] = unknown @ codes[rows].astype(np.float64, copy=False).T
         return margins
 
@@ -271,7 +275,7 @@ class FeatureSpace:
         if not exact:
             return np.asarray(slope.astype(self._train.dtype, copy=False) @ self._train)
         pulled = np.zeros((len(slope), self.size))
-        for rows in self._blocks(self._train):
+        for rows in self._blocks(len(self._train)):
             pulled += slope[:, rows] @ self._train[rows].astype(np.float64, copy=False)
         return pulled
 
@@ -280,20 +284,38 @@ class FeatureSpace:
         return left * right
 
     def prepare(self, curvature: Array) -> None:
-        """Factor ``I + Zᵀ h Z``, the Hessian of an output whose curvature is ``h``."""
-        roots = np.sqrt(curvature).astype(self._train.dtype)
-        self._factors = [Preconditioner(partial(self._hessian, root)) for root in roots]
+        """Factor ``I + Zᵀ h Z``, the Hessian of an output whose curvature is ``h``.
 
-    def _hessian(self, root: Array) -> Array:
-        matrix = np.zeros((self.size, self.size), dtype=self._train.dtype, order="F")
+        The factors are made when they are first wanted.
+        """
+        self._roots = np.sqrt(curvature).astype(self._train.dtype)
+        self._factors = []
+
+    def _hessian(self, samples: Index, root: Array, dtype: Any) -> Array:
+        """Compute ``Zᵀ root² Z`` of these samples: the lower triangle, in Fortran order."""
+        matrix = np.zeros((self.size, self.size), dtype=dtype, order="F")
         syrk = get_blas_funcs("syrk", (matrix,))
-        for rows in self._blocks(self._train):
-            block = self._train[rows] * root[rows, None]
+        for part in self._blocks(len(samples)):
+            block = self._train[samples[part]].astype(dtype, copy=False) * root[part, None]
             matrix = syrk(1.0, block.T, beta=1.0, c=matrix, lower=1, overwrite_c=1)
+        return matrix
+
+    def _gram(self, samples: Index) -> Array:
+        """Compute ``Z Zᵀ`` of these samples in float64, as `_hessian` does."""
+        matrix = np.zeros((len(samples), len(samples)), order="F")
+        syrk = get_blas_funcs("syrk", (matrix,))
+        width = max(128, BLOCK_SIZE // len(samples))
+        for start in range(0, self.size, width):
+            block = np.take(self._train[:, start : start + width], samples, axis=0)
+            matrix = syrk(1.0, block.astype(np.float64), beta=1.0, c=matrix, lower=1, overwrite_c=1)
         return matrix
 
     def precondition(self, residual: Array) -> tuple[Array, Array]:
         """Solve with the factor, then take the margins of the solution."""
+        if not self._factors:
+            rows, dtype = np.arange(len(self._train)), self._train.dtype
+            for root in self._roots:
+                self._factors.append(Preconditioner(partial(self._hessian, rows, root, dtype)))
         solution = _solve(self._factors, residual.astype(self._train.dtype, copy=False))
         return solution, solution @ self._train.T
 
@@ -304,22 +326,29 @@ class FeatureSpace:
         passes = max(DIRECT_PASSES, DIRECT_GAIN * n_cg)
         if flops > passes * 4 * len(self._train) * size:
             return None
-        rows = self._train[quadratic.samples].astype(np.float64)
+        self._factors = []  # They and this matrix are not held together: each may be large.
+        samples, weights, targets = quadratic.samples, quadratic.weights, quadratic.targets
         if few <= size:
-            matrix = rows @ rows.T
-            matrix[np.diag_indices(few)] += 1.0 / quadratic.weights
-            solution = solve_positive(matrix, quadratic.targets)
-            return None if solution is None else solution @ rows
-        weighted = rows * quadratic.weights[:, None]
-        matrix = rows.T @ weighted
+            matrix = self._gram(samples)
+            matrix[np.diag_indices(few)] += 1.0 / weights
+            solution = solve_positive(matrix, targets)
+            return None if solution is None else self._pull_back(samples, solution)
+        matrix = self._hessian(samples, np.sqrt(weights), np.float64)
         matrix[np.diag_indices(size)] += 1.0
-        return solve_positive(matrix, quadratic.targets @ weighted)
+        return solve_positive(matrix, self._pull_back(samples, weights * targets))
+
+    def _pull_back(self, samples: Index, values: Array) -> Array:
+        """Multiply these samples, as columns, with ``values``."""
+        pulled = np.zeros(self.size)
+        for part in self._blocks(len(samples)):
+            pulled += values[part] @ self._train[samples[part]].astype(np.float64, copy=False)
+        return pulled
 
     def prepare_cost(self, n_outputs: int) -> float:
         """Compare building and factoring with two passes over the codes, as measured."""
         return float(self.size + 200) / (16.0 * n_outputs)
 
-    def _blocks(self, codes: Array) -> Iterator[slice]:
+    def _blocks(self, n_rows: int) -> Iterator[slice]:
         step = max(64, BLOCK_SIZE // self.size)
-        for start in range(0, len(codes), step):
-            yield slice(start, min(start + step, len(codes)))
+        for start in range(0, n_rows, step):
+            yield slice(start, min(start + step, n_rows))
