@@ -116,7 +116,7 @@ def real_codes(folder: Path, data: Path, n_images: int) -> None:
         np.save(folder / f"{name}.npy", array)
 
 
-def make_fit(row: Row, side: str, splits: list[Any]) -> Any:
+def make_fit(row: Row, side: str, splits: list[Any] | None) -> Any:
     """Build the estimator of one side."""
     from sklearn.linear_model import LogisticRegressionCV
     from sklearn.model_selection import GridSearchCV
@@ -150,6 +150,11 @@ def child(row: Row, side: str, folder: Path, out: Path, n_repeats: int) -> None:
     folds = StratifiedKFold(row.folds, shuffle=True, random_state=0).split(X, y)
     splits = list(folds)[: row.n_folds_run]
     model = make_fit(row, side, splits)
+    if side == "ours":
+        # Libraries and BLAS buffers that the first fit of a process loads are no copies of X.
+        for shape in ((40, 60), (200, 20)):
+            small = np.random.default_rng(0).normal(size=shape)
+            make_fit(row, side, None).fit(small, np.arange(len(small)) % 2)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds: list[float] = []
     while len(seconds) < n_repeats and (not seconds or max(seconds) < REPEAT_BELOW):
@@ -171,15 +176,16 @@ def child(row: Row, side: str, folder: Path, out: Path, n_repeats: int) -> None:
 
 
 def run_side(row: Row, side: str, folder: Path, limit: float, n_repeats: int) -> dict[str, Any]:
-    """Run one side in a process of its own; an empty answer if it took too long."""
+    """Run one side in a process of its own; only its CPU seconds if it took too long."""
     out = folder / f"{row.name}-{side}.json"
     job = json.dumps({"row": asdict(row), "side": side, "out": str(out), "n_repeats": n_repeats})
     command = [sys.executable, "-W", "ignore", __file__, "--cache", str(folder), "--child", job]
     threads = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     try:
         subprocess.run(command, check=True, timeout=limit, env={**os.environ, **threads})
     except subprocess.TimeoutExpired:
-        return {}
+        return {"seconds": resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before}
     answer: dict[str, Any] = json.loads(out.read_text())
     answer["decisions"] = np.load(out.with_suffix(".npy"))
     return answer
@@ -194,12 +200,14 @@ def line(row: Row, ours: dict[str, Any], stock: dict[str, Any]) -> str:
     mine = f"| {ours['seconds']:.2f} | {ours['copies']:.2f} "
     if not stock:
         return head + "| not measured " + mine + "| - | - | - | - |"
+    ratio = stock["seconds"] / ours["seconds"]
+    if "C" not in stock:
+        return f"{head}| > {stock['seconds']:.0f} {mine}| **> {ratio:.0f}** | - | - | - |"
     a, b = ours["decisions"], stock["decisions"]
     decide = (lambda v: v.argmax(1)) if a.ndim == 2 else (lambda v: v > 0)
     same_C = "same" if np.isclose(ours["C"], stock["C"]) else f"{ours['C']:g} / {stock['C']:g}"
     equal = np.mean(decide(a) == decide(b))
     apart = np.abs(a - b).max() / np.abs(b).max()
-    ratio = stock["seconds"] / ours["seconds"]
     return (
         f"{head}| {stock['seconds']:.1f} {mine}| **{ratio:.0f}** | {same_C} | {equal:.2%} "
         f"| {apart:.0e} |"
