@@ -109,7 +109,8 @@ def _load_folder(folder: Path) -> ImageList:
     for classes, split in parts:
         stray = [path for path in classes[0].parent.iterdir() if _is_image(path)]
         if stray:
-            ignored["beside the class folders"] = len(stray)
+            beside = "beside the class folders"
+            ignored[beside] = ignored.get(beside, 0) + len(stray)
         for label in classes:
             files = _image_files(label, ignored)
             if not files:
@@ -179,7 +180,7 @@ def _load_csv(file: Path) -> ImageList:
     if not rows:
         raise ValueError(f"{str(file)!r} has no rows below its header.")
     _refuse_empty(file, rows, [column for column in _COLUMNS if column in columns])
-    paths = [file.parent / row["path"].strip() for row in rows]
+    paths = [file.parent / row["path"] for row in rows]
     absent = [str(path) for path in paths if not path.is_file()]
     if absent:
         raise FileNotFoundError(

@@ -42,15 +42,16 @@ class FileSource:
         self.names = [str(path) for path in paths]
 
     def digest(self, index: int) -> bytes:
-        """Return the SHA-256 of a file; of its name where it cannot be read.
+        """Return the SHA-256 of a file; a number of no file where it cannot be read.
 
-        To open it fails in the same way, so that it is listed with the unreadable images.
+        To open it then fails too, so that it is listed with the unreadable images. Should it be
+        there again by then, its codes are stored under what nobody asks for a second time.
         """
         try:
             with open(self.names[index], "rb") as file:
                 return hashlib.file_digest(file, "sha256").digest()
         except OSError:
-            return hashlib.sha256(b"unreadable\0" + os.fsencode(self.names[index])).digest()
+            return os.urandom(32)
 
     def open(self, index: int) -> Image.Image:
         """Decode a file to RGB."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -333,8 +334,8 @@ def _parse_train_sizes(text: str) -> tuple[TrainSize, ...]:
 
 
 def _message(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == 28:
-        full = error.strerror == os.strerror(28)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        full = error.strerror == os.strerror(errno.ENOSPC)
         why = "The disk is full." if full else error.strerror
         return f"{why} What was stored stays; run it again to go on."
     known = isinstance(error, (ValueError, OSError, OverflowError)) or type(error).__module__ in (

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import StratifiedKFold, check_cv
 
+from pipelines.scaling import BLOCK_SIZE
+
 Array = NDArray[np.floating[Any]]
 Index = NDArray[np.intp]
 Split = tuple[Index, Index]
-
-# Values looked at together.
-BLOCK_SIZE = 2**20
 
 
 def read_codes(X: Any) -> Any:

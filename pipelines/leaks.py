@@ -54,10 +54,12 @@ def find_leaks(
     >>> find_leaks(digests, ["a.png", "b.png", "c.png"], np.array(["cat", "cat", "dog"]))
     [Leak(kind='under two labels', images=('a.png', 'c.png'))]
     """
-    _, image, counts = _distinct(digests)
+    image, counts = _distinct(digests)
+    by_image = np.split(np.argsort(image, kind="stable"), np.cumsum(counts)[:-1])
     leaks = []
-    for number in np.flatnonzero(counts > 1).tolist():
-        copies = np.flatnonzero(image == number)
+    for copies in by_image:
+        if len(copies) == 1:
+            continue
         found = tuple(names[copy] for copy in copies.tolist())
         if test is not None and len(np.unique(test[copies])) > 1:
             leaks.append(Leak(kind="in train and test", images=found))
@@ -87,7 +89,7 @@ def group_copies(
     >>> group_copies(np.array([[1], [2], [1]], np.uint8), None).tolist()
     ['0', '1', '0']
     """
-    _, image, counts = _distinct(digests)
+    image, counts = _distinct(digests)
     if counts.max(initial=1) == 1:
         return groups
     n = len(image)
@@ -100,8 +102,7 @@ def group_copies(
     return np.asarray(component[:n].astype(str))
 
 
-def _distinct(
-    digests: NDArray[np.uint8],
-) -> tuple[NDArray[np.uint8], NDArray[np.intp], NDArray[np.intp]]:
-    found, image, counts = np.unique(digests, axis=0, return_inverse=True, return_counts=True)
-    return found, image.ravel(), counts
+def _distinct(digests: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Give each row the number of its image, and count the rows of each image."""
+    _, image, counts = np.unique(digests, axis=0, return_inverse=True, return_counts=True)
+    return image.ravel(), counts

@@ -21,14 +21,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pipelines.folds import Problem, decide, judge, probabilities, refit, score_fold
 from pipelines.inputs import (
-    BLOCK_SIZE,
     check_finite,
     check_grid,
     check_options,
     make_splits,
     read_codes,
 )
-from pipelines.scaling import Scale, row_lengths
+from pipelines.scaling import BLOCK_SIZE, Scale, row_lengths
 
 Array = NDArray[np.floating[Any]]
 

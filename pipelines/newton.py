@@ -102,7 +102,10 @@ def _direct_step(
     quadratics = local.quadratics()
     if quadratics is not None:
         for i, output in enumerate(part):
-            optimum = space.least_squares(quadratics[output], n_cg)
+            quadratic = quadratics[output]
+            optimum: Array | None = np.zeros(space.size)  # of the penalty alone
+            if len(quadratic.samples):
+                optimum = space.least_squares(quadratic, n_cg)
             if optimum is not None:
                 step[i], solved[i] = optimum - unknown[output], True
     return step, solved

@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from scipy.linalg import get_blas_funcs, get_lapack_funcs, solve_triangular
 
 from pipelines.losses import Quadratic
+from pipelines.scaling import BLOCK_SIZE, MIN_COLUMNS
 
 Array = NDArray[np.floating[Any]]
 Index = NDArray[np.intp]
 
-# Values converted to float64 at a time: 8 MiB.
-BLOCK_SIZE = 2**20
 # Values in all factors of a preconditioner, where half the codes are not larger still.
 FACTOR_SIZE = 2**23
 # Where exact steps took less time than conjugate gradients: up to this share of the samples, among
@@ -304,7 +303,7 @@ class FeatureSpace:
         """Compute ``Z Zᵀ`` of these samples in float64, as `_hessian` does."""
         matrix = np.zeros((len(samples), len(samples)), order="F")
         syrk = get_blas_funcs("syrk", (matrix,))
-        width = max(128, BLOCK_SIZE // len(samples))
+        width = max(MIN_COLUMNS, BLOCK_SIZE // len(samples))
         for start in range(0, self.size, width):
             block = np.take(self._train[:, start : start + width], samples, axis=0)
             matrix = syrk(1.0, block.astype(np.float64), beta=1.0, c=matrix, lower=1, overwrite_c=1)

@@ -78,7 +78,7 @@ def resampled_interval(
     Nadeau and Bengio, *Inference for the generalization error*, Machine Learning 2003.
     """
     half = stats.t.ppf((1 + CONFIDENCE) / 2, len(scores) - 1) * _corrected_error(scores, n_folds)
-    low, high = held_out_interval(scores[:1] * 0 + scores.mean(), np.full(n_images, 1 / n_images))
+    low, high = held_out_interval(np.array([scores.mean()]), np.full(n_images, 1 / n_images))
     return max(0.0, min(low, scores.mean() - half)), min(1.0, max(high, scores.mean() + half))
 
 

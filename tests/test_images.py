@@ -204,3 +204,22 @@ def test_a_csv_with_an_unknown_split_or_encoding(image_folder: Path) -> None:
 def test_datasets_that_are_not_read(name: str) -> None:
     with pytest.raises(ValueError, match="sklearn:digits"):
         load_images(name)
+
+
+def test_what_lies_beside_the_classes_of_every_split_is_counted(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(image_folder, tmp_path / "cut" / split)
+        (tmp_path / "cut" / split / "stray.png").write_bytes(b"0")
+    assert load_images(tmp_path / "cut").ignored == {"beside the class folders": 2}
+
+
+def test_a_file_that_cannot_be_read_is_never_known_twice(image_folder: Path) -> None:
+    (image_folder / "red" / "link.png").symlink_to("nowhere.png")
+    images = load_images(image_folder)
+    twice = [digest_images(images) for _ in range(2)]
+    same = (twice[0] == twice[1]).all(axis=1)
+    assert [
+        name for name, is_same in zip(images.source.names, same, strict=True) if not is_same
+    ] == [str(image_folder / "red" / "link.png")]
