@@ -18,14 +18,17 @@ from threadpoolctl import ThreadpoolController
 
 from pipelines.losses import Loss, Softmax, SquaredHinge
 from pipelines.newton import Point, minimise
-from pipelines.scaling import Scale, scaled_blocks
+from pipelines.scaling import SMALL, Scale, ScaledRows, scaled_blocks
 from pipelines.spaces import FeatureSpace, SampleSpace, Space
+from pipelines.symmetric import add_square, mirror
 
 Array = NDArray[np.floating[Any]]
 Index = NDArray[np.intp]
-# With more samples than features, the hinge is quicker among samples up to this ratio, as measured;
-# the Gram matrix, which is then larger than the codes, stays below this many bytes.
-GRAM_RATIO, GRAM_SIZE = 2.5, 2**28
+# With more samples than features, the hinge is quicker among samples up to this ratio, as measured.
+GRAM_RATIO = 2.5
+# A Gram matrix of up to this many bytes may be larger than the codes: among features, fewer samples
+# than features took three times as long or more.
+GRAM_SIZE = 2**30
 
 Scorer = Callable[[BaseEstimator, Array, NDArray[Any]], float]
 
@@ -207,34 +210,33 @@ def refit(X: Array, labels: Index, C: float, problem: Problem) -> tuple[Array, A
 
 
 def _among_samples(n_train: int, n_rows: int, n_features: int, problem: Problem) -> bool:
-    """Whether the Gram matrix of the rows takes less work than the features."""
+    """Whether the Gram matrix of the rows takes less work than the features, and fits."""
+    size = 8 * n_rows**2
     if n_train <= n_features:
-        return True
+        return size <= GRAM_SIZE or 2 * n_train <= n_features
     # The hinge's Newton systems are solved exactly, and cut straight out of a Gram matrix.
-    small = 8 * n_rows**2 <= GRAM_SIZE
-    return problem.kind == "hinge" and n_train <= GRAM_RATIO * n_features and small
+    return problem.kind == "hinge" and n_train <= GRAM_RATIO * n_features and size <= SMALL
 
 
 def make_space(X: Array, train: Index, test: Index, problem: Problem) -> Space:
     """Reduce the codes to a Gram matrix of their rows, or scale them, whichever is less work."""
     rows = np.concatenate([train, test])
     ones = problem.kind == "hinge"
-    blocks = scaled_blocks(X, rows, len(train), scale=problem.scale, centre=problem.centre)
     if _among_samples(len(train), len(rows), X.shape[1], problem):
-        gram = np.full((len(rows), len(rows)), 1.0 if ones else 0.0)
+        gram = np.full((len(rows), len(rows)), 1.0 if ones else 0.0, order="F")
         with np.errstate(over="ignore", invalid="ignore"):
-            for block in blocks:
-                gram += block.codes @ block.codes.T
+            for block in scaled_blocks(
+                X, rows, len(train), scale=problem.scale, centre=problem.centre
+            ):
+                add_square(gram, block.codes.T)
+        mirror(gram)
         if not np.isfinite(gram).all():
             raise ValueError(
                 "The inner products of the codes are not finite: the values of X are too large "
                 f"for float64 (largest: {np.abs(X).max():.3g}). Divide X by a constant first."
             )
         return SampleSpace(gram, len(train))
-    dtype = np.float64 if X.dtype == np.float64 else np.float32
-    codes = np.ones((len(rows), X.shape[1] + ones), dtype=dtype)
-    for block in blocks:
-        codes[:, block.columns] = block.codes
+    codes = ScaledRows(X, rows, len(train), scale=problem.scale, centre=problem.centre, ones=ones)
     return FeatureSpace(codes, len(train))
 
 

@@ -20,6 +20,8 @@ Scale = Literal["standard", "l2"] | None
 # Values in a block: 8 MiB of float64, and at least 128 columns, which keeps BLAS busy.
 BLOCK_SIZE = 2**20
 MIN_COLUMNS = 128
+# Matrices of less than this many bytes are held without asking how large the codes are.
+SMALL = 2**26
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,62 @@ def scaled_blocks(
             factor = _inverse_deviation(codes[:n_train], mean)
             codes *= factor
         yield Block(columns, codes, mean, factor)
+
+
+class ScaledRows:
+    """``X[rows]`` scaled, some rows at a time; of large codes no scaled copy is held.
+
+    Parameters
+    ----------
+    X, rows, n_train, scale, centre
+        As in `scaled_blocks`.
+    ones : bool
+        Whether a last column of ones is added.
+    """
+
+    def __init__(
+        self,
+        X: Array,
+        rows: NDArray[np.intp],
+        n_train: int,
+        *,
+        scale: Scale,
+        centre: bool,
+        ones: bool,
+    ) -> None:
+        self.shape = (len(rows), X.shape[1] + ones)
+        self.dtype: Any = np.float64 if X.dtype == np.float64 else np.float32
+        self._X, self._rows = X, rows
+        self._mean, self._factor = np.zeros(self.shape[1]), np.ones(self.shape[1])
+        self._shrink = 1.0 / row_lengths(X, rows)[:, None] if scale == "l2" else None
+        self._held: Array | None = None
+        if self.shape[0] * self.shape[1] * self.dtype().itemsize <= SMALL:
+            self._held = np.ones(self.shape, dtype=self.dtype)
+        squares = np.full(n_train, float(ones))
+        for block in scaled_blocks(X, rows, n_train, scale=scale, centre=centre):
+            self._mean[block.columns], self._factor[block.columns] = block.mean, block.factor
+            squares += np.einsum("ij,ij->i", block.codes[:n_train], block.codes[:n_train])
+            if self._held is not None:
+                self._held[:, block.columns] = block.codes
+        self.longest = float(np.sqrt(squares.max()))
+
+    def take(
+        self, index: NDArray[np.intp] | slice, dtype: Any, columns: slice = slice(None)
+    ) -> Array:
+        """Scale these rows, and of them these columns."""
+        if self._held is not None:
+            return self._held[index, columns].astype(dtype, copy=False)
+        start, stop, _ = columns.indices(self.shape[1])
+        raw = slice(start, min(stop, self._X.shape[1]))
+        given = self._X[self._rows[index], raw].astype(dtype, copy=False)
+        if self._shrink is not None:
+            given *= self._shrink[index].astype(dtype)
+        codes = np.ones((len(given), stop - start), dtype=dtype)
+        scaled = codes[:, : raw.stop - start]
+        # The mean goes first: rounded to float32 it shifts a column, and blurs no difference.
+        np.subtract(given, self._mean[raw].astype(dtype), out=scaled)
+        scaled *= self._factor[raw].astype(dtype)
+        return codes
 
 
 def row_lengths(X: Array, rows: NDArray[np.intp] | slice) -> Array:

@@ -22,6 +22,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import SqueezeNet1_0_Weights, squeezenet1_0
 from torchvision.models.feature_extraction import create_feature_extractor
 
+import pipelines.folds
+from pipelines import scaling, spaces, symmetric
 from pipelines.folds import Problem, make_space
 from pipelines.spaces import FeatureSpace, SampleSpace
 from tests.oracle import FAST, assert_same_answer, stock
@@ -87,10 +89,10 @@ def test_small_problems(kind: str, n: int, d: int, n_classes: int, shift: float,
     X, y = wide(n, d, n_classes, seed)
     X = X.astype(np.float64) + shift
     X[:, 0] = 7.0
-    X[n // 2] = X[0]  # a duplicate, maybe of another class
-    if kind == "logistic":
-        # Two classes that share all their samples would tie, and rounding would decide.
-        y[n // 2] = y[0]
+    X[n // 2] = X[
+        0
+    ]  # a duplicate, of the same class: else two classes may tie, and rounding decide
+    y[n // 2] = y[0]
     assert_same_answer(kind, X, y, np.array([1e-3, 1e-1]), folds(y, 2))
 
 
@@ -202,6 +204,28 @@ def test_both_sides_of_the_problem_agree(kind: str) -> None:
         )  # fmt: skip
         space = make_space(codes, rows, rows[:0], problem)
         assert type(space) is kinds.get(n_constant, SampleSpace)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("n", "d"), [(200, 60), (120, 300)])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_large_codes_are_scaled_block_by_block(
+    monkeypatch: pytest.MonkeyPatch, kind: str, n: int, d: int, dtype: Any
+) -> None:
+    monkeypatch.setattr(scaling, "SMALL", 0)  # as if every code were large
+    monkeypatch.setattr(pipelines.folds, "SMALL", 0)
+    monkeypatch.setattr(scaling, "MIN_COLUMNS", 7)
+    for module in (scaling, spaces, symmetric):
+        monkeypatch.setattr(module, "BLOCK_SIZE", 999)
+    monkeypatch.setattr(spaces, "MIN_COLUMNS", 7)
+    X, y = wide(n, d, 3)
+    X = (X + 5).astype(dtype)
+    X[n // 2] = X[0]  # dependent rows, which the Gram matrix is reordered for
+    y[n // 2] = y[0]
+    assert_same_answer(kind, X, y, CS, folds(y))
+    by_length = FAST[kind](CS, cv=folds(y), scale="l2").fit(X, y)
+    expected = stock(kind, by_length.C_).fit(Normalizer().fit_transform(X.astype(float)), y)
+    np.testing.assert_allclose(by_length.coef_, expected.coef_, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
