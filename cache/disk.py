@@ -1,69 +1,172 @@
-"""Disk: what is written is on the disk before anything says so, and is created only once."""
+"""A store on a disk: what is written has reached it before anything says so."""
 
 from __future__ import annotations
 
-import json
+import errno
 import os
+import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+
+from filelock import ReadWriteLock, Timeout
+from zarr.storage import LocalStore
+
+from cache.errors import StoreError
+from cache.places import DIGESTS, USE, File
 
 
-def create_group(folder: Path, attributes: Mapping[str, Any]) -> None:
-    """Create a Zarr group, all of it or nothing, unless there is one.
-
-    Zarr's own creation looks first and writes then, so that two processes can get in each other's
-    way; and it leaves it to the system when the file reaches the disk.
-
-    Parameters
-    ----------
-    folder : Path
-    attributes : mapping
-        Plain values.
-
-    Raises
-    ------
-    FileExistsError
-        If the group is there already; it is left as it is.
-    """
-    document = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".{uuid.uuid4().hex}"
-    try:
-        with draft.open("x") as opened:
-            opened.write(json.dumps(document))
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.link(draft, folder / "zarr.json")  # Unlike a rename, this fails where a file stands.
-    finally:
-        draft.unlink(missing_ok=True)
-    sync(folder)
-    sync(folder.parent)
-
-
-def sync(path: Path) -> None:
-    """Force a file, or a folder's list of files, to the disk.
+class Disk:
+    """A folder.
 
     Parameters
     ----------
-    path : Path
+    root : Path
+        Made when something is stored.
     """
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.name = root, str(root)
+        if root.exists() and not root.is_dir():
+            raise StoreError(f"The store {self.name!r} is a file; a folder is needed.")
+        self.digests = root / DIGESTS
+        self._held: dict[str, ReadWriteLock] = {}
+
+    def exists(self) -> bool:
+        """Tell whether the folder is there."""
+        return self.root.is_dir()
+
+    def zarr(self, path: str) -> LocalStore:
+        """Give Zarr the folder at ``path``."""
+        return LocalStore(self.root / path)
+
+    def folders(self, path: str) -> list[str]:
+        """List the names of the folders in a folder, sorted."""
+        try:
+            return sorted(entry.name for entry in os.scandir(self.root / path) if entry.is_dir())
+        except FileNotFoundError:
+            return []
+
+    def files(self, path: str) -> Iterator[File]:
+        """List all files below a folder; one that goes meanwhile is left out."""
+        for folder, _, names in os.walk(self.root / path):
+            for name in names:
+                at = Path(folder, name)
+                with suppress(FileNotFoundError):
+                    stat = at.stat()
+                    inside = at.relative_to(self.root).as_posix()
+                    yield File(path=inside, size=stat.st_size, modified=stat.st_mtime)
+
+    def read(self, path: str) -> bytes | None:
+        """Read a file."""
+        try:
+            return (self.root / path).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def tail(self, path: str, n_bytes: int) -> bytes | None:
+        """Read the last bytes of a file."""
+        try:
+            with open(self.root / path, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - n_bytes))
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def create(self, path: str, data: bytes) -> None:
+        """Write a file, all of it or nothing, and force it to the disk."""
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f"{target.name}.{uuid.uuid4().hex}.partial")
+        try:
+            with draft.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(draft, target)  # Unlike a rename, this fails where a file stands.
+        finally:
+            draft.unlink(missing_ok=True)
+        for folder in (target.parent, target.parent.parent):
+            _sync(folder)
+
+    def touch(self, path: str) -> None:
+        """Note the time, unless the store is only to be read."""
+        with suppress(OSError):
+            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / path).touch()
+
+    def sync(self, folder: str, paths: Sequence[str]) -> None:
+        """Force files, and every folder between them and ``folder``, to the disk."""
+        top = self.root / folder
+        folders = {top}
+        for path in paths:
+            file = self.root / path
+            _sync(file)
+            folders.update(at for at in file.parents if at.is_relative_to(top))
+        for at in folders:
+            _sync(at)
+
+    def remove(self, path: str) -> None:
+        """Remove a file, or a folder with everything in it."""
+        target = self.root / path
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+    def require_space(self, n_bytes: int) -> None:
+        """Refuse to begin what the disk cannot hold."""
+        at = next(folder for folder in [self.root, *self.root.parents] if folder.exists())
+        free = shutil.disk_usage(at).free
+        if n_bytes > free:
+            raise OSError(
+                errno.ENOSPC,
+                f"The codes can take {n_bytes / 1e9:.2f} GB, and the disk of {self.name!r} "
+                f"has {free / 1e9:.2f} GB left. Free some, or choose fewer --layers, a coarser "
+                "--pool or another --store.",
+            )
+
+    def asking(self) -> AbstractContextManager[None]:
+        """Do nothing: the system's errors say what they mean."""
+        return nullcontext()
+
+    def hold(self, group: str) -> None:
+        """Take a shared lock; the system drops it when the process ends, however it ends."""
+        if group in self._held or not os.access(self.root, os.W_OK):
+            return  # From a folder that cannot be written nothing is removed either.
+        lock = self._lock(group)
+        lock.acquire_read()
+        self._held[group] = lock
+
+    @contextmanager
+    def alone(self, group: str) -> Iterator[bool]:
+        """Take the lock for this process alone, if nobody has it, itself included."""
+        if group in self._held:
+            yield False
+            return
+        lock = self._lock(group)
+        try:
+            lock.acquire_write(blocking=False)
+        except Timeout:
+            lock.close()
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.close()
+
+    def _lock(self, group: str) -> ReadWriteLock:
+        folder = self.root / USE
+        folder.mkdir(exist_ok=True)
+        return ReadWriteLock(folder / f"{group}.db", is_singleton=False)
+
+
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sync_tree(folder: Path) -> None:
-    """Force a folder and everything in it to the disk.
-
-    Parameters
-    ----------
-    folder : Path
-    """
-    for at, _, files in os.walk(folder):
-        for file in files:
-            sync(Path(at, file))
-        sync(Path(at))

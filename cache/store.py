@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import platformdirs
-import zarr
 from numpy.typing import NDArray
 
-from cache.disk import create_group
+from cache.errors import StoreError
 from cache.key import CodesKey, ExtractionKey
-from cache.writer import COMMITTED, IMAGES, PartWriter
-
-
-class StoreError(RuntimeError):
-    """A store does not hold what was asked of it, or is no store."""
-
-
-class DamagedCodesError(StoreError):
-    """Stored codes cannot be read back as they were written."""
+from cache.part import Lookup, Part, distinct
+from cache.places import USE, open_place
+from cache.records import read_record, write_record
+from cache.upkeep import make_room
+from cache.view import CodesView
+from cache.writer import PartWriter
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,7 +47,8 @@ class CodeStore:
     Parameters
     ----------
     root : str or Path, optional
-        Default: the environment's ``CNN_CODES_STORE``, otherwise the platform's user cache folder.
+        A folder, or ``s3://bucket/prefix`` with credentials in the environment. Default: the
+        environment's ``CNN_CODES_STORE``, otherwise the platform's user cache folder.
 
     Examples
     --------
@@ -73,9 +67,13 @@ class CodeStore:
 
     def __init__(self, root: str | Path | None = None) -> None:
         default = os.environ.get("CNN_CODES_STORE") or platformdirs.user_cache_path("cnn-codes")
-        self.root = Path(default if root is None else root).expanduser()
-        if self.root.exists() and not self.root.is_dir():
-            raise StoreError(f"The store {str(self.root)!r} is a file; a folder is needed.")
+        self.place = open_place(default if root is None else root)
+        self.name = self.place.name
+        self._used: set[str] = set()
+
+    def __reduce__(self) -> tuple[type[CodeStore], tuple[str]]:
+        # In another process its locks and connections are its own.
+        return CodeStore, (self.name,)
 
     def missing(
         self, extraction: ExtractionKey, arrays: Sequence[CodesKey], digests: NDArray[np.uint8]
@@ -93,22 +91,24 @@ class CodeStore:
         gaps : list of Gap
             Empty if every array has every image.
         """
-        parts = list(self._parts(extraction))
-        wanted = [digest.tobytes() for digest in digests]
-        places = {digest: place for place, digest in reversed(list(enumerate(wanted)))}
-        lacking: dict[bytes, list[CodesKey]] = {}
-        for array in arrays:
-            located = _located(parts, array)
-            for digest in places:
-                if digest not in located:
-                    lacking.setdefault(digest, []).append(array)
-        gaps: dict[tuple[CodesKey, ...], list[int]] = {}
-        for digest, keys in lacking.items():
-            gaps.setdefault(tuple(keys), []).append(places[digest])
-        return [
-            Gap(images=np.sort(np.array(images, dtype=np.intp)), arrays=keys)
-            for keys, images in gaps.items()
-        ]
+        parts = self._parts(extraction)
+        places = distinct(digests)
+        lacking = np.empty((len(places), len(arrays)), bool)
+        lookups: dict[tuple[str, ...], NDArray[np.bool_]] = {}
+        for column, array in enumerate(arrays):
+            with_array = [part for part in parts if part.has(array)]
+            names = tuple(part.path for part in with_array)
+            if names not in lookups:
+                lookups[names] = Lookup(with_array).find(digests[places])[0] < 0
+            lacking[:, column] = lookups[names]
+        gaps: list[Gap] = []
+        patterns, pattern_of = np.unique(lacking, axis=0, return_inverse=True)
+        for number, pattern in enumerate(patterns):
+            if pattern.any():
+                keys = tuple(array for array, lacks in zip(arrays, pattern, strict=True) if lacks)
+                images = places[pattern_of.ravel() == number]
+                gaps.append(Gap(images=images, arrays=keys))
+        return gaps
 
     def write(
         self,
@@ -140,13 +140,18 @@ class CodeStore:
         OSError
             If the disk has no room for the codes, uncompressed (``errno.ENOSPC``), or the folder
             cannot be written.
+        StoreError
+            If ``CNN_CODES_STORE_LIMIT`` leaves no room, or the object store does not answer.
         """
         self.require_space(bytes_of(arrays, len(digests)))
-        group = self.root / extraction.folder()
-        if not self._check_key(group, extraction):
+        group = extraction.folder()
+        if not self._check_key(extraction):
             with suppress(FileExistsError):  # Another process was first, with the same key.
-                create_group(group, {"key": extraction.fields()})
-        return PartWriter(group, arrays=arrays, digests=digests, provenance=provenance or {})
+                write_record(self.place, group, {"key": extraction.fields()})
+        self.place.hold(group)
+        return PartWriter(
+            self.place, extraction, arrays=arrays, digests=digests, provenance=provenance or {}
+        )
 
     def require_space(self, n_bytes: int) -> None:
         """Refuse to begin what the disk cannot hold.
@@ -161,15 +166,28 @@ class CodeStore:
         OSError
             With ``errno.ENOSPC``, if less is free.
         """
-        at = next(folder for folder in [self.root, *self.root.parents] if folder.exists())
-        free = shutil.disk_usage(at).free
-        if n_bytes > free:
-            raise OSError(
-                errno.ENOSPC,
-                f"The codes can take {n_bytes / 1e9:.2f} GB, and the disk of {str(self.root)!r} "
-                f"has {free / 1e9:.2f} GB left. Free some, or choose fewer --layers, a coarser "
-                "--pool or another --store.",
-            )
+        self.place.require_space(n_bytes)
+
+    def require_limit(self, n_bytes: int) -> list[str]:
+        """Keep the store within ``CNN_CODES_STORE_LIMIT``, where that is set.
+
+        Parameters
+        ----------
+        n_bytes : int
+            What will be written, uncompressed.
+
+        Returns
+        -------
+        removed : list of str
+            What had to go, least recently used first: nothing that a running process reads.
+
+        Raises
+        ------
+        StoreError
+            If that is not enough.
+        """
+        limit = os.environ.get("CNN_CODES_STORE_LIMIT")
+        return [] if not limit else make_room(self.place, limit, n_bytes)
 
     def codes(
         self, extraction: ExtractionKey, array: CodesKey, digests: NDArray[np.uint8]
@@ -194,69 +212,62 @@ class CodeStore:
         DamagedCodesError
             If a chunk fails its checksum or is gone; the message names the array and the rows.
         """
-        located = _located(list(self._parts(extraction)), array)
-        absent = sum(digest.tobytes() not in located for digest in digests)
+        return self.view(extraction, array, digests)[:]
+
+    def view(
+        self, extraction: ExtractionKey, array: CodesKey, digests: NDArray[np.uint8]
+    ) -> CodesView:
+        """Look up the codes of a list of images, and leave them on the disk until they are read.
+
+        Parameters
+        ----------
+        extraction, array, digests
+            As for `codes`.
+
+        Returns
+        -------
+        codes : CodesView of shape (n_samples, n_features)
+
+        Raises
+        ------
+        StoreError
+            If the codes of an image are not there.
+        """
+        parts = [part for part in self._parts(extraction) if part.has(array)]
+        part_of, row_of = Lookup(parts).find(digests)
+        absent = int((part_of < 0).sum())
         if absent:
             raise StoreError(
-                f"The store {str(self.root)!r} lacks {array.array()} of {absent} of "
+                f"The store {self.name!r} lacks {array.array()} of {absent} of "
                 f"{len(digests)} images. Run `cnn-codes extract` first."
             )
-        places: dict[Path, list[tuple[int, int]]] = {}
-        for place, digest in enumerate(digests):
-            part, row = located[digest.tobytes()]
-            places.setdefault(part.path, []).append((place, row))
-        result: NDArray[Any] | None = None
-        for path, pairs in places.items():
-            source = zarr.open_array(path / array.array(), mode="r")
-            if result is None:
-                result = np.empty((len(digests), source.shape[1]), source.dtype)
-            _read_rows(source, path / array.array(), np.array(pairs), result)
-        return np.empty((0, 0), array.dtype) if result is None else result
+        for number in np.unique(part_of):
+            self._note_use(parts[number].path)
+        return CodesView(array.array(), parts, part_of, row_of)
 
-    def _check_key(self, group: Path, extraction: ExtractionKey) -> bool:
+    def _note_use(self, part: str) -> None:
+        if part not in self._used:
+            self._used.add(part)
+            self.place.touch(f"{USE}/{part}")
+
+    def _check_key(self, extraction: ExtractionKey) -> bool:
         """Tell whether the group exists; an error if another extraction's codes are in it."""
-        if not (group / "zarr.json").exists():
-            return False
-        if _attributes(group).get("key") != extraction.fields():
+        record = read_record(self.place, extraction.folder())
+        if record is not None and record.get("key") != extraction.fields():
             raise StoreError(
-                f"{str(group)!r} holds codes of another extraction than its name says. Move it "
-                "away."
+                f"{extraction.folder()!r} in {self.name!r} holds codes of another extraction than "
+                "its name says. Move it away."
             )
-        return True
+        return record is not None
 
-    def _parts(self, extraction: ExtractionKey) -> Iterator[_Part]:
-        group = self.root / extraction.folder()
-        if not self._check_key(group, extraction):
-            return
-        for path in sorted(group.iterdir()):
-            if (path / COMMITTED).is_dir():
-                part = _Part(path=path)
-                if part.load():
-                    yield part
-
-
-@dataclass(kw_only=True, eq=False)
-class _Part:
-    """A part as its markers tell it."""
-
-    path: Path
-    rows: dict[bytes, int] = field(default_factory=dict)
-
-    def load(self) -> bool:
-        """Read the images of the committed segments; tell whether there are any."""
-        markers = [
-            _attributes(marker) for marker in sorted((self.path / COMMITTED).iterdir())
-            if (marker / "zarr.json").exists()
-        ]  # fmt: skip
-        if not markers:
-            return False
-        images = zarr.open_array(self.path / IMAGES, mode="r")
-        digests: NDArray[np.uint8] = np.asarray(images[:])
-        for marker in markers:
-            for row in range(*marker["rows"]):
-                if str(row) not in marker["unreadable"]:
-                    self.rows.setdefault(digests[row].tobytes(), row)
-        return True
+    def _parts(self, extraction: ExtractionKey) -> list[Part]:
+        group = extraction.folder()
+        if not self._check_key(extraction):
+            return []
+        self.place.hold(group)
+        names = self.place.folders(group)
+        parts = [Part(self.place, f"{group}/{name}") for name in names]
+        return [part for part in parts if part.segments]
 
 
 def bytes_of(arrays: Mapping[CodesKey, int], n_images: int) -> int:
@@ -274,55 +285,4 @@ def bytes_of(arrays: Mapping[CodesKey, int], n_images: int) -> int:
     """
     return n_images * sum(
         n_features * np.dtype(key.dtype).itemsize for key, n_features in arrays.items()
-    )
-
-
-def _located(parts: Sequence[_Part], array: CodesKey) -> dict[bytes, tuple[_Part, int]]:
-    located: dict[bytes, tuple[_Part, int]] = {}
-    for part in parts:
-        folder = part.path / array.array()
-        if not (folder / "zarr.json").exists():
-            continue
-        if _attributes(folder).get("key") != array.fields():
-            raise StoreError(f"{str(folder)!r} holds other codes than its name says. Move it away.")
-        for digest, row in part.rows.items():
-            located.setdefault(digest, (part, row))
-    return located
-
-
-def _attributes(node: Path) -> dict[str, Any]:
-    try:
-        attributes: dict[str, Any] = json.loads((node / "zarr.json").read_text())["attributes"]
-    except (ValueError, KeyError) as error:
-        raise DamagedCodesError(
-            f"{str(node / 'zarr.json')!r} is no Zarr metadata ({error}). Delete "
-            f"{str(node)!r}: its codes are then extracted again."
-        ) from error
-    return attributes
-
-
-def _read_rows(
-    source: zarr.Array[Any], path: Path, pairs: NDArray[np.intp], result: NDArray[Any]
-) -> None:
-    """Read rows chunk by chunk into their places: no chunk twice, no copy of the whole array."""
-    pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]
-    step = source.chunks[0]
-    chunks = pairs[:, 1] // step
-    for chunk in np.unique(chunks):
-        inside = pairs[chunks == chunk]
-        first, last = int(inside[0, 1]), int(inside[-1, 1])
-        try:
-            rows: NDArray[Any] = np.asarray(source[first : last + 1])
-        except (ValueError, RuntimeError, OSError) as error:
-            raise _damaged(path, first, last, str(error)) from error
-        taken = rows[inside[:, 1] - first]
-        if np.isnan(taken[:, 0]).any():  # The fill value: codes are finite when written.
-            raise _damaged(path, first, last, "a chunk that was written is gone")
-        result[inside[:, 0]] = taken
-
-
-def _damaged(path: Path, first: int, last: int, why: str) -> DamagedCodesError:
-    return DamagedCodesError(
-        f"The stored codes {path.name}, rows {first} to {last}, are damaged: {why}. Delete "
-        f"{str(path.parent)!r} and run again: its images are then extracted again."
     )

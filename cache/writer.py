@@ -7,11 +7,10 @@ segments that are whole, and some chunks that nobody reads.
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -20,15 +19,18 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from cache.disk import create_group, sync, sync_tree
-from cache.key import CodesKey
+from cache.errors import StoreError
+from cache.key import CodesKey, ExtractionKey
+from cache.part import COMMITTED, IMAGES
+from cache.places import USE, Place
+from cache.records import FILE, sha256, write_record
 
 SEGMENT_ROWS = 1024
 """Images between two commits: at most so many are computed again after a crash."""
 
 CHUNK_BYTES = 12 * 2**20
-COMMITTED = "committed"
-IMAGES = "images"
+CHECKSUM_BYTES = 4
+"""Each chunk ends with its CRC-32C."""
 
 
 def chunk_rows(n_features: int, itemsize: int) -> int:
@@ -62,8 +64,8 @@ class PartWriter:
 
     Parameters
     ----------
-    group : Path
-        Folder of the extraction's Zarr group.
+    place : Place
+    key : ExtractionKey
     arrays : mapping of CodesKey to int
         The arrays and their widths (n_features).
     digests : ndarray of shape (n_images, 32), uint8
@@ -74,35 +76,52 @@ class PartWriter:
 
     def __init__(
         self,
-        group: Path,
+        place: Place,
+        key: ExtractionKey,
         *,
         arrays: Mapping[CodesKey, int],
         digests: NDArray[np.uint8],
         provenance: Mapping[str, Any],
     ) -> None:
         now = datetime.now(UTC)
-        self.path = group / f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        self.path = f"{key.folder()}/{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
         self.n_committed = 0
-        self._n_images = len(digests)
+        self._place = place
         self._row = 0
         self._segment_start = 0
         self._unreadable: dict[int, str] = {}
-        part = zarr.create_group(
+        with place.asking():
+            images = zarr.create_array(
+                place.zarr(f"{self.path}/{IMAGES}"),
+                shape=digests.shape,
+                dtype="uint8",
+                chunks=(65_536, 32),
+                compressors=[ZstdCodec(level=1), Crc32cCodec()],
+                fill_value=0,
+            )
+            images[:] = digests
+            self._columns = {
+                array: _Column(place, self.path, array, (len(digests), n_features))
+                for array, n_features in arrays.items()
+            }
+        write_record(place, f"{self.path}/{COMMITTED}", {})
+        place.sync(self.path, [file.path for file in place.files(self.path)])
+        names = [array.array() for array in arrays]
+        metadata = {name: place.read(f"{self.path}/{name}/{FILE}") for name in [IMAGES, *names]}
+        write_record(
+            place,
             self.path,
-            zarr_format=3,
-            attributes={"created": now.isoformat(), "provenance": dict(provenance)},
+            {
+                "created": now.isoformat(),
+                "key": key.fields(),
+                "n_images": len(digests),
+                "images": sha256(digests.tobytes()),
+                "arrays": {array.array(): array.fields() for array in arrays},
+                "metadata": {name: sha256(data or b"") for name, data in metadata.items()},
+                "provenance": dict(provenance),
+            },
         )
-        images = part.create_array(
-            IMAGES, shape=digests.shape, dtype="uint8", chunks=(65_536, 32), fill_value=0
-        )
-        images[:] = digests
-        part.create_group(COMMITTED)
-        self._columns = {
-            key: _Column(part, key, (len(digests), n_features))
-            for key, n_features in arrays.items()
-        }
-        sync_tree(self.path)
-        sync(group)
+        place.touch(f"{USE}/{self.path}")
 
     def __enter__(self) -> PartWriter:
         return self
@@ -114,12 +133,13 @@ class PartWriter:
         trace: TracebackType | None,
     ) -> None:
         try:
-            # A disk that refused a write would refuse the next one.
-            if not isinstance(error, OSError):
+            # What refused a write would refuse the next one.
+            if not isinstance(error, (OSError, StoreError)):
                 self._commit()
         finally:
             if self.n_committed == 0:
-                shutil.rmtree(self.path, ignore_errors=True)
+                with suppress(OSError, StoreError):
+                    self._place.remove(self.path)
 
     def write(
         self, codes: Mapping[CodesKey, NDArray[np.float32]], unreadable: Mapping[int, str]
@@ -146,8 +166,9 @@ class PartWriter:
         start = 0
         while start < n:
             stop = min(n, start + self._segment_start + SEGMENT_ROWS - self._row)
-            for key, column in self._columns.items():
-                column.append(stored[key][start:stop])
+            with self._place.asking():
+                for key, column in self._columns.items():
+                    column.append(stored[key][start:stop])
             self._row += stop - start
             start = stop
             if self._row == self._segment_start + SEGMENT_ROWS:
@@ -157,13 +178,25 @@ class PartWriter:
         start, stop = self._segment_start, self._row
         if start == stop:
             return
-        for column in self._columns.values():
-            column.flush()
-            column.sync(start, stop)
+        chunks: dict[str, dict[str, str | None]] = {}
+        with self._place.asking():
+            for column in self._columns.values():
+                column.flush()
+                chunks[column.name] = column.checksums(start, stop)
+        self._place.sync(
+            self.path,
+            [
+                chunk_path(self.path, name, chunk)
+                for name, checksums in chunks.items()
+                for chunk, checksum in checksums.items()
+                if checksum is not None
+            ],
+        )
         unreadable = {str(row): why for row, why in self._unreadable.items() if start <= row < stop}
-        create_group(
-            self.path / COMMITTED / f"{start:09d}",
-            {"rows": [start, stop], "unreadable": unreadable},
+        write_record(
+            self._place,
+            f"{self.path}/{COMMITTED}/{start:09d}",
+            {"start": start, "stop": stop, "unreadable": unreadable, "chunks": chunks},
         )
         self.n_committed += stop - start - len(unreadable)
         self._segment_start = stop
@@ -172,11 +205,13 @@ class PartWriter:
 class _Column:
     """One array of codes, written a chunk at a time."""
 
-    def __init__(self, part: zarr.Group, key: CodesKey, shape: tuple[int, int]) -> None:
+    def __init__(self, place: Place, part: str, key: CodesKey, shape: tuple[int, int]) -> None:
         dtype = np.dtype(key.dtype)
+        self.name = key.array()
+        self._place, self._part = place, part
         self._rows = chunk_rows(shape[1], dtype.itemsize)
-        self._array = part.create_array(
-            key.array(),
+        self._array = zarr.create_array(
+            place.zarr(f"{part}/{self.name}"),
             shape=shape,
             dtype=key.dtype,
             chunks=(self._rows, shape[1]),
@@ -186,7 +221,6 @@ class _Column:
             fill_value=float("nan"),
             attributes={"key": key.fields()},
         )
-        self._folder = Path(str(part.store_path.store.root), part.path, key.array())  # type: ignore[attr-defined]
         self._buffer = np.empty((min(self._rows, shape[0]), shape[1]), dtype)
         self._start = self._filled = 0
 
@@ -205,14 +239,20 @@ class _Column:
             self._array[self._start : stop] = self._buffer[: self._filled]
             self._start, self._filled = stop, 0
 
-    def sync(self, start: int, stop: int) -> None:
-        """Force the chunks of some rows to the disk."""
+    def checksums(self, start: int, stop: int) -> dict[str, str | None]:
+        """Give the checksum at the end of each chunk of some rows."""
+        found: dict[str, str | None] = {}
         for chunk in range(start // self._rows, (stop - 1) // self._rows + 1):
-            file = self._folder / "c" / str(chunk) / "0"
-            if file.exists():  # A chunk of unreadable images alone is the fill value: no file.
-                sync(file)
-                sync(file.parent)
-        sync(self._folder / "c" if (self._folder / "c").exists() else self._folder)
+            path = chunk_path(self._part, self.name, str(chunk))
+            # A chunk of unreadable images alone is the fill value: no file.
+            tail = self._place.tail(path, CHECKSUM_BYTES)
+            found[str(chunk)] = None if tail is None else tail.hex()
+        return found
+
+
+def chunk_path(part: str, array: str, chunk: str) -> str:
+    """Name the file of a chunk of whole rows."""
+    return f"{part}/{array}/c/{chunk}/0"
 
 
 def _as_stored(rows: NDArray[np.float32], key: CodesKey) -> NDArray[Any]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,13 @@ from PIL import Image
 from codes.decoding import decode_file, to_rgb
 
 
+class DigestMemory(Protocol):
+    """Remembers what files are known by."""
+
+    def of(self, path: str, compute: Callable[[], bytes]) -> bytes:
+        """Recall the digest of the file at `path`, or compute and remember it."""
+
+
 class ImageSource(Protocol):
     """Where the pixels of a list of images come from."""
 
@@ -23,7 +31,7 @@ class ImageSource(Protocol):
     def names(self) -> Sequence[str]:
         """What to call each image: its path, where it has one."""
 
-    def digest(self, index: int) -> bytes:
+    def digest(self, index: int, memory: DigestMemory | None = None) -> bytes:
         """Return the SHA-256 (32 bytes) of what image `index` is made of."""
 
     def open(self, index: int) -> Image.Image:
@@ -41,15 +49,15 @@ class FileSource:
     def __init__(self, paths: Sequence[Path]) -> None:
         self.names = [str(path) for path in paths]
 
-    def digest(self, index: int) -> bytes:
+    def digest(self, index: int, memory: DigestMemory | None = None) -> bytes:
         """Return the SHA-256 of a file; a number of no file where it cannot be read.
 
         To open it then fails too, so that it is listed with the unreadable images. Should it be
         there again by then, its codes are stored under what nobody asks for a second time.
         """
+        compute = partial(_digest_file, self.names[index])
         try:
-            with open(self.names[index], "rb") as file:
-                return hashlib.file_digest(file, "sha256").digest()
+            return compute() if memory is None else memory.of(self.names[index], compute)
         except OSError:
             return os.urandom(32)
 
@@ -72,7 +80,7 @@ class ArraySource:
         self.arrays = np.ascontiguousarray(arrays)
         self.names = [f"{name}:{index}" for index in range(len(arrays))]
 
-    def digest(self, index: int) -> bytes:
+    def digest(self, index: int, memory: DigestMemory | None = None) -> bytes:
         """Return the SHA-256 of an array."""
         array = self.arrays[index]
         return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).digest()
@@ -145,21 +153,31 @@ class _Subset:
         self._indices = indices
         self.names = [source.names[index] for index in indices]
 
-    def digest(self, index: int) -> bytes:
-        return self._source.digest(int(self._indices[index]))
+    def digest(self, index: int, memory: DigestMemory | None = None) -> bytes:
+        return self._source.digest(int(self._indices[index]), memory)
 
     def open(self, index: int) -> Image.Image:
         return self._source.open(int(self._indices[index]))
 
 
+def _digest_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
 def digest_images(
-    images: ImageList, *, advance: Callable[[int], None] | None = None
+    images: ImageList,
+    *,
+    memory: DigestMemory | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.uint8]:
     """Compute what each image is known by in the store.
 
     Parameters
     ----------
     images : ImageList
+    memory : DigestMemory, optional
+        Asked before a file is read.
     advance : callable, optional
         Called with 1 after each image.
 
@@ -178,7 +196,7 @@ def digest_images(
     """
     digests = np.empty((len(images), 32), np.uint8)
     for index in range(len(images)):
-        digests[index] = np.frombuffer(images.source.digest(index), np.uint8)
+        digests[index] = np.frombuffer(images.source.digest(index, memory), np.uint8)
         if advance is not None:
             advance(1)
     return digests

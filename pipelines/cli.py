@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
-from rich.table import Table
 
 from pipelines.draws import Protocol, TrainSize
 from pipelines.options import ExtractionOptions
-from pipelines.progress import Terminal
+from pipelines.progress import stdout, table, terminal
+from pipelines.store_commands import cache
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from pipelines.comparison import Comparison
     from pipelines.extraction import Extraction
 
@@ -34,6 +36,8 @@ app = App(
     help_format="markdown",
     suppress_keyboard_interrupt=False,
 )
+
+app.command(cache)
 
 Options = Annotated[ExtractionOptions, Parameter(name="*")]
 
@@ -75,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def demo(
     *,
     out: Path = Path("cnn-codes-demo"),
-    store: Path | None = None,
+    store: str | Path | None = None,
     jobs: int = -1,
 ) -> None:
     """Compare every depth of the bundled backbone on scikit-learn's digits; needs no network.
@@ -121,10 +125,10 @@ def layers(
     if weights is None and ":" not in backbone:
         weights = "none"
     network = load_backbone(backbone, weights=weights, image_size=image_size)
-    table = _table("layer", "kind", "depth", "shape", "pooling", "n_features", "default")
+    listing = table("layer", "kind", "depth", "shape", "pooling", "n_features", "default")
     for layer in network.layers:
         resolved = resolve_pooling(pool, layer.shape)
-        table.add_row(
+        listing.add_row(
             layer.name,
             layer.kind,
             f"{layer.depth:.2f}",
@@ -133,11 +137,13 @@ def layers(
             str(pooled_width(resolved, layer.shape)),
             "yes" if layer.default else "",
         )
-    _stdout().print(table)
+    stdout().print(listing)
 
 
 @app.command
-def extract(dataset: str, /, options: Options) -> None:
+def extract(
+    dataset: str, /, options: Options, *, rank: int | None = None, world_size: int | None = None
+) -> None:
     """Fill the store with the codes of a dataset; what it holds already is not computed again.
 
     Parameters
@@ -145,14 +151,23 @@ def extract(dataset: str, /, options: Options) -> None:
     dataset
         A folder of class folders, a folder with train/ and test/ in it, a CSV file with the
         columns path,label (and split,group), or sklearn:digits.
+    rank
+        Which of several processes that fill one store this is, from 0. Default: torchrun's or
+        Slurm's.
+    world_size
+        How many processes fill the store. Default: torchrun's or Slurm's.
     """
     from codes import load_images
     from pipelines.extraction import extract
+    from pipelines.shares import find_share
 
-    done = extract(load_images(dataset), options, narrator=_terminal())
-    _stdout().print(
-        f"{done.n_extracted} images extracted, {done.n_reused} found in {done.store.root}"
-        + (f", {len(done.skipped)} skipped" if done.skipped else ""),
+    share = find_share(rank, world_size)
+    done = extract(load_images(dataset), options, share=share, narrator=terminal())
+    who = f"Rank {share.rank} of {share.world_size}: " if share.world_size > 1 else ""
+    skipped = f", {len(done.skipped)} skipped" if done.skipped else ""
+    stdout().print(
+        f"{who}{done.n_extracted} images extracted, {done.n_reused} found in {done.store.name}"
+        + skipped,
         soft_wrap=True,
     )
 
@@ -170,6 +185,7 @@ def compare(
     repeats: int | None = None,
     train_sizes: str = "all",
     scoring: str | None = None,
+    group_duplicates: Annotated[bool, Parameter(negative="--no-group-duplicates")] = True,
     jobs: int = -1,
 ) -> None:
     """Compare the depths of a backbone on a dataset, and write a report.
@@ -195,6 +211,8 @@ def compare(
         Training images of each class, joined by commas, such as 5,20,all.
     scoring
         "accuracy" or "balanced_accuracy". Default: balanced accuracy where classes are unequal.
+    group_duplicates
+        Keep copies of an image, byte by byte, on the same side of every fold.
     jobs
         Processes that train classifiers; -1 for one on each core.
     """
@@ -205,6 +223,7 @@ def compare(
         repeats=repeats,
         train_sizes=_parse_train_sizes(train_sizes),
         scoring=scoring,
+        group_duplicates=group_duplicates,
         random_state=options.random_state,
     )
     _compare(dataset, options, protocol, out, jobs)
@@ -221,7 +240,7 @@ def report(folder: Path, /) -> None:
     """
     from pipelines.report import render_again
 
-    _stdout().print(str(render_again(folder)), soft_wrap=True)
+    stdout().print(str(render_again(folder)), soft_wrap=True)
 
 
 def _compare(
@@ -233,18 +252,18 @@ def _compare(
     _check_folder(out)
     if jobs == 0:
         raise ValueError("--jobs 0: allowed are 1 or more, or -1 for one on each core.")
-    extraction, comparison = compare(dataset, options, protocol, n_jobs=jobs, narrator=_terminal())
+    extraction, comparison = compare(dataset, options, protocol, n_jobs=jobs, narrator=terminal())
     command = ["cnn-codes", *sys.argv[1:]]
     found = make_report(
         extraction, comparison, options, protocol, command=[shlex.quote(w) for w in command]
     )
     write_report(out, found, comparison)
-    console = _stdout()
+    console = stdout()
     console.print(_scores_table(extraction, comparison))
     for note in comparison.notes:
         console.print(f"Note: {note}.", soft_wrap=True)
     if found["leaks"]:
-        _terminal().say(
+        terminal().say(
             f"Warning: {leaks_sentence(found['leaks'])} (copies, byte by byte). Scores may be too "
             f"good; {out / 'report.html'} lists them."
         )
@@ -271,7 +290,7 @@ def _check_folder(out: Path) -> None:
 def _scores_table(extraction: Extraction, comparison: Comparison) -> Table:
     sizes = list(dict.fromkeys(row.train_size for row in comparison.layers))
     heads = [f"{size} a class" if size != "all" else "all" for size in sizes]
-    table = _table("layer", "depth", "classifier", *heads, "95 % interval", "")
+    scored = table("layer", "depth", "classifier", *heads, "95 % interval", "")
     scores = {(r.layer, r.classifier, r.train_size): r for r in comparison.layers}
     best = comparison.best
     for tap in extraction.taps:
@@ -280,7 +299,7 @@ def _scores_table(extraction: Extraction, comparison: Comparison) -> Table:
             last = scores[tap.layer.name, classifier, best.train_size]
             is_best = (tap.layer.name, classifier) == (best.layer, best.classifier)
             word = "chosen" if is_best else "tied" if tap.layer.name in best.tied else ""
-            table.add_row(
+            scored.add_row(
                 tap.layer.name,
                 f"{tap.layer.depth:.2f}",
                 classifier,
@@ -289,7 +308,7 @@ def _scores_table(extraction: Extraction, comparison: Comparison) -> Table:
                 word,
                 style="bold" if is_best else "",
             )
-    return table
+    return scored
 
 
 def _warn_of_edges(comparison: Comparison) -> None:
@@ -299,7 +318,7 @@ def _warn_of_edges(comparison: Comparison) -> None:
         if row.C_at_edge
     ]
     if edges:
-        _terminal().say(
+        terminal().say(
             f"Warning: the best C is at the edge of the grid for {', '.join(edges)}. A wider --Cs "
             "may raise these scores."
         )
@@ -339,30 +358,10 @@ def _message(error: Exception) -> str:
         why = "The disk is full." if full else error.strerror
         return f"{why} What was stored stays; run it again to go on."
     known = isinstance(error, (ValueError, OSError, OverflowError)) or type(error).__module__ in (
-        "cache.store",
+        "cache.errors",
         "pipelines.extraction",
     )
     return str(error) if known else f"{type(error).__name__}: {error} (--debug shows where)"
-
-
-def _stdout() -> Console:
-    # Into a pipe or a file nothing is cut off at a width that is nobody's.
-    width = None if sys.stdout.isatty() else 1000
-    return Console(highlight=False, markup=False, width=width)
-
-
-def _terminal() -> Terminal:
-    return Terminal(Console(stderr=True))
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, column in enumerate(columns):
-        if i == 0:
-            table.add_column(column, overflow="fold")
-        else:
-            table.add_column(column, justify="right", no_wrap=True)
-    return table
 
 
 if __name__ == "__main__":

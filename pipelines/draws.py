@@ -36,6 +36,8 @@ class Protocol:
     scoring : {"accuracy", "balanced_accuracy"} or None
         None: balanced accuracy where the largest class has over 1.5 times the images of the
         smallest.
+    group_duplicates : bool
+        Whether copies of an image, byte by byte, are on the same side of every fold.
     random_state : int
     """
 
@@ -45,6 +47,7 @@ class Protocol:
     repeats: int | None = None
     train_sizes: tuple[TrainSize, ...] = ("all",)
     scoring: str | None = None
+    group_duplicates: bool = True
     random_state: int = 0
 
     def __post_init__(self) -> None:

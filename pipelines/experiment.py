@@ -46,6 +46,9 @@ def compare(
     make_draws(images.labels, protocol, test=images.test, groups=images.groups)  # Fail early.
     extraction = extract(images, options, narrator=narrator)
     images = extraction.images
+    groups = images.groups
+    if protocol.group_duplicates:
+        groups = group_copies(extraction.digests, groups)
     n_fits = len(extraction.taps) * len(protocol.classifiers)
     with timed(extraction.seconds, "compare"), narrator.step("Comparing", n_fits) as advance:
         comparison = compare_layers(
@@ -53,7 +56,7 @@ def compare(
             images.labels,
             protocol=protocol,
             test=images.test,
-            groups=group_copies(extraction.digests, images.groups),
+            groups=groups,
             n_jobs=n_jobs,
             advance=advance,
         )

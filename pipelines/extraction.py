@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache import CodesKey, CodeStore, ExtractionKey
+from cache.digests import DigestMemory
 from cache.store import Gap, bytes_of
 from codes import Backbone, CodeExtractor, ImageList, load_backbone
 from codes.extractor import EXTRACTOR_VERSION, Tap
 from codes.images import digest_images
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent
+from pipelines.shares import Share
 
 
 class UnreadableImagesError(ValueError):
@@ -91,7 +93,11 @@ class Extraction:
 
 
 def extract(
-    images: ImageList, options: ExtractionOptions, *, narrator: Narrator | None = None
+    images: ImageList,
+    options: ExtractionOptions,
+    *,
+    share: Share | None = None,
+    narrator: Narrator | None = None,
 ) -> Extraction:
     """Make sure that the store holds the codes of every image of a dataset.
 
@@ -100,11 +106,14 @@ def extract(
     images : ImageList
         As `codes.load_images` returns it.
     options : ExtractionOptions
+    share : Share, optional
+        Leave the images of other ranks to them. Default: all are this process's.
     narrator : Narrator, optional
 
     Returns
     -------
     extraction : Extraction
+        Of the rank's own images.
 
     Raises
     ------
@@ -128,9 +137,16 @@ def extract(
             random_state=options.random_state,
         )
         extractor = _extractor(backbone, options, options.layers)
-    with timed(seconds, "digest"), narrator.step("Reading files", len(images)) as advance:
-        digests = digest_images(images, advance=advance)
     store = CodeStore(options.store)
+    with (
+        timed(seconds, "digest"),
+        DigestMemory(store.place.digests) as memory,
+        narrator.step("Reading files", len(images)) as advance,
+    ):
+        digests = digest_images(images, memory=memory, advance=advance)
+    if share is not None and share.world_size > 1:
+        own = share.of(digests)
+        images, digests = images.take(own), digests[own]
     key = ExtractionKey(
         architecture=backbone.architecture,
         weights=backbone.weights_digest,
@@ -225,16 +241,19 @@ def _announce(
     widths = {arrays[tap.layer.name]: tap.n_features for tap in extractor.taps}
     needed = sum(bytes_of({a: widths[a] for a in gap.arrays}, len(gap.images)) for gap in gaps)
     store.require_space(needed)
+    removed = store.require_limit(needed)
+    if removed:
+        narrator.say(f"Removed for CNN_CODES_STORE_LIMIT: {', '.join(removed)}.")
     n_missing = sum(len(gap.images) for gap in gaps)
     if not n_missing:
-        narrator.say(f"All {n_images} images have their codes in {store.root}; none is extracted.")
+        narrator.say(f"All {n_images} images have their codes in {store.name}; none is extracted.")
         return
     layers = [tap.layer.name for tap in extractor.taps]
     wanted = {array for gap in gaps for array in gap.arrays}
     narrator.say(
         f"Extracting {n_missing} of {n_images} images on {extractor.device}: "
         f"{', '.join(layer for layer in layers if arrays[layer] in wanted)}. "
-        f"At most {needed / 1e6:.3g} MB in {store.root}."
+        f"At most {needed / 1e6:.3g} MB in {store.name}."
     )
 
 

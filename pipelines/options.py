@@ -39,8 +39,9 @@ class ExtractionOptions:
         Images that pass the network together.
     workers : int, optional
         Processes that decode images. Default: one on the CPU, all cores but one with a GPU.
-    store : Path, optional
-        Folder of the codes. Default: CNN_CODES_STORE, otherwise the user's cache folder.
+    store : str or Path, optional
+        Folder of the codes, or s3://bucket/prefix. Default: CNN_CODES_STORE, otherwise the user's
+        cache folder.
     skip_unreadable : bool
         Go on without the images that cannot be decoded, and list them in the report.
     random_state : int
@@ -58,7 +59,7 @@ class ExtractionOptions:
     device: str = "auto"
     batch_size: int = 32
     workers: int | None = None
-    store: Path | None = None
+    store: str | Path | None = None
     skip_unreadable: bool = False
     random_state: int = 0
 

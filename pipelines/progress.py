@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
@@ -16,6 +17,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 
@@ -75,3 +77,26 @@ class Terminal:
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
+
+
+def stdout() -> Console:
+    """Open what results are printed on."""
+    # Into a pipe or a file nothing is cut off at a width that is nobody's.
+    width = None if sys.stdout.isatty() else 1000
+    return Console(highlight=False, markup=False, width=width)
+
+
+def terminal() -> Terminal:
+    """Open what progress is told on: stderr."""
+    return Terminal(Console(stderr=True))
+
+
+def table(*columns: str) -> Table:
+    """Begin a table; all columns but the first are aligned to the right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        if i == 0:
+            table.add_column(column, overflow="fold")
+        else:
+            table.add_column(column, justify="right", no_wrap=True)
+    return table

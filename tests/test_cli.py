@@ -99,7 +99,7 @@ def test_one_more_layer_and_one_more_image_cost_only_themselves(image_folder: Pa
     draw_image(12345).save(image_folder / "red" / "new.png")
     both = ExtractionOptions(backbone="bundled", layers="fc6.relu,fc7.relu")
     grown = extract(load_images(image_folder), both)
-    parts = [p for p in (grown.store.root / grown.key.folder()).iterdir() if p.is_dir()]
+    parts = [p for p in Path(grown.store.name, grown.key.folder()).iterdir() if p.is_dir()]
     written = {
         part.name: sorted(a.name.split("-")[0] for a in part.iterdir() if a.name[:2] == "fc")
         for part in parts
@@ -252,7 +252,7 @@ def test_ctrl_c_keeps_what_was_stored_and_the_next_run_goes_on(
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True,
     )  # fmt: skip
-    root = CodeStore().root
+    root = Path(CodeStore().name)
     deadline = time.monotonic() + 100
     while not list(root.glob("*/*/committed/0*")) and time.monotonic() < deadline:
         time.sleep(0.02)

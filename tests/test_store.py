@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from cache import CodesKey, CodeStore, DamagedCodesError, ExtractionKey, StoreError
 from cache import writer as writer_module
-from cache.disk import create_group
 from cache.key import canonical_json
+from cache.places import open_place
+from cache.records import read_record, write_record
 from cache.writer import chunk_rows
 
 KEY = ExtractionKey(
@@ -160,7 +161,7 @@ def test_a_part_that_got_no_row_is_removed(tmp_path: Path) -> None:
     store = CodeStore(tmp_path)
     with store.write(KEY, {FC7: 4}, _digests(range(2))) as part:
         part.write({FC7: np.full((2, 4), np.nan, np.float32)}, {0: "empty", 1: "empty"})
-    assert not part.path.exists()
+    assert not (tmp_path / part.path).exists()
 
 
 def test_unreadable_images_stay_missing(tmp_path: Path) -> None:
@@ -266,10 +267,12 @@ def test_two_writers_of_the_same_images_do_no_harm(tmp_path: Path) -> None:
 
 
 def test_a_marker_is_created_once(tmp_path: Path) -> None:
-    create_group(tmp_path / "000", {"first": True})
+    place = open_place(tmp_path)
+    write_record(place, "000", {"first": True})
     with pytest.raises(FileExistsError):
-        create_group(tmp_path / "000", {"first": False})
-    assert dict(zarr.open_group(tmp_path / "000", mode="r").attrs) == {"first": True}
+        write_record(place, "000", {"first": False})
+    assert read_record(place, "000") == {"first": True}
+    assert zarr.open_group(tmp_path / "000", mode="r").attrs["first"] is True
     assert os.listdir(tmp_path / "000") == ["zarr.json"]
 
 

@@ -1,0 +1,111 @@
+"""Digests of files, remembered: a folder that is known is listed without being read again."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+# A file changed within this time may change again without another modification time.
+SETTLED = 2.0
+
+
+class DigestMemory:
+    """SHA-256 of files by path, size and the times of their last change.
+
+    A file is read again when its size, its modification time or, where the system keeps one, the
+    time its entry changed is another: the last catches a file whose modification time was put
+    back. Use it as a context manager; what was learnt is kept when it ends.
+
+    Parameters
+    ----------
+    file : Path
+        An SQLite database, made if need be. Where it cannot be written, nothing is remembered.
+
+    Examples
+    --------
+    >>> import hashlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     image = Path(folder, "image.png")
+    ...     _ = image.write_bytes(b"pixels")
+    ...     os.utime(image, (0, 0))
+    ...     with DigestMemory(Path(folder, "digests.sqlite")) as memory:
+    ...         first = memory.of(str(image), lambda: hashlib.sha256(b"pixels").digest())
+    ...         first[:3].hex()
+    '6ec9c2'
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._learnt: list[tuple[str, int, int, int, bytes]] = []
+        self._known: dict[str, tuple[int, int, int, bytes]] = {}
+        self._base: sqlite3.Connection | None = None
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._base = sqlite3.connect(file, timeout=60)
+            self._base.execute(
+                "CREATE TABLE IF NOT EXISTS files "
+                "(path TEXT PRIMARY KEY, size INT, modified INT, changed INT, sha256 BLOB)"
+            )
+            for path, *rest in self._base.execute("SELECT * FROM files"):
+                self._known[path] = tuple(rest)
+        except (OSError, sqlite3.Error):
+            self._base = None
+
+    def __enter__(self) -> DigestMemory:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._base is None:
+            return
+        try:
+            with self._base:
+                self._base.executemany(
+                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", self._learnt
+                )
+        except sqlite3.Error:
+            pass  # A disk that is full or read-only: the files are read again next time.
+        finally:
+            self._base.close()
+
+    def of(self, path: str, compute: Callable[[], bytes]) -> bytes:
+        """Recall a file's digest, or compute and remember it.
+
+        Parameters
+        ----------
+        path : str
+        compute : callable
+            Reads the file.
+
+        Returns
+        -------
+        digest : bytes
+            32 of them.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        """
+        path = os.path.abspath(path)
+        before = _state(path)
+        known = self._known.get(path)
+        if known is not None and known[:3] == before:
+            return known[3]
+        digest = compute()
+        if _state(path) == before and max(before[1:]) < time.time_ns() - SETTLED * 1e9:
+            self._known[path] = (*before, digest)
+            self._learnt.append((path, *before, digest))
+        return digest
+
+
+def _state(path: str) -> tuple[int, int, int]:
+    stat = os.stat(path)
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

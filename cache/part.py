@@ -1,0 +1,213 @@
+"""A part: an immutable list of images and some arrays of their codes, as its markers tell it.
+
+::
+
+    alexnet-1f0c…/zarr.json                     the key of the extraction
+    alexnet-1f0c…/20261120T101500-3fa9…/        a part
+        zarr.json                               its arrays, checksums, provenance; written last
+        images/                                 (n_images, 32) uint8: SHA-256 of each image
+        features.2-post-grid_8-float16-…/       (n_images, n_features): codes
+        committed/000001024/zarr.json           marker: these rows are whole
+    use/alexnet-1f0c…/20261120T101500-3fa9…     its time: when the part was last read
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from cache.errors import DamagedCodesError
+from cache.key import CodesKey
+from cache.places import Place
+from cache.records import FILE, read_record, sha256
+
+COMMITTED, IMAGES = "committed", "images"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """What a marker says.
+
+    Attributes
+    ----------
+    path : str
+        Of the marker.
+    start, stop : int
+        Rows of the part.
+    unreadable : dict of str to str
+        Row → why its image has no codes.
+    chunks : dict of str to dict of str to (str or None)
+        Array → number of a chunk → the checksum at its end; None where a chunk of unreadable
+        images alone was not stored.
+    """
+
+    path: str
+    start: int
+    stop: int
+    unreadable: dict[str, str]
+    chunks: dict[str, dict[str, str | None]]
+
+
+class Part:
+    """A part that can be read.
+
+    Parameters
+    ----------
+    place : Place
+    path : str
+
+    Attributes
+    ----------
+    record : dict or None
+        None if the part's writer did not live to finish its first files.
+    segments : list of Segment
+        Committed.
+
+    Raises
+    ------
+    DamagedCodesError
+        If a record is not as it was written.
+    """
+
+    def __init__(self, place: Place, path: str) -> None:
+        self.place, self.path = place, path
+        self.record = read_record(place, path)
+        self.segments: list[Segment] = []
+        if self.record is not None:
+            for name in place.folders(f"{path}/{COMMITTED}"):
+                marker = f"{path}/{COMMITTED}/{name}"
+                attributes = read_record(place, marker)
+                if attributes is not None:
+                    self.segments.append(Segment(path=marker, **attributes))
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """Name of each array of codes → the fields of its key."""
+        return {} if self.record is None else dict(self.record["arrays"])
+
+    def has(self, array: CodesKey) -> bool:
+        """Tell whether an array is among those of the part."""
+        name = array.array()
+        if name not in self.arrays:
+            return False
+        if self.arrays[name] != array.fields():
+            raise DamagedCodesError(f"{self.path}/{name} holds other codes than its name says.")
+        return True
+
+    def digests(self) -> NDArray[np.uint8]:
+        """Read the images' digests, shape ``(n_images, 32)``."""
+        images = self.open(IMAGES)
+        try:
+            digests: NDArray[np.uint8] = np.asarray(images[:])
+        except (ValueError, RuntimeError, OSError) as error:
+            raise self._damaged(IMAGES, str(error)) from error
+        if self.record is None or sha256(digests.tobytes()) != self.record["images"]:
+            raise self._damaged(IMAGES, "the images are not those that were written")
+        return digests
+
+    def rows(self) -> NDArray[np.intp]:
+        """Give the numbers of the rows that hold codes."""
+        rows = [np.arange(segment.start, segment.stop) for segment in self.segments]
+        unreadable = [int(row) for segment in self.segments for row in segment.unreadable]
+        return np.setdiff1d(np.concatenate(rows), unreadable).astype(np.intp)
+
+    def open(self, array: str) -> zarr.Array[Any]:
+        """Open an array whose metadata are as they were written."""
+        metadata = self.place.read(f"{self.path}/{array}/{FILE}")
+        if (
+            metadata is None
+            or self.record is None
+            or sha256(metadata) != self.record["metadata"][array]
+        ):
+            raise self._damaged(array, "its metadata are not those that were written")
+        return zarr.open_array(self.place.zarr(f"{self.path}/{array}"), mode="r")
+
+    def _damaged(self, array: str, why: str) -> DamagedCodesError:
+        return DamagedCodesError(
+            f"{self.path}/{array} in {self.place.name!r} is damaged: {why}. Run `cnn-codes cache "
+            "verify --repair`: its images are then extracted again."
+        )
+
+
+class Lookup:
+    """Where each image stands in some parts.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        Of several that hold an image, the first counts.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        rows = [part.rows() for part in parts]
+        none = np.empty((0, 32), np.uint8)
+        pairs = zip(parts, rows, strict=True)
+        digests = np.concatenate([none, *(part.digests()[r] for part, r in pairs)])
+        numbers = [np.full(len(r), number) for number, r in enumerate(rows)]
+        keys = _first_words(digests)
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._digests = keys[order], digests[order]
+        self._parts = np.concatenate([np.empty(0, np.intp), *numbers])[order]
+        self._rows = np.concatenate([np.empty(0, np.intp), *rows])[order]
+
+    def find(self, digests: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Look images up.
+
+        Parameters
+        ----------
+        digests : ndarray of shape (n, 32), uint8
+
+        Returns
+        -------
+        parts, rows : ndarrays of shape (n,), intp
+            Number of the part, -1 where there is none, and the row in it.
+        """
+        wanted = _first_words(digests)
+        places = np.searchsorted(self._keys, wanted)
+        parts = np.full(len(digests), -1, np.intp)
+        rows = np.zeros(len(digests), np.intp)
+        # Sorted by the first 8 of 32 bytes: where these agree, the others are looked at, and the
+        # next place should they differ.
+        open_ = np.arange(len(digests))
+        while len(open_):
+            open_ = open_[places[open_] < len(self._keys)]
+            open_ = open_[self._keys[places[open_]] == wanted[open_]]
+            same = (self._digests[places[open_]] == digests[open_]).all(axis=1)
+            found = open_[same]
+            parts[found], rows[found] = self._parts[places[found]], self._rows[places[found]]
+            open_ = open_[~same]
+            places[open_] += 1
+        return parts, rows
+
+
+def distinct(digests: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Give the place of the first of each image among copies, in ascending order.
+
+    Parameters
+    ----------
+    digests : ndarray of shape (n, 32), uint8
+
+    Examples
+    --------
+    >>> distinct(np.array([[3] * 32, [1] * 32, [3] * 32], np.uint8)).tolist()
+    [0, 1]
+    """
+    keys = _first_words(digests)
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][: len(keys)])
+    first = order[starts]
+    run = np.searchsorted(starts, np.arange(len(keys)), side="right") - 1
+    copies = (digests[order] == digests[first[run]]).all(axis=1)
+    if len(starts) < len(keys) and not copies.all():  # 8 bytes agree and the others do not.
+        return np.sort(np.unique(digests, axis=0, return_index=True)[1]).astype(np.intp)
+    return np.sort(first).astype(np.intp)
+
+
+def _first_words(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    return np.ascontiguousarray(digests[:, :8]).view(np.uint64).ravel()

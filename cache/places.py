@@ -1,0 +1,124 @@
+"""Where a store lies: a folder on a disk, or a prefix of an object store.
+
+Everything above this module names files by their path inside the store, with slashes, and is the
+same for both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from zarr.abc.store import Store
+
+from cache.errors import StoreError
+
+DIGESTS = "digests.sqlite"
+"""File of remembered digests."""
+USE = "use"
+"""Folder of what is not codes: when each part was last used, and who uses each group now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A file of a store.
+
+    Attributes
+    ----------
+    path : str
+        Inside the store.
+    size : int
+        Bytes.
+    modified : float
+        Seconds since 1970.
+    """
+
+    path: str
+    size: int
+    modified: float
+
+
+class Place(Protocol):
+    """The few things that a store asks of what it lies on."""
+
+    name: str  # what a user calls it
+    digests: Path  # on this machine: where the digests of its files are remembered
+
+    def exists(self) -> bool:
+        """Tell whether anything was ever stored."""
+
+    def zarr(self, path: str) -> Store:
+        """Give Zarr the folder at ``path``."""
+
+    def folders(self, path: str) -> list[str]:
+        """List the names of the folders in a folder, sorted; none where it does not exist."""
+
+    def files(self, path: str) -> Iterator[File]:
+        """List all files below a folder."""
+
+    def read(self, path: str) -> bytes | None:
+        """Read a file; None where there is none."""
+
+    def tail(self, path: str, n_bytes: int) -> bytes | None:
+        """Read the last bytes of a file; None where there is none."""
+
+    def create(self, path: str, data: bytes) -> None:
+        """Write a file, all of it or nothing; `FileExistsError` where there is one."""
+
+    def touch(self, path: str) -> None:
+        """Write an empty file, or make the one that is there as new."""
+
+    def sync(self, folder: str, paths: Sequence[str]) -> None:
+        """Return when these files, and the list of files of each folder below, are kept."""
+
+    def remove(self, path: str) -> None:
+        """Remove a file, or a folder with everything in it."""
+
+    def require_space(self, n_bytes: int) -> None:
+        """Refuse, with ``OSError(ENOSPC)``, to begin what does not fit."""
+
+    def asking(self) -> AbstractContextManager[None]:
+        """Turn the errors of a library that talks to this place into ours."""
+
+    def hold(self, group: str) -> None:
+        """Keep `alone` from others until this process ends."""
+
+    def alone(self, group: str) -> AbstractContextManager[bool]:
+        """Keep others from `hold`; whether nobody holds it."""
+
+
+def groups(place: Place) -> list[str]:
+    """List the extractions of a store."""
+    return [name for name in place.folders("") if name != USE]
+
+
+def open_place(root: str | Path) -> Place:
+    """Find out what a store's name stands for.
+
+    Parameters
+    ----------
+    root : str or Path
+        A folder, or the URL of an object store such as ``s3://bucket/prefix``.
+
+    Raises
+    ------
+    StoreError
+        If it is a file, a URL of no known kind, or an object store without its extra installed.
+    """
+    text = os.fspath(root)
+    if "://" in text:
+        try:
+            from cache.bucket import Bucket
+        except ModuleNotFoundError as error:
+            raise StoreError(
+                f"The store {text!r} needs the package {error.name!r}. Install it: "
+                "pip install 'cnn-codes[s3]'."
+            ) from error
+        return Bucket(text)
+    from cache.disk import Disk
+
+    return Disk(Path(text).expanduser())

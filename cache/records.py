@@ -1,0 +1,86 @@
+"""Records: small Zarr groups whose attributes say what is there, and prove that they are whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from cache.errors import DamagedCodesError
+from cache.key import canonical_json
+from cache.places import Place
+
+FILE = "zarr.json"
+
+
+def write_record(place: Place, folder: str, attributes: Mapping[str, Any]) -> None:
+    """Create a Zarr group, all of it or nothing.
+
+    Zarr's own creation looks first and writes then, so that two processes can get in each other's
+    way; and it leaves it to the system when the file reaches the disk.
+
+    Parameters
+    ----------
+    place : Place
+    folder : str
+    attributes : mapping
+        Plain values.
+
+    Raises
+    ------
+    FileExistsError
+        If the group is there already; it is left as it is.
+    """
+    place.create(f"{folder}/{FILE}", _to_bytes(attributes))
+
+
+def read_record(place: Place, folder: str) -> dict[str, Any] | None:
+    """Read a group's attributes.
+
+    Returns
+    -------
+    attributes : dict or None
+        None where there is no such group.
+
+    Raises
+    ------
+    DamagedCodesError
+        If a single byte is not as it was written.
+    """
+    data = place.read(f"{folder}/{FILE}")
+    if data is None:
+        return None
+    try:
+        attributes: dict[str, Any] = json.loads(data)["attributes"]
+        attributes.pop("checksum", None)
+        whole = _to_bytes(attributes) == data
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise DamagedCodesError(
+            f"{folder + '/' + FILE!r} in {place.name!r} is not as it was written. Run "
+            "`cnn-codes cache verify --repair`: what it describes is then extracted again."
+        )
+    return attributes
+
+
+def _to_bytes(attributes: Mapping[str, Any]) -> bytes:
+    checksum = sha256(canonical_json(dict(attributes)).encode())
+    document = {
+        "attributes": {**attributes, "checksum": checksum},
+        "node_type": "group",
+        "zarr_format": 3,
+    }
+    return canonical_json(document).encode()
+
+
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 in hexadecimal.
+
+    Examples
+    --------
+    >>> sha256(b"")[:16]
+    'e3b0c44298fc1c14'
+    """
+    return hashlib.sha256(data).hexdigest()

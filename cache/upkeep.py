@@ -1,0 +1,199 @@
+"""Looking after a store: what is in it, and making room in it."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache.errors import StoreError
+from cache.part import Part, distinct
+from cache.places import USE, Place, groups
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_TIMES = {"h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """A part of a store.
+
+    Attributes
+    ----------
+    path : str
+    dataset, backbone : str
+        What was typed when the codes were extracted.
+    arrays : tuple of str
+        Layer and pooling of each array.
+    n_images : int
+        Rows that hold codes.
+    n_copies : int
+        How many of them another part listed before holds too, for all these arrays.
+    size : int
+        Bytes on the disk.
+    used : float
+        Seconds since 1970.
+    """
+
+    path: str
+    dataset: str
+    backbone: str
+    arrays: tuple[str, ...]
+    n_images: int
+    n_copies: int
+    size: int
+    used: float
+
+
+def list_parts(place: Place) -> list[Holding]:
+    """List what a store holds, the most recently used first.
+
+    Parameters
+    ----------
+    place : Place
+
+    Returns
+    -------
+    holdings : list of Holding
+        Parts that a crash left without a row are among them, with ``n_images`` 0.
+    """
+    found: list[Holding] = []
+    uses = {file.path: file.modified for file in place.files(USE)}
+    for group in groups(place):
+        seen: list[tuple[frozenset[str], np.ndarray]] = []
+        for name in place.folders(group):
+            part = Part(place, f"{group}/{name}")
+            files = list(place.files(part.path))
+            used = uses.get(f"{USE}/{part.path}", 0.0)
+            digests = np.empty((0, 32), np.uint8)
+            if part.segments:
+                digests = part.digests()[part.rows()]
+            before = [d for arrays, d in seen if arrays >= part.arrays.keys()]
+            known = np.concatenate([np.empty((0, 32), np.uint8), *before])
+            known = known[distinct(known)]
+            both = np.concatenate([known, digests])
+            seen.append((frozenset(part.arrays), digests))
+            provenance = (part.record or {}).get("provenance", {})
+            found.append(
+                Holding(
+                    path=part.path,
+                    dataset=str(provenance.get("dataset", "?")),
+                    backbone=str(provenance.get("backbone", "?")),
+                    arrays=tuple(f"{a['layer']} ({a['pool']})" for a in part.arrays.values()),
+                    n_images=len(digests),
+                    n_copies=len(both) - len(distinct(both)),
+                    size=sum(file.size for file in files),
+                    used=used or max((file.modified for file in files), default=0.0),
+                )
+            )
+    return sorted(found, key=lambda holding: holding.used, reverse=True)
+
+
+def prune(
+    place: Place,
+    *,
+    older_than: float | None = None,
+    max_size: int | None = None,
+    dry_run: bool = False,
+) -> tuple[list[Holding], list[Holding]]:
+    """Remove what was not used for long, or as much as it takes, least recently used first.
+
+    Parts that a crash left without a row go in any case.
+
+    Parameters
+    ----------
+    place : Place
+    older_than : float, optional
+        Seconds.
+    max_size : int, optional
+        Bytes that may stay.
+    dry_run : bool, default=False
+        Whether nothing is removed.
+
+    Returns
+    -------
+    removed, busy : lists of Holding
+        What went, or would go; and what would have to go but is in use by a running process.
+    """
+    holdings = list_parts(place)
+    total = sum(holding.size for holding in holdings)
+    removed: list[Holding] = []
+    busy: list[Holding] = []
+    for holding in reversed(holdings):
+        old = older_than is not None and holding.used < time.time() - older_than
+        over = max_size is not None and total > max_size
+        if not (old or over or not holding.n_images):
+            continue
+        with place.alone(holding.path.split("/")[0]) as free:
+            if free:
+                removed.append(holding)
+                total -= holding.size
+                if not dry_run:
+                    place.remove(holding.path)
+                    place.remove(f"{USE}/{holding.path}")
+            elif holding.n_images:
+                busy.append(holding)
+    return removed, busy
+
+
+def make_room(place: Place, limit: str, n_bytes: int) -> list[str]:
+    """Remove parts until ``n_bytes`` more keep the store within its limit.
+
+    Parameters
+    ----------
+    place : Place
+    limit : str
+        As for `parse_size`.
+    n_bytes : int
+
+    Returns
+    -------
+    removed : list of str
+        Their paths.
+
+    Raises
+    ------
+    StoreError
+        If too much of the store is in use, or the codes alone are larger than the limit.
+    """
+    most = parse_size(limit, "CNN_CODES_STORE_LIMIT")
+    removed, _ = prune(place, max_size=max(0, most - n_bytes), dry_run=True)
+    left = sum(h.size for h in list_parts(place)) - sum(h.size for h in removed)
+    if left + n_bytes > most:
+        raise StoreError(
+            f"The codes can take {n_bytes / 1e9:.3g} GB, {left / 1e9:.3g} GB of the store "
+            f"{place.name!r} are in use, and CNN_CODES_STORE_LIMIT allows {limit}. Raise it, or "
+            "choose fewer --layers, a coarser --pool or another --store."
+        )
+    removed, _ = prune(place, max_size=most - n_bytes)
+    return [holding.path for holding in removed]
+
+
+def parse_size(text: str, name: str) -> int:
+    """Read a number of bytes.
+
+    Examples
+    --------
+    >>> parse_size("1.5GB", "--max-size")
+    1500000000
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)\s*", text, re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"{name} {text!r} is no size. Allowed: a number and B, KB, MB, GB or TB.")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def parse_age(text: str, name: str) -> float:
+    """Read a time span in seconds.
+
+    Examples
+    --------
+    >>> parse_age("2d", "--older-than")
+    172800.0
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([hdw])\s*", text)
+    if match is None:
+        raise ValueError(f"{name} {text!r} is no time. Allowed: a number and h, d or w, as in 30d.")
+    return float(match[1]) * _TIMES[match[2]]

@@ -1,0 +1,217 @@
+"""Verifying a store: every byte that a code depends on is compared with what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache.errors import DamagedCodesError, StoreError
+from cache.part import COMMITTED, IMAGES, Part, Segment
+from cache.places import DIGESTS, Place, groups
+from cache.records import FILE, read_record, write_record
+from cache.writer import CHECKSUM_BYTES, chunk_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """Something that is not as it was written.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    why : str
+    array : str or None
+        Which array of codes, where only that is concerned.
+    rows : tuple of int or None
+        First and last row concerned, both counted.
+    repair : str
+        What is removed to repair it: the marker of the segment, the part, the record of the
+        group, or the file itself.
+    """
+
+    path: str
+    why: str
+    array: str | None = None
+    rows: tuple[int, int] | None = None
+    repair: str
+
+
+def verify(place: Place, *, advance: Callable[[int], None] | None = None) -> Iterator[Fault]:
+    """Compare everything in a store with its checksums.
+
+    Rows that a running or killed process has not committed are no fault: nothing reads them.
+
+    Parameters
+    ----------
+    place : Place
+    advance : callable, optional
+        Called with 1 after each part.
+
+    Yields
+    ------
+    fault : Fault
+    """
+    known = (DIGESTS, f"{DIGESTS}-journal", f"{DIGESTS}-wal", f"{DIGESTS}-shm")
+    for file in place.files(""):
+        name, *inside = file.path.split("/")
+        if not inside and name not in known:
+            yield _foreign(file.path)
+    for group in groups(place):
+        parts = place.folders(group)
+        yield from _verify_group(place, group)
+        for name in parts:
+            yield from _verify_part(place, f"{group}/{name}")
+            if advance is not None:
+                advance(1)
+
+
+def repair(place: Place, faults: list[Fault]) -> None:
+    """Remove what is faulty, so that it is extracted again.
+
+    Parameters
+    ----------
+    place : Place
+    faults : list of Fault
+        As `verify` found them.
+
+    Raises
+    ------
+    StoreError
+        If a running process uses what is to be removed; nothing is removed then.
+    """
+    for group in sorted({fault.path.split("/")[0] for fault in faults}):
+        if group not in groups(place):
+            continue
+        with place.alone(group) as free:
+            if not free:
+                raise StoreError(
+                    f"{group!r} in {place.name!r} is used by a running process. Repair it when "
+                    "that has ended."
+                )
+    for path in dict.fromkeys(fault.repair for fault in faults):
+        place.remove(path)
+    for group in groups(place):
+        # The key of a group stands in each of its parts too.
+        if read_record(place, group) is None:
+            for name in place.folders(group):
+                record = read_record(place, f"{group}/{name}")
+                if record is not None:
+                    write_record(place, group, {"key": record["key"]})
+                    break
+
+
+def _verify_group(place: Place, group: str) -> Iterator[Fault]:
+    try:
+        if read_record(place, group) is None and any(
+            place.read(f"{group}/{name}/{FILE}") is not None for name in place.folders(group)
+        ):
+            path = f"{group}/{FILE}"
+            yield Fault(path=path, why="it is gone", repair=path)
+    except DamagedCodesError:
+        path = f"{group}/{FILE}"
+        yield Fault(path=path, why="it is not as it was written", repair=path)
+    for file in place.files(group):
+        inside = file.path.split("/")[1:]
+        if len(inside) == 1 and not _is_ours(inside[0], (FILE,)):
+            yield _foreign(file.path)
+
+
+def _verify_part(place: Place, path: str) -> Iterator[Fault]:
+    files = {file.path for file in place.files(path)}
+    if f"{path}/{FILE}" not in files:
+        if any(file.endswith(f"/{COMMITTED}/000000000/{FILE}") for file in files):
+            yield Fault(path=f"{path}/{FILE}", why="it is gone", repair=path)
+            return
+        for file in files:  # Its writer did not live to finish them: nothing reads them.
+            pieces = file.removeprefix(f"{path}/").split("/")
+            if pieces[-1] != FILE and pieces[1:] != ["c", "0", "0"] and not _is_ours(file, ()):
+                yield _foreign(file)
+        return
+    for name in place.folders(f"{path}/{COMMITTED}"):
+        marker = f"{path}/{COMMITTED}/{name}"
+        try:
+            if read_record(place, marker) is None:
+                continue
+        except DamagedCodesError:
+            yield Fault(path=f"{marker}/{FILE}", why="it is not as it was written", repair=marker)
+            return  # What else is wrong is found when this is mended.
+    try:
+        read_record(place, f"{path}/{COMMITTED}")
+    except DamagedCodesError:
+        record = f"{path}/{COMMITTED}/{FILE}"  # Only readers of the whole hierarchy look at it.
+        yield Fault(path=record, why="it is not as it was written", repair=record)
+    try:
+        part = Part(place, path)
+    except DamagedCodesError:
+        yield Fault(path=f"{path}/{FILE}", why="it is not as it was written", repair=path)
+        return
+    try:
+        part.digests()
+    except (DamagedCodesError, StoreError) as error:
+        yield Fault(path=f"{path}/{IMAGES}", why=str(error), array=IMAGES, repair=path)
+        return
+    expected = {f"{path}/{FILE}", f"{path}/{COMMITTED}/{FILE}"}
+    expected |= {f"{segment.path}/{FILE}" for segment in part.segments}
+    for array in [IMAGES, *part.arrays]:
+        expected.add(f"{path}/{array}/{FILE}")
+    for array in part.arrays:
+        yield from _verify_array(part, array)
+    for file in sorted(files - expected):
+        if not _is_ours(file.rsplit("/", 1)[-1], ()) and not _is_chunk(part, file):
+            yield _foreign(file)
+
+
+def _verify_array(part: Part, array: str) -> Iterator[Fault]:
+    try:
+        source = part.open(array)
+    except DamagedCodesError as error:
+        yield Fault(path=f"{part.path}/{array}", why=str(error), array=array, repair=part.path)
+        return
+    step = source.chunks[0]
+    for segment in part.segments:
+        for chunk, checksum in segment.chunks[array].items():
+            first = max(int(chunk) * step, segment.start)
+            last = min(int(chunk) * step + step, segment.stop) - 1
+            path = chunk_path(part.path, array, chunk)
+            why = _fault_of_chunk(part, path, checksum, segment, (first, last))
+            if why is None and checksum is not None:
+                try:
+                    np.asarray(source[first : last + 1])
+                except (ValueError, RuntimeError, OSError) as error:
+                    why = str(error)
+            if why is not None:
+                yield Fault(
+                    path=path, why=why, array=array, rows=(first, last), repair=segment.path
+                )
+
+
+def _fault_of_chunk(
+    part: Part, path: str, checksum: str | None, segment: Segment, rows: tuple[int, int]
+) -> str | None:
+    tail = part.place.tail(path, CHECKSUM_BYTES)
+    if checksum is None:
+        return None if tail is None else "a file that was not written"
+    if tail is None:
+        return "the chunk is gone"
+    return None if tail.hex() == checksum else "it does not end with the checksum that was written"
+
+
+def _is_chunk(part: Part, file: str) -> bool:
+    """Tell whether a file is a chunk of one of the part's arrays, committed or not."""
+    record = part.record or {"metadata": {}, "n_images": 0}
+    pieces = file.removeprefix(f"{part.path}/").split("/")
+    if len(pieces) != 4 or pieces[1] != "c" or not pieces[2].isdigit() or pieces[3] != "0":
+        return False
+    return pieces[0] in record["metadata"] and int(pieces[2]) <= record["n_images"] // 64
+
+
+def _is_ours(name: str, names: tuple[str, ...]) -> bool:
+    """Tell whether a file is expected, or what a killed writer leaves: harmless."""
+    return name in names or name.endswith(".partial")
+
+
+def _foreign(path: str) -> Fault:
+    return Fault(path=path, why="a file that does not belong to the store", repair=path)

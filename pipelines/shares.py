@@ -1,0 +1,110 @@
+"""Shares: which images of a dataset a process extracts where several fill one store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.part import distinct
+from cache.writer import SEGMENT_ROWS
+
+# Who starts the processes names them so: torchrun, Slurm's srun, Slurm's job arrays.
+_NAMES = (
+    ("RANK", "WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_NTASKS"),
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """One of several processes that fill a store together.
+
+    The shares are fixed by number before anyone looks at what is stored already, so that a rank
+    that starts late or again leaves out no image and takes none of another's.
+
+    Attributes
+    ----------
+    rank : int
+        From 0.
+    world_size : int
+        How many processes there are.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(
+                f"rank={self.rank}, world_size={self.world_size}: allowed are ranks from 0 to "
+                "one less than the world size."
+            )
+
+    def of(self, digests: NDArray[np.uint8]) -> NDArray[np.intp]:
+        """Choose this rank's images.
+
+        Parameters
+        ----------
+        digests : ndarray of shape (n_samples, 32), uint8
+
+        Returns
+        -------
+        images : ndarray of intp
+            Places in the list, each distinct image once; of all ranks together, all of them.
+
+        Examples
+        --------
+        >>> digests = np.repeat(np.arange(5, dtype=np.uint8), 32).reshape(5, 32)
+        >>> [Share(rank=rank, world_size=2).of(digests).tolist() for rank in (0, 1)]
+        [[0, 1, 2], [3, 4]]
+        """
+        places = distinct(digests)
+        # Blocks of a segment or a little less, as many for each rank.
+        rounds = -(-len(places) // (SEGMENT_ROWS * self.world_size))
+        block = np.arange(len(places)) * rounds * self.world_size // max(1, len(places))
+        mine = block % self.world_size == self.rank
+        return np.asarray(places[mine])
+
+
+def find_share(
+    rank: int | None, world_size: int | None, environment: Mapping[str, str] = os.environ
+) -> Share:
+    """Take the share that was asked for, or the one that torchrun or Slurm gives this process.
+
+    Parameters
+    ----------
+    rank, world_size : int or None
+        Both, or none.
+    environment : mapping, optional
+
+    Returns
+    -------
+    share : Share
+        The whole, where nobody speaks of several processes.
+
+    Examples
+    --------
+    >>> find_share(None, None, {"RANK": "1", "WORLD_SIZE": "4"})
+    Share(rank=1, world_size=4)
+    """
+    if (rank is None) != (world_size is None):
+        raise ValueError(
+            f"rank={rank}, world_size={world_size}: give both, or neither to take torchrun's or "
+            "Slurm's."
+        )
+    if rank is not None and world_size is not None:
+        return Share(rank=rank, world_size=world_size)
+    for names in _NAMES:
+        if all(name in environment for name in names):
+            first = 0
+            if names[0] == "SLURM_ARRAY_TASK_ID":
+                first = int(environment.get("SLURM_ARRAY_TASK_MIN", "0"))
+            number, count = (int(environment[name]) for name in names)
+            if count > 1:
+                return Share(rank=number - first, world_size=count)
+    return Share()

@@ -1,0 +1,132 @@
+"""The commands ``cnn-codes cache list``, ``verify`` and ``prune``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from cache import CodeStore, DamagedCodesError, StoreError
+from cache.places import Place, groups
+from cache.upkeep import Holding, list_parts, parse_age, parse_size
+from cache.upkeep import prune as prune_parts
+from cache.verify import Fault, repair
+from cache.verify import verify as find_faults
+from pipelines.progress import stdout, table, terminal
+
+cache = App(name="cache", help="Look after the store: what is in it, is it whole, make room.")
+
+Store = Annotated[str | Path | None, Parameter(help="The store. Default: CNN_CODES_STORE, "
+                                               "otherwise the user's cache folder.")]  # fmt: skip
+
+
+@cache.command(name="list")
+def list_(*, store: Store = None) -> None:
+    """List what the store holds, the most recently used first."""
+    place = _open(store)
+    holdings = list_parts(place)
+    columns = table("dataset", "backbone", "layers", "images", "copies", "size", "last used")
+    for holding in holdings:
+        columns.add_row(
+            holding.dataset,
+            holding.backbone,
+            ", ".join(holding.arrays),
+            f"{holding.n_images:,}",
+            f"{holding.n_copies:,}",
+            _megabytes(holding.size),
+            f"{datetime.fromtimestamp(holding.used):%Y-%m-%d %H:%M}",
+        )
+    stdout().print(columns)
+    total = _megabytes(sum(holding.size for holding in holdings))
+    stdout().print(f"{place.name}: {total} in {len(holdings)} parts", soft_wrap=True)
+
+
+@cache.command
+def verify(
+    *, store: Store = None, repair_: Annotated[bool, Parameter(name="--repair")] = False
+) -> None:
+    """Compare every byte of the store with its checksums; exit status 1 if one is wrong.
+
+    Parameters
+    ----------
+    repair_
+        Remove what is damaged, so that the next run extracts it again.
+    """
+    place = _open(store)
+    n_parts = sum(len(place.folders(group)) for group in groups(place))
+    with terminal().step("Verifying", n_parts) as advance:
+        faults = list(find_faults(place, advance=advance))
+    for fault in faults:
+        stdout().print(_describe(fault), soft_wrap=True)
+    if not faults:
+        stdout().print(f"{place.name}: {n_parts} parts, nothing damaged", soft_wrap=True)
+    elif repair_:
+        # What is wrong behind a damaged record shows when the record is gone.
+        while faults:
+            repair(place, faults)
+            faults = list(find_faults(place))
+        stdout().print("Repaired: what was removed is extracted again by the next run.")
+    else:
+        raise DamagedCodesError(
+            f"{len(faults)} faults in {place.name!r}. Run `cnn-codes cache verify --repair` to "
+            "remove what is damaged; the next run extracts it again."
+        )
+
+
+@cache.command
+def prune(
+    *,
+    store: Store = None,
+    older_than: str | None = None,
+    max_size: str | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Make room: remove the least recently used codes, and what crashes left behind.
+
+    Nothing that a running process reads is removed.
+
+    Parameters
+    ----------
+    older_than
+        Remove what was last used before this time, such as 12h, 30d or 8w.
+    max_size
+        Remove until the store is no larger than this, such as 500MB or 20GB.
+    dry_run
+        Say what would be removed, and remove nothing.
+    """
+    age = None if older_than is None else parse_age(older_than, "--older-than")
+    size = None if max_size is None else parse_size(max_size, "--max-size")
+    place = _open(store)
+    removed, busy = prune_parts(place, older_than=age, max_size=size, dry_run=dry_run)
+    for holding in removed:
+        stdout().print(f"{'would remove' if dry_run else 'removed'} {_name(holding)}")
+    for holding in busy:
+        stdout().print(f"kept, in use by a running process: {_name(holding)}")
+    total = _megabytes(sum(holding.size for holding in removed))
+    stdout().print(f"{len(removed)} parts, {total}")
+
+
+def _open(store: str | Path | None) -> Place:
+    place = CodeStore(store).place
+    if not place.exists():
+        raise StoreError(f"There is no store at {place.name!r} yet.")
+    return place
+
+
+def _name(holding: Holding) -> str:
+    return (
+        f"{holding.path} ({holding.dataset}, {holding.n_images:,} images, "
+        f"{_megabytes(holding.size)})"
+    )
+
+
+def _describe(fault: Fault) -> str:
+    where = "" if fault.rows is None else f", rows {fault.rows[0]} to {fault.rows[1]}"
+    array = "" if fault.array is None else f" (array {fault.array}{where})"
+    return f"{fault.path}{array}: {fault.why}"
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.1f} MB"
