@@ -120,7 +120,12 @@ class CodesView:
             try:
                 return np.asarray(source[first : last + 1])
             except (ValueError, RuntimeError, OSError) as error:
-                raise self._damaged(number, first, last, str(error)) from error
+                step = source.chunks[0]
+                next_chunk = (first // step + 1) * step
+                if next_chunk <= last:  # Find out which.
+                    self._decode(number, source, first, next_chunk - 1)
+                    self._decode(number, source, next_chunk, last)
+                raise self._damaged(number, first, last, str(error).rstrip(".")) from error
 
     def _damaged(self, number: int, first: int, last: int, why: str) -> DamagedCodesError:
         part = self._parts[number]

@@ -172,7 +172,13 @@ def score_fold(
             if scorer is None:
                 scores[i] = np.mean(decide(values) == labels[test])
             else:
-                scores[i] = scorer(judge(problem), values, problem.classes[labels[test]])
+                try:
+                    scores[i] = scorer(judge(problem), values, problem.classes[labels[test]])
+                except (AttributeError, TypeError, ValueError) as error:
+                    raise ValueError(
+                        f"scoring does not work here: {error} A score of probabilities needs "
+                        "LogisticCV, and one of two classes two classes."
+                    ) from error
     return scores, certificates
 
 
@@ -224,17 +230,10 @@ def make_space(X: Array, train: Index, test: Index, problem: Problem) -> Space:
     ones = problem.kind == "hinge"
     if _among_samples(len(train), len(rows), X.shape[1], problem):
         gram = np.full((len(rows), len(rows)), 1.0 if ones else 0.0, order="F")
-        with np.errstate(over="ignore", invalid="ignore"):
-            for block in scaled_blocks(
-                X, rows, len(train), scale=problem.scale, centre=problem.centre
-            ):
-                add_square(gram, block.codes.T)
+        blocks = scaled_blocks(X, rows, len(train), scale=problem.scale, centre=problem.centre)
+        for block in blocks:
+            add_square(gram, block.codes.T)
         mirror(gram)
-        if not np.isfinite(gram).all():
-            raise ValueError(
-                "The inner products of the codes are not finite: the values of X are too large "
-                f"for float64 (largest: {np.abs(X).max():.3g}). Divide X by a constant first."
-            )
         return SampleSpace(gram, len(train))
     codes = ScaledRows(X, rows, len(train), scale=problem.scale, centre=problem.centre, ones=ones)
     return FeatureSpace(codes, len(train))

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
@@ -21,9 +22,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pipelines.folds import Problem, decide, judge, probabilities, refit, score_fold
 from pipelines.inputs import (
+    check_class_weight,
     check_finite,
     check_grid,
     check_options,
+    check_scoring_name,
     make_splits,
     read_codes,
 )
@@ -88,14 +91,16 @@ class _LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         self.Cs_ = check_grid(self.Cs)
         check_options(self.scale, self.tol, self.max_iter)
+        check_class_weight(self.class_weight)
+        check_scoring_name(self.scoring)
         codes, y = validate_data(self, read_codes(X), y, dtype=_FLOATS, ensure_all_finite=False)
         check_finite(codes)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"y holds one class only, {self.classes_[0]!r}; a classifier needs at least 2 "
-                "classes. Add samples of another class."
+                f"y holds one class only, {self.classes_.tolist()[0]!r}; a classifier needs at "
+                "least 2 classes. Add samples of another class."
             )
         problem = Problem(
             kind=self._kind,
@@ -110,12 +115,17 @@ class _LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.C_at_edge_ = _edge(self.Cs_, self.scores_, self.C_)
         self.coef_, self.intercept_, last, self.n_iter_ = refit(codes, labels, self.C_, problem)
         self.certificate_ = max(worst, last)
+        if not (np.isfinite(self.coef_).all() and np.isfinite(self.certificate_)):
+            raise ValueError(
+                "The weights are not finite: the values of X, Cs and class_weight are too far "
+                f"apart (largest C: {self.Cs_.max():.3g}). Use scale='standard', or smaller Cs."
+            )
         if self.certificate_ > self.tol:
             warnings.warn(
-                f"{type(self).__name__} did not converge: after max_iter={self.max_iter} Newton "
-                f"iterations the weights are within {self.certificate_:.1e} of the optimum, "
-                f"relative to their length; tol={self.tol:.1e} was asked. Raise max_iter or tol, "
-                "or leave out the largest Cs.",
+                f"{type(self).__name__} did not converge: the weights are within "
+                f"{self.certificate_:.1e} of the optimum, relative to their length; "
+                f"tol={self.tol:.1e} was asked. Raise max_iter={self.max_iter} or tol, leave out "
+                "the largest Cs, or use scale='standard'.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -126,11 +136,6 @@ class _LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         splits = make_splits(self.cv, labels, self.classes_, self.random_state)
         scorer = None
         if self.scoring is not None:
-            if not (isinstance(self.scoring, str) or callable(self.scoring)):
-                raise ValueError(
-                    f"scoring={self.scoring!r} is neither a name nor a callable. C is chosen by "
-                    "one score: use for example 'balanced_accuracy'."
-                )
             scorer = check_scoring(judge(problem), self.scoring)
         order = np.argsort(self.Cs_, kind="stable")
         results = Parallel(n_jobs=self.n_jobs)(
@@ -210,8 +215,8 @@ class LinearSVCCV(_LinearCV):
         each fold (a constant feature is left out); unit length of each sample; or as it is.
     class_weight : dict, "balanced" or None, default=None
         As in ``LinearSVC``.
-    scoring : str, callable or None, default=None
-        What chooses C, as in ``GridSearchCV``; None is accuracy.
+    scoring : str, scorer or None, default=None
+        What chooses C: a score's name, or a scorer of ``make_scorer``; None is accuracy.
     tol : float, default=1e-5
         Relative distance to the optimum at which a fit stops: ``‖w - w*‖ <= tol * ‖w‖``.
     max_iter : int, default=100
@@ -283,8 +288,8 @@ class LogisticCV(_LinearCV):
         each fold (a constant feature is left out); unit length of each sample; or as it is.
     class_weight : dict, "balanced" or None, default=None
         As in ``LogisticRegression``.
-    scoring : str, callable or None, default=None
-        What chooses C, as in ``GridSearchCV``; None is accuracy.
+    scoring : str, scorer or None, default=None
+        What chooses C: a score's name, or a scorer of ``make_scorer``; None is accuracy.
     tol : float, default=1e-5
         Relative distance to the optimum at which a fit stops: ``‖w - w*‖ <= tol * ‖w‖``.
     max_iter : int, default=100
@@ -337,6 +342,23 @@ class LogisticCV(_LinearCV):
     """
 
     _kind = "softmax"
+
+    def predict_log_proba(self, X: ArrayLike) -> Array:
+        """Predict the logarithm of the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Codes.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float64
+        """
+        values = self._decision_values(X)
+        if values.shape[1] == 1:
+            values = np.hstack([np.zeros_like(values), values])
+        return np.asarray(log_softmax(values, axis=1))
 
     def predict_proba(self, X: ArrayLike) -> Array:
         """Predict the probability of each class.

@@ -31,6 +31,8 @@ FORCING = 0.05
 CG_LIMIT, CG_FEWEST = 500, 5
 # Weights that are shorter than this part of what the samples pull are zero but for rounding.
 ZERO = 1e-10
+# Where rounding forbids a better certificate, so many steps without one end the search.
+PATIENCE = 10
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,19 @@ def minimise(space: Space, loss: Loss, start: Point, *, tol: float, max_iter: in
     Returns
     -------
     Point
-        Its certificate is at most ``tol`` unless ``max_iter`` Newton iterations did not suffice.
+        Its certificate is at most ``tol`` unless ``max_iter`` Newton iterations did not suffice,
+        or the last steps did not improve it.
     """
     unknown, margins = start.unknown.copy(), start.margins.copy()
     iterative = _IterativeStep(space, start.n_cg)
+    best, stuck = np.inf, 0
     for iteration in range(max_iter + 1):
         local = loss.at(margins)
         gradient = unknown + space.pull(local.gradient, exact=True)
         bound = _distance_bound(space, loss, local, unknown, margins, gradient)
         certificate = float(bound.max())
-        if certificate <= tol or iteration == max_iter:
+        best, stuck = (certificate, 0) if certificate < best else (best, stuck + 1)
+        if certificate <= tol or iteration == max_iter or stuck == PATIENCE:
             break
         part = np.arange(len(margins))
         if bound.size > 1:

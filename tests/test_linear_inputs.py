@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.metrics import make_scorer
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -175,10 +176,24 @@ def test_values_that_are_not_finite(classifier: Any, d: int, bad: float, digits:
         ({"cv": 20}, r"cv=20 folds need 20 samples of each class, class .* Use fewer folds"),
         ({"cv": [(np.arange(5), np.arange(5, 150))]}, "fold 0 has no sample of class"),
         ({"cv": [(np.arange(150), [])]}, "no sample to test on"),
-        ({"tol": 0.0}, "tol=0.0 is not positive"),
+        ({"tol": 0.0}, "tol=0.0 is not a number between 0 and 1"),
+        ({"tol": np.inf}, "tol=inf is not a number between 0 and 1"),
+        ({"tol": "a"}, "tol='a' is not a number"),
+        ({"Cs": "1"}, "Cs='1' is not a list of positive finite numbers"),
+        ({"Cs": ["a"]}, "is not a list of positive finite numbers"),
+        ({"Cs": [1e300]}, "is not a list of positive finite numbers"),
+        ({"cv": 1}, "allowed are 2 folds or more"),
+        ({"cv": []}, "gives no fold"),
+        ({"cv": GroupKFold(3)}, "with groups, list"),
+        ({"cv": [(np.arange(50), [999])]}, "out of bounds"),
+        ({"class_weight": {0: 0.0}}, "class 0 the weight 0.0; weights are positive"),
+        ({"class_weight": {0: np.nan}}, "weights are positive and finite"),
+        ({"class_weight": "Balanced"}, "class_weight='Balanced' is not known"),
+        ({"scoring": "roc_auc"}, "scoring does not work here"),
         ({"max_iter": 0}, "max_iter=0 is not a positive integer"),
-        ({"scoring": ["accuracy", "f1"]}, "neither a name nor a callable"),
-        ({"scoring": lambda *_: np.nan}, "NaN or infinity on a fold"),
+        ({"scoring": ["accuracy", "f1"]}, "is neither a name"),
+        ({"scoring": lambda *_: 0.5}, "is neither a name"),
+        ({"scoring": make_scorer(lambda *_: np.nan)}, "NaN or infinity on a fold"),
     ],
 )
 def test_options_that_make_no_sense(
@@ -200,10 +215,30 @@ def test_other_bad_input(classifier: Any, digits: Any) -> None:
 
 
 @BOTH
-def test_inner_products_beyond_float64(classifier: Any) -> None:
-    X = np.random.default_rng(0).normal(size=(20, 50)) * 1e200
-    with pytest.raises(ValueError, match=r"not finite.*Divide X"):
-        classifier(CS, cv=2, scale=None).fit(X, np.arange(20) % 2)
+@pytest.mark.parametrize("scale", ["standard", "l2", None])
+@pytest.mark.parametrize("size", [1e200, 1e-200])
+def test_inner_products_beyond_float64(classifier: Any, scale: Any, size: float) -> None:
+    X = np.random.default_rng(0).normal(size=(20, 50)) * size
+    with pytest.raises(ValueError, match=r"not finite.*Multiply X"):
+        classifier(CS, cv=2, scale=scale).fit(X, np.arange(20) % 2)
+
+
+def test_values_that_rounding_cannot_certify_end_in_a_warning_or_an_error(digits: Any) -> None:
+    X, y = digits
+    with pytest.warns(ConvergenceWarning, match="relative to their length"):
+        LinearSVCCV(CS, cv=2, scale=None, random_state=0).fit(X * 1e9, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        with pytest.raises((ConvergenceWarning, ValueError)):
+            LogisticCV(CS, cv=2, scale=None, random_state=0).fit(X[:60, 20:30] * 1e8, y[:60] % 2)
+
+
+def test_log_probabilities(digits: Any) -> None:
+    X, y = digits
+    for labels in (y, y % 2):
+        fitted = LogisticCV(CS, cv=2, random_state=0).fit(X, labels)
+        logs = fitted.predict_log_proba(X)
+        np.testing.assert_allclose(np.exp(logs), fitted.predict_proba(X), atol=1e-12)
 
 
 @BOTH
