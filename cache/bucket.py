@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -39,6 +39,7 @@ class Bucket:
                 "The store's URL holds more than a bucket and a prefix. Allowed: "
                 "s3://bucket/prefix; credentials go into the environment (AWS_ACCESS_KEY_ID, …)."
             )
+        self.n_threads = 16
         self.digests = platformdirs.user_cache_path("cnn-codes") / DIGESTS
         self._objects = self._open("")
 
@@ -78,15 +79,6 @@ class Bucket:
             except FileNotFoundError:
                 return None
 
-    def tail(self, path: str, n_bytes: int) -> bytes | None:
-        """Read the last bytes of a file."""
-        with self.asking():
-            try:
-                found = obstore.get(self._objects, path, options={"range": {"suffix": n_bytes}})
-                return bytes(found.bytes())
-            except FileNotFoundError:
-                return None
-
     def create(self, path: str, data: bytes) -> None:
         """Write a file, all of it or nothing."""
         with self.asking():
@@ -100,7 +92,12 @@ class Bucket:
         with suppress(BaseError, OSError):
             obstore.put(self._objects, path, b"")
 
-    def sync(self, folder: str, paths: Sequence[str]) -> None:
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file."""
+        with self.asking():
+            obstore.put(self._objects, path, data)
+
+    def sync(self, paths: Iterable[str]) -> None:
         """Do nothing: an object store has kept what it has accepted."""
 
     def remove(self, path: str) -> None:

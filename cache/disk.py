@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -30,6 +30,7 @@ class Disk:
         self.root, self.name = root, str(root)
         if root.exists() and not root.is_dir():
             raise StoreError(f"The store {self.name!r} is a file; a folder is needed.")
+        self.n_threads = min(4, os.cpu_count() or 1)
         self.digests = root / DIGESTS
         self._held: dict[str, ReadWriteLock] = {}
 
@@ -65,16 +66,6 @@ class Disk:
         except FileNotFoundError:
             return None
 
-    def tail(self, path: str, n_bytes: int) -> bytes | None:
-        """Read the last bytes of a file."""
-        try:
-            with open(self.root / path, "rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - n_bytes))
-                return file.read()
-        except FileNotFoundError:
-            return None
-
     def create(self, path: str, data: bytes) -> None:
         """Write a file, all of it or nothing, and force it to the disk."""
         target = self.root / path
@@ -97,16 +88,18 @@ class Disk:
             (self.root / path).parent.mkdir(parents=True, exist_ok=True)
             (self.root / path).touch()
 
-    def sync(self, folder: str, paths: Sequence[str]) -> None:
-        """Force files, and every folder between them and ``folder``, to the disk."""
-        top = self.root / folder
-        folders = {top}
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file and force it to the disk; its folder is left to `sync`."""
+        target = self.root / path
+        with target.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def sync(self, paths: Iterable[str]) -> None:
+        """Force files, and folders' lists of files, to the disk."""
         for path in paths:
-            file = self.root / path
-            _sync(file)
-            folders.update(at for at in file.parents if at.is_relative_to(top))
-        for at in folders:
-            _sync(at)
+            _sync(self.root / path)
 
     def remove(self, path: str) -> None:
         """Remove a file, or a folder with everything in it."""

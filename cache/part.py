@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from cache.errors import DamagedCodesError
 from cache.key import CodesKey
-from cache.places import Place
-from cache.records import FILE, read_record, sha256
+from cache.places import FILE, Place
+from cache.records import read_record, sha256
 
 COMMITTED, IMAGES = "committed", "images"
 
@@ -41,16 +41,15 @@ class Segment:
         Rows of the part.
     unreadable : dict of str to str
         Row → why its image has no codes.
-    chunks : dict of str to dict of str to (str or None)
-        Array → number of a chunk → the checksum at its end; None where a chunk of unreadable
-        images alone was not stored.
+    chunks : dict of str to dict of str to str
+        Array → number of a chunk → the checksum at its end.
     """
 
     path: str
     start: int
     stop: int
     unreadable: dict[str, str]
-    chunks: dict[str, dict[str, str | None]]
+    chunks: dict[str, dict[str, str]]
 
 
 class Part:
@@ -115,6 +114,14 @@ class Part:
         rows = [np.arange(segment.start, segment.stop) for segment in self.segments]
         unreadable = [int(row) for segment in self.segments for row in segment.unreadable]
         return np.setdiff1d(np.concatenate(rows), unreadable).astype(np.intp)
+
+    def checksums(self, array: str) -> dict[int, str]:
+        """Give the checksum of each committed chunk of an array."""
+        return {
+            int(chunk): checksum
+            for segment in self.segments
+            for chunk, checksum in segment.chunks[array].items()
+        }
 
     def open(self, array: str) -> zarr.Array[Any]:
         """Open an array whose metadata are as they were written."""

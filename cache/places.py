@@ -7,7 +7,7 @@ same for both.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from zarr.abc.store import Store
 
 from cache.errors import StoreError
 
+FILE = "zarr.json"
+"""What Zarr calls the description of a group or an array."""
 DIGESTS = "digests.sqlite"
 """File of remembered digests."""
 USE = "use"
@@ -46,6 +48,7 @@ class Place(Protocol):
     """The few things that a store asks of what it lies on."""
 
     name: str  # what a user calls it
+    n_threads: int  # how many files are best read or written side by side
     digests: Path  # on this machine: where the digests of its files are remembered
 
     def exists(self) -> bool:
@@ -63,17 +66,17 @@ class Place(Protocol):
     def read(self, path: str) -> bytes | None:
         """Read a file; None where there is none."""
 
-    def tail(self, path: str, n_bytes: int) -> bytes | None:
-        """Read the last bytes of a file; None where there is none."""
-
     def create(self, path: str, data: bytes) -> None:
         """Write a file, all of it or nothing; `FileExistsError` where there is one."""
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file, in a folder that is there, that nothing else writes or reads yet."""
 
     def touch(self, path: str) -> None:
         """Write an empty file, or make the one that is there as new."""
 
-    def sync(self, folder: str, paths: Sequence[str]) -> None:
-        """Return when these files, and the list of files of each folder below, are kept."""
+    def sync(self, paths: Iterable[str]) -> None:
+        """Return when these files, and these folders' lists of files, are kept."""
 
     def remove(self, path: str) -> None:
         """Remove a file, or a folder with everything in it."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from cache.chunks import MIN_ROWS, chunk_path, decode
 from cache.errors import DamagedCodesError, StoreError
-from cache.part import COMMITTED, IMAGES, Part, Segment
-from cache.places import DIGESTS, Place, groups
-from cache.records import FILE, read_record, write_record
-from cache.writer import CHECKSUM_BYTES, chunk_path
+from cache.part import COMMITTED, IMAGES, Part
+from cache.places import DIGESTS, FILE, Place, groups
+from cache.records import read_record, write_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +128,7 @@ def _verify_part(place: Place, path: str) -> Iterator[Fault]:
             return
         for file in files:  # Its writer did not live to finish them: nothing reads them.
             pieces = file.removeprefix(f"{path}/").split("/")
-            if pieces[-1] != FILE and pieces[1:] != ["c", "0", "0"] and not _is_ours(file, ()):
+            if pieces[-1] not in (FILE, "c.0.0") and not _is_ours(file, ()):
                 yield _foreign(file)
         return
     for name in place.folders(f"{path}/{COMMITTED}"):
@@ -166,46 +167,44 @@ def _verify_part(place: Place, path: str) -> Iterator[Fault]:
 
 def _verify_array(part: Part, array: str) -> Iterator[Fault]:
     try:
-        source = part.open(array)
+        described = part.open(array)
     except DamagedCodesError as error:
         yield Fault(path=f"{part.path}/{array}", why=str(error), array=array, repair=part.path)
         return
-    step = source.chunks[0]
+    step = described.chunks[0]
+    rows = np.empty(described.chunks, described.dtype)
     for segment in part.segments:
-        for chunk, checksum in segment.chunks[array].items():
-            first = max(int(chunk) * step, segment.start)
-            last = min(int(chunk) * step + step, segment.stop) - 1
+        unreadable = {int(row) for row in segment.unreadable}
+        for number, checksum in segment.chunks[array].items():
+            chunk = int(number)
+            first = max(chunk * step, segment.start)
+            last = min(chunk * step + step, segment.stop) - 1
             path = chunk_path(part.path, array, chunk)
-            why = _fault_of_chunk(part, path, checksum, segment, (first, last))
-            if why is None and checksum is not None:
-                try:
-                    np.asarray(source[first : last + 1])
-                except (ValueError, RuntimeError, OSError) as error:
-                    why = str(error)
+            why = None
+            try:
+                data = part.place.read(path)
+                if data is None:
+                    raise ValueError("the chunk is gone")
+                decode(data, checksum, rows)
+                codes = rows[first - chunk * step : last + 1 - chunk * step, 0]
+                lacking = set((np.flatnonzero(np.isnan(codes)) + first).tolist())
+                if lacking != unreadable & set(range(first, last + 1)):
+                    raise ValueError("it lacks rows that were written")
+            except (ValueError, OSError) as error:
+                why = str(error)
             if why is not None:
                 yield Fault(
                     path=path, why=why, array=array, rows=(first, last), repair=segment.path
                 )
 
 
-def _fault_of_chunk(
-    part: Part, path: str, checksum: str | None, segment: Segment, rows: tuple[int, int]
-) -> str | None:
-    tail = part.place.tail(path, CHECKSUM_BYTES)
-    if checksum is None:
-        return None if tail is None else "a file that was not written"
-    if tail is None:
-        return "the chunk is gone"
-    return None if tail.hex() == checksum else "it does not end with the checksum that was written"
-
-
 def _is_chunk(part: Part, file: str) -> bool:
     """Tell whether a file is a chunk of one of the part's arrays, committed or not."""
     record = part.record or {"metadata": {}, "n_images": 0}
-    pieces = file.removeprefix(f"{part.path}/").split("/")
-    if len(pieces) != 4 or pieces[1] != "c" or not pieces[2].isdigit() or pieces[3] != "0":
-        return False
-    return pieces[0] in record["metadata"] and int(pieces[2]) <= record["n_images"] // 64
+    array, name = file.removeprefix(f"{part.path}/").partition("/")[::2]
+    match = re.fullmatch(r"c\.(\d+)\.0", name)
+    most = record["n_images"] // MIN_ROWS
+    return array in record["metadata"] and match is not None and int(match[1]) <= most
 
 
 def _is_ours(name: str, names: tuple[str, ...]) -> bool:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
+from cache.chunks import chunk_path, decode
 from cache.errors import DamagedCodesError
 from cache.part import Part
-
-READ_BYTES = 2**26
-"""Decoded at once: some chunks, which Zarr decodes side by side."""
 
 
 class CodesView:
@@ -48,13 +48,14 @@ class CodesView:
         part_of: NDArray[np.intp],
         row_of: NDArray[np.intp],
     ) -> None:
-        self._name, self._parts = array, list(parts)
         self._part_of, self._row_of = part_of, row_of
-        self._sources = {number: parts[number].open(array) for number in np.unique(part_of)}
+        self._sources = {
+            int(number): _Source(parts[number], array) for number in np.unique(part_of)
+        }
         first = next(iter(self._sources.values()), None)
         self.dtype: np.dtype[Any] = np.dtype(array.split("-")[-2] if first is None else first.dtype)
-        self.shape = (len(row_of), 0 if first is None else int(first.shape[1]))
-        self.chunks = (64, 0) if first is None else (int(first.chunks[0]), self.shape[1])
+        self.shape = (len(row_of), 0 if first is None else first.n_features)
+        self.chunks = (64, 0) if first is None else (first.chunk_rows, self.shape[1])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -85,52 +86,65 @@ class CodesView:
     def _read(self, wanted: NDArray[np.intp]) -> NDArray[Any]:
         result = np.empty((len(wanted), self.shape[1]), self.dtype)
         part_of, row_of = self._part_of[wanted], self._row_of[wanted]
-        for number in np.unique(part_of):
+        for number, source in self._sources.items():
             places = np.flatnonzero(part_of == number)
-            self._read_part(int(number), row_of[places], places, result)
+            places = places[np.argsort(row_of[places], kind="stable")]
+            chunk_of = row_of[places] // source.chunk_rows
+            starts = np.flatnonzero(np.diff(chunk_of, prepend=-1))
+            tasks = np.split(places, starts[1:]) if len(places) else []
+            read = partial(source.read, row_of=row_of, result=result)
+            if len(tasks) == 1:
+                read(tasks[0])
+            elif tasks:
+                with ThreadPoolExecutor(source.part.place.n_threads) as threads:
+                    list(threads.map(read, tasks))
         return result
 
-    def _read_part(
-        self, number: int, rows: NDArray[np.intp], places: NDArray[np.intp], result: NDArray[Any]
+
+class _Source:
+    """An array of a part, read a chunk at a time."""
+
+    def __init__(self, part: Part, array: str) -> None:
+        described = part.open(array)
+        self.part, self._array = part, array
+        self.dtype, (self.chunk_rows, self.n_features) = described.dtype, described.chunks
+        self._checksums = part.checksums(array)
+        self._thread = threading.local()
+
+    def read(
+        self, places: NDArray[np.intp], row_of: NDArray[np.intp], result: NDArray[Any]
     ) -> None:
-        """Read rows of a part into their places: no chunk twice, no copy of the whole array."""
-        source = self._sources[number]
-        order = np.argsort(rows, kind="stable")
-        rows, places = rows[order], places[order]
-        step = source.chunks[0]
-        most = max(1, READ_BYTES // (step * source.shape[1] * source.dtype.itemsize))
-        chunks = rows // step
-        at = 0
-        while at < len(rows):
-            # Chunks that follow one another are read together.
-            until = np.searchsorted(chunks, chunks[at] + most)
-            gaps = np.flatnonzero(np.diff(chunks[at:until]) > 1)
-            stop = at + int(gaps[0]) + 1 if len(gaps) else int(until)
-            first, last = int(rows[at]), int(rows[stop - 1])
-            block = self._decode(number, source, first, last)
-            inside = rows[at:stop] - first
-            taken = block if np.array_equal(inside, np.arange(len(block))) else block[inside]
-            if np.isnan(taken[:, 0]).any():  # The fill value: codes are finite when written.
-                raise self._damaged(number, first, last, "a chunk that was written is gone")
-            result[places[at:stop]] = taken
-            at = stop
+        """Read the rows of one chunk, in ascending order, into their places."""
+        chunk = int(row_of[places[0]]) // self.chunk_rows
+        inside = row_of[places] - chunk * self.chunk_rows
+        first = int(places[0])
+        whole = len(places) == self.chunk_rows and (inside == np.arange(len(places))).all()
+        if whole and (places == np.arange(first, first + len(places))).all():
+            self._decode(chunk, result[first : first + len(places)])  # No copy on the way.
+            taken = result[first : first + len(places)]
+        else:
+            if not hasattr(self._thread, "buffer"):
+                self._thread.buffer = np.empty((self.chunk_rows, self.n_features), self.dtype)
+            self._decode(chunk, self._thread.buffer)
+            taken = self._thread.buffer[inside]
+            result[places] = taken
+        if np.isnan(taken[:, 0]).any():  # Codes are finite when written.
+            raise self._damaged(chunk, "it lacks rows that were written")
 
-    def _decode(self, number: int, source: zarr.Array[Any], first: int, last: int) -> NDArray[Any]:
-        with self._parts[number].place.asking():
-            try:
-                return np.asarray(source[first : last + 1])
-            except (ValueError, RuntimeError, OSError) as error:
-                step = source.chunks[0]
-                next_chunk = (first // step + 1) * step
-                if next_chunk <= last:  # Find out which.
-                    self._decode(number, source, first, next_chunk - 1)
-                    self._decode(number, source, next_chunk, last)
-                raise self._damaged(number, first, last, str(error).rstrip(".")) from error
+    def _decode(self, chunk: int, rows: NDArray[Any]) -> None:
+        try:
+            data = self.part.place.read(chunk_path(self.part.path, self._array, chunk))
+            if data is None:
+                raise self._damaged(chunk, "the chunk is gone")
+            decode(data, self._checksums[chunk], rows)
+        except (ValueError, OSError) as error:
+            raise self._damaged(chunk, str(error)) from error
 
-    def _damaged(self, number: int, first: int, last: int, why: str) -> DamagedCodesError:
-        part = self._parts[number]
+    def _damaged(self, chunk: int, why: str) -> DamagedCodesError:
+        first = chunk * self.chunk_rows
+        last = min(first + self.chunk_rows, max(segment.stop for segment in self.part.segments)) - 1
         return DamagedCodesError(
-            f"The stored codes {self._name}, rows {first} to {last} of {part.path} in "
-            f"{part.place.name!r}, are damaged: {why}. Run `cnn-codes cache verify --repair` and "
-            "then this again: these images are then extracted again."
+            f"The stored codes {self._array}, rows {first} to {last} of {self.part.path} in "
+            f"{self.part.place.name!r}, are damaged: {why}. Run `cnn-codes cache verify --repair` "
+            "and then this again: these images are then extracted again."
         )

@@ -8,7 +8,9 @@ segments that are whole, and some chunks that nobody reads.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
@@ -17,43 +19,16 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from cache.chunks import KEYS, chunk_path, chunk_rows, codecs, encode
 from cache.errors import StoreError
 from cache.key import CodesKey, ExtractionKey
 from cache.part import COMMITTED, IMAGES
-from cache.places import USE, Place
-from cache.records import FILE, sha256, write_record
+from cache.places import FILE, USE, Place
+from cache.records import sha256, write_record
 
 SEGMENT_ROWS = 1024
 """Images between two commits: at most so many are computed again after a crash."""
-
-CHUNK_BYTES = 12 * 2**20
-CHECKSUM_BYTES = 4
-"""Each chunk ends with its CRC-32C."""
-
-
-def chunk_rows(n_features: int, itemsize: int) -> int:
-    """Choose how many rows stand in one chunk.
-
-    Parameters
-    ----------
-    n_features : int
-    itemsize : int
-        Bytes of one value.
-
-    Returns
-    -------
-    rows : int
-        The power of two nearest to 12 MiB, between 64 and a segment.
-
-    Examples
-    --------
-    >>> chunk_rows(512, 2), chunk_rows(86_528, 4)
-    (1024, 64)
-    """
-    wanted = max(1.0, CHUNK_BYTES / (n_features * itemsize))
-    return int(np.clip(2 ** round(np.log2(wanted)), 64, SEGMENT_ROWS))
 
 
 class PartWriter:
@@ -96,7 +71,8 @@ class PartWriter:
                 shape=digests.shape,
                 dtype="uint8",
                 chunks=(65_536, 32),
-                compressors=[ZstdCodec(level=1), Crc32cCodec()],
+                chunk_key_encoding=KEYS,
+                compressors=codecs(),
                 fill_value=0,
             )
             images[:] = digests
@@ -105,9 +81,11 @@ class PartWriter:
                 for array, n_features in arrays.items()
             }
         write_record(place, f"{self.path}/{COMMITTED}", {})
-        place.sync(self.path, [file.path for file in place.files(self.path)])
-        names = [array.array() for array in arrays]
-        metadata = {name: place.read(f"{self.path}/{name}/{FILE}") for name in [IMAGES, *names]}
+        folders = [f"{self.path}/{array}" for array in self._names()]
+        files = [file.path for file in place.files(self.path)]
+        place.sync([*files, *folders, f"{self.path}/{IMAGES}"])
+        described = [IMAGES, *self._names()]
+        metadata = {name: place.read(f"{self.path}/{name}/{FILE}") for name in described}
         write_record(
             place,
             self.path,
@@ -122,6 +100,12 @@ class PartWriter:
             },
         )
         place.touch(f"{USE}/{self.path}")
+        self._threads = ThreadPoolExecutor(place.n_threads)
+        self._sent: deque[Future[tuple[str, int, str]]] = deque()
+        self._written: dict[str, dict[str, str]] = {name: {} for name in self._names()}
+
+    def _names(self) -> list[str]:
+        return [column.name for column in self._columns.values()]
 
     def __enter__(self) -> PartWriter:
         return self
@@ -137,6 +121,7 @@ class PartWriter:
             if not isinstance(error, (OSError, StoreError)):
                 self._commit()
         finally:
+            self._threads.shutdown()
             if self.n_committed == 0:
                 with suppress(OSError, StoreError):
                     self._place.remove(self.path)
@@ -166,9 +151,9 @@ class PartWriter:
         start = 0
         while start < n:
             stop = min(n, start + self._segment_start + SEGMENT_ROWS - self._row)
-            with self._place.asking():
-                for key, column in self._columns.items():
-                    column.append(stored[key][start:stop])
+            for key, column in self._columns.items():
+                for chunk, rows in column.append(stored[key][start:stop]):
+                    self._send(column.name, chunk, rows)
             self._row += stop - start
             start = stop
             if self._row == self._segment_start + SEGMENT_ROWS:
@@ -178,20 +163,12 @@ class PartWriter:
         start, stop = self._segment_start, self._row
         if start == stop:
             return
-        chunks: dict[str, dict[str, str | None]] = {}
-        with self._place.asking():
-            for column in self._columns.values():
-                column.flush()
-                chunks[column.name] = column.checksums(start, stop)
-        self._place.sync(
-            self.path,
-            [
-                chunk_path(self.path, name, chunk)
-                for name, checksums in chunks.items()
-                for chunk, checksum in checksums.items()
-                if checksum is not None
-            ],
-        )
+        for column in self._columns.values():
+            for chunk, rows in column.flush():
+                self._send(column.name, chunk, rows)
+        self._collect(0)
+        self._place.sync([f"{self.path}/{name}" for name in self._names()])
+        chunks, self._written = self._written, {name: {} for name in self._names()}
         unreadable = {str(row): why for row, why in self._unreadable.items() if start <= row < stop}
         write_record(
             self._place,
@@ -201,58 +178,63 @@ class PartWriter:
         self.n_committed += stop - start - len(unreadable)
         self._segment_start = stop
 
+    def _send(self, name: str, chunk: int, rows: NDArray[Any]) -> None:
+        """Have a chunk compressed and written beside what comes next; few wait at a time."""
+        self._sent.append(self._threads.submit(self._keep, name, chunk, rows))
+        self._collect(2 * self._place.n_threads)
+
+    def _keep(self, name: str, chunk: int, rows: NDArray[Any]) -> tuple[str, int, str]:
+        data, checksum = encode(rows)
+        self._place.write(chunk_path(self.path, name, chunk), data)
+        return name, chunk, checksum
+
+    def _collect(self, most: int) -> None:
+        """Wait until at most so many chunks are under way; an error of one is raised here."""
+        while len(self._sent) > most:
+            name, chunk, checksum = self._sent.popleft().result()
+            self._written[name][str(chunk)] = checksum
+
 
 class _Column:
-    """One array of codes, written a chunk at a time."""
+    """One array of codes: rows come in, chunks go out."""
 
     def __init__(self, place: Place, part: str, key: CodesKey, shape: tuple[int, int]) -> None:
-        dtype = np.dtype(key.dtype)
         self.name = key.array()
-        self._place, self._part = place, part
-        self._rows = chunk_rows(shape[1], dtype.itemsize)
-        self._array = zarr.create_array(
+        self._dtype = np.dtype(key.dtype)
+        self._shape = chunk_rows(shape[1], self._dtype.itemsize), shape[1]
+        zarr.create_array(
             place.zarr(f"{part}/{self.name}"),
             shape=shape,
             dtype=key.dtype,
-            chunks=(self._rows, shape[1]),
-            # Measured: zstd 1 is at the entropy bound of ReLU codes; shuffling makes them larger.
-            compressors=[ZstdCodec(level=1), Crc32cCodec()],
-            # A chunk never written reads as this; zero would look like a ReLU's output.
+            chunks=self._shape,
+            chunk_key_encoding=KEYS,
+            compressors=codecs(),
+            # A chunk that is gone reads as this; zero would look like a ReLU's output.
             fill_value=float("nan"),
             attributes={"key": key.fields()},
         )
-        self._buffer = np.empty((min(self._rows, shape[0]), shape[1]), dtype)
-        self._start = self._filled = 0
+        self._buffer = self._empty()
+        self._chunk = self._filled = 0
 
-    def append(self, rows: NDArray[Any]) -> None:
+    def _empty(self) -> NDArray[Any]:
+        return np.full(self._shape, np.nan, self._dtype)
+
+    def append(self, rows: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Add rows; yields the number and the rows of each chunk that they fill."""
         while len(rows):
             taken = rows[: len(self._buffer) - self._filled]
             self._buffer[self._filled : self._filled + len(taken)] = taken
             self._filled += len(taken)
             rows = rows[len(taken) :]
             if self._filled == len(self._buffer):
-                self.flush()
+                yield from self.flush()
 
-    def flush(self) -> None:
+    def flush(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield the chunk that is begun, if there is one."""
         if self._filled:
-            stop = self._start + self._filled
-            self._array[self._start : stop] = self._buffer[: self._filled]
-            self._start, self._filled = stop, 0
-
-    def checksums(self, start: int, stop: int) -> dict[str, str | None]:
-        """Give the checksum at the end of each chunk of some rows."""
-        found: dict[str, str | None] = {}
-        for chunk in range(start // self._rows, (stop - 1) // self._rows + 1):
-            path = chunk_path(self._part, self.name, str(chunk))
-            # A chunk of unreadable images alone is the fill value: no file.
-            tail = self._place.tail(path, CHECKSUM_BYTES)
-            found[str(chunk)] = None if tail is None else tail.hex()
-        return found
-
-
-def chunk_path(part: str, array: str, chunk: str) -> str:
-    """Name the file of a chunk of whole rows."""
-    return f"{part}/{array}/c/{chunk}/0"
+            yield self._chunk, self._buffer
+            self._buffer = self._empty()
+            self._chunk, self._filled = self._chunk + 1, 0
 
 
 def _as_stored(rows: NDArray[np.float32], key: CodesKey) -> NDArray[Any]:

@@ -76,14 +76,13 @@ def test_a_marker_is_created_once(url: str) -> None:
         place.create("group/zarr.json", b"second")
     assert place.read("group/zarr.json") == b"first"
     assert place.read("group/nothing") is None
-    assert place.tail("group/zarr.json", 3) == b"rst"
 
 
 def test_damage_is_found_and_repaired(url: str) -> None:
     store = CodeStore(url)
     _write(store, range(1200), {FC7: 40})
     objects = from_url(url)
-    [chunk] = [f.path for f in store.place.files(KEY.folder()) if f.path.endswith("c/1/0")]
+    [chunk] = [f.path for f in store.place.files(KEY.folder()) if f.path.endswith("c.1.0")]
     whole = bytes(obstore.get(objects, chunk).bytes())
     obstore.put(objects, chunk, whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(DamagedCodesError, match="rows 1024 to 1199"):

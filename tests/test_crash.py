@@ -30,6 +30,7 @@ from tests.conftest import ROOT
 
 N_IMAGES, SEGMENT = 2560, 64
 LAYERS = "features.1,features.12.cat"
+PARTS, MARKERS = "*/*/zarr.json", "*/*/committed/**/zarr.json"
 
 
 def _options(store: Path) -> ExtractionOptions:
@@ -93,14 +94,19 @@ def _kill_at_random(
     """Kill runs, some while they begin and most while they write, and count the kills."""
     kills = 0
     while kills < n_kills and len(_stored(store)) < N_IMAGES:
-        parts = len(list(store.glob("*/*/zarr.json")))
+        parts, markers = (len(list(store.glob(p))) for p in (PARTS, MARKERS))
         process = begin()
         if rng.random() < 0.8:
-            while len(list(store.glob("*/*/zarr.json"))) == parts and process.is_alive():
-                time.sleep(0.01)
-            time.sleep(rng.uniform(0, 0.35))
+            # Some milliseconds after its part is begun, or after its first segment.
+            ahead = int(rng.integers(2))
+            while process.is_alive() and (
+                len(list(store.glob(PARTS))) == parts
+                or len(list(store.glob(MARKERS))) < markers + 1 + ahead
+            ):
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0, 0.1))
         else:
-            time.sleep(rng.uniform(0, 1.5))
+            time.sleep(rng.uniform(0, 1.0))
         if process.is_alive():
             assert process.pid is not None
             os.kill(process.pid, signal.SIGKILL)

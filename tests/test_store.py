@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache import CodesKey, CodeStore, DamagedCodesError, ExtractionKey, StoreError
-from cache import writer as writer_module
+from cache.chunks import chunk_rows
+from cache.disk import Disk
 from cache.key import canonical_json
 from cache.places import open_place
 from cache.records import read_record, write_record
-from cache.writer import chunk_rows
 
 KEY = ExtractionKey(
     architecture={"name": "net"},
@@ -175,7 +175,7 @@ def test_unreadable_images_stay_missing(tmp_path: Path) -> None:
 
 
 def _chunks(root: Path, array: CodesKey) -> list[Path]:
-    return sorted(root.glob(f"*/*/{array.array()}/c/*/0"))
+    return sorted(root.glob(f"*/*/{array.array()}/c.*.0"))
 
 
 def test_a_flipped_byte_is_an_error_and_never_numbers(tmp_path: Path) -> None:
@@ -231,14 +231,14 @@ def test_a_disk_that_fills_up_keeps_the_committed_segments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = CodeStore(tmp_path)
-    flush = writer_module._Column.flush
+    write = Disk.write
 
-    def full(column: writer_module._Column) -> None:
-        if column._start >= 1024 and column._filled:
+    def full(place: Disk, path: str, data: bytes) -> None:
+        if not path.endswith("/c.0.0"):
             raise OSError(errno.ENOSPC, "No space left on device")
-        flush(column)
+        write(place, path, data)
 
-    monkeypatch.setattr(writer_module._Column, "flush", full)
+    monkeypatch.setattr(Disk, "write", full)
     with pytest.raises(OSError, match="No space"):
         _write(store, range(2000), {FC7: 4})
     monkeypatch.undo()
@@ -287,13 +287,13 @@ def test_any_zarr_reader_sees_a_clean_hierarchy(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 200_000), st.sampled_from([2, 4]))
-def test_chunks_are_powers_of_two_near_12_mib(n_features: int, itemsize: int) -> None:
+def test_chunks_are_powers_of_two_near_512_kib(n_features: int, itemsize: int) -> None:
     rows = chunk_rows(n_features, itemsize)
     assert rows & (rows - 1) == 0
     assert 64 <= rows <= 1024
     if 64 < rows < 1024:
         size = rows * n_features * itemsize
-        assert 2**-0.51 <= size / (12 * 2**20) <= 2**0.51
+        assert 2**-0.51 <= size / 2**19 <= 2**0.51
 
 
 def test_a_store_that_is_a_file(tmp_path: Path) -> None:
