@@ -12,15 +12,12 @@ benchmark runs.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import resource
 import subprocess
 import sys
-import tempfile
 import time
-import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +27,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from benchmarks.real_codes import default_folder, make_codes  # noqa: E402
+
 REPEAT_BELOW = 60.0  # seconds
 
 
@@ -64,56 +63,6 @@ ROWS = [
 TOY = [
     Row("wide", 60, kind, 3, 3, "-", tuple(np.logspace(-4, 0, 3))) for kind in ("svm", "logistic")
 ] + [Row("narrow", 200, "svm", 3, 3, "-", tuple(np.logspace(-4, 0, 3)))]
-
-
-def toy_codes(folder: Path) -> None:
-    """Write made codes, wide and narrow."""
-    rng = np.random.default_rng(0)
-    for name, n, d in (("wide", 60, 2000), ("narrow", 200, 50)):
-        y = np.arange(n) % 4
-        X = rng.normal(size=(4, d))[y] + 3 * rng.normal(size=(n, d))
-        np.save(folder / f"{name}.npy", np.maximum(X, 0).astype(np.float32))
-        np.save(folder / f"{name}-labels.npy", y)
-
-
-def real_codes(folder: Path, data: Path, n_images: int) -> None:
-    """Write the codes of CIFAR-10's first training images, the classes in turn."""
-    import torch
-    from PIL import Image
-    from torch.nn.functional import adaptive_avg_pool2d
-    from torchvision.models import SqueezeNet1_0_Weights, squeezenet1_0
-    from torchvision.models.feature_extraction import create_feature_extractor
-
-    torch.set_num_threads(1)
-    net = squeezenet1_0()
-    weights = data / "weights/squeezenet1_0-imagenet.pth"
-    net.load_state_dict(torch.load(weights, weights_only=True))
-    nodes = {"features.7.cat": "fire5", "features.12.cat": "fire9"}
-    tap = create_feature_extractor(net.eval(), nodes)
-    transform = SqueezeNet1_0_Weights.IMAGENET1K_V1.transforms()
-    shapes = {"maps": (500, 86_528), "grid6": (2000, 9216), "average": (1000, 512)}
-    shapes["grid4"] = (n_images, 4096)
-    out = {k: np.zeros((min(n, n_images), d), np.float32) for k, (n, d) in shapes.items()}
-    with zipfile.ZipFile(data / "data/cifar10/train.zip") as archive, torch.inference_mode():
-        names = [name for name in archive.namelist() if name.endswith(".jpg")]
-        classes = sorted({name.split("/")[1] for name in names})
-        by_class = [sorted(x for x in names if x.split("/")[1] == c) for c in classes]
-        labels = np.arange(n_images) % len(classes)
-        for i, label in enumerate(labels):
-            raw = archive.read(by_class[label][i // len(classes)])
-            maps = tap(transform(Image.open(io.BytesIO(raw)).convert("RGB"))[None])
-            codes = {
-                "maps": maps["fire9"],
-                "grid6": adaptive_avg_pool2d(maps["fire5"], 6),
-                "average": maps["fire9"].mean((2, 3)),
-                "grid4": adaptive_avg_pool2d(maps["fire5"], 4),
-            }
-            for name, value in codes.items():
-                if i < len(out[name]):
-                    out[name][i] = value.flatten().numpy()
-    for name, array in out.items():
-        np.save(folder / f"{name}-labels.npy", labels[: len(array)])
-        np.save(folder / f"{name}.npy", array)
 
 
 def make_fit(row: Row, side: str, splits: list[Any] | None) -> Any:
@@ -272,24 +221,18 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, help="where codes are kept")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for one side")
     parser.add_argument("--rows", type=int, nargs="*", help="numbers of rows, from 0")
-    parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--side", choices=["ours", "both"], default="both")
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--growth", type=Path, help="draw the growth into this SVG file")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(None if arguments is None else list(arguments))
-    name = "cnn-codes-benchmark-toy" if options.toy else "cnn-codes-benchmark"
-    folder = options.cache or Path(tempfile.gettempdir()) / name
+    folder = options.cache or default_folder(options.toy)
     if options.child:
         job = json.loads(options.child)
         job["row"]["Cs"] = tuple(job["row"]["Cs"])
         child(Row(**job["row"]), job["side"], folder, Path(job["out"]), job["n_repeats"])
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    if options.toy:
-        toy_codes(folder)
-    elif not (folder / "grid4.npy").exists():
-        real_codes(folder, options.data, options.images)
+    make_codes(folder, options.data, toy=options.toy)
     rows = TOY if options.toy else ROWS
     print(HEAD, flush=True)
     for i in options.rows if options.rows is not None else range(len(rows)):

@@ -111,9 +111,11 @@ class Part:
 
     def rows(self) -> NDArray[np.intp]:
         """Give the numbers of the rows that hold codes."""
-        rows = [np.arange(segment.start, segment.stop) for segment in self.segments]
-        unreadable = [int(row) for segment in self.segments for row in segment.unreadable]
-        return np.setdiff1d(np.concatenate(rows), unreadable).astype(np.intp)
+        readable = np.zeros(max(segment.stop for segment in self.segments), bool)
+        for segment in self.segments:
+            readable[segment.start : segment.stop] = True
+            readable[[int(row) for row in segment.unreadable]] = False
+        return np.flatnonzero(readable)
 
     def checksums(self, array: str) -> dict[int, str]:
         """Give the checksum of each committed chunk of an array."""

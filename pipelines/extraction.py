@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache import CodesKey, CodeStore, ExtractionKey
+from cache import CodesKey, CodeStore, CodesView, ExtractionKey
 from cache.digests import DigestMemory
 from cache.store import Gap, bytes_of
 from codes import Backbone, CodeExtractor, ImageList, load_backbone
@@ -81,6 +81,19 @@ class Extraction:
             In the order of `images`.
         """
         return self.store.codes(self.key, self.arrays[layer], self.digests)
+
+    def view(self, layer: str) -> CodesView:
+        """Find a layer's codes in the store and leave them there: rows are read when indexed.
+
+        Parameters
+        ----------
+        layer : str
+
+        Returns
+        -------
+        codes : CodesView of shape (n_samples, n_features)
+        """
+        return self.store.view(self.key, self.arrays[layer], self.digests)
 
     @property
     def readers(self) -> dict[str, Callable[[], NDArray[Any]]]:

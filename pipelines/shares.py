@@ -101,10 +101,10 @@ def find_share(
         return Share(rank=rank, world_size=world_size)
     for names in _NAMES:
         if all(name in environment for name in names):
-            first = 0
-            if names[0] == "SLURM_ARRAY_TASK_ID":
-                first = int(environment.get("SLURM_ARRAY_TASK_MIN", "0"))
             number, count = (int(environment[name]) for name in names)
+            if names[0] == "SLURM_ARRAY_TASK_ID":  # as in --array=5-25:10
+                number -= int(environment.get("SLURM_ARRAY_TASK_MIN", "0"))
+                number //= int(environment.get("SLURM_ARRAY_TASK_STEP", "1"))
             if count > 1:
-                return Share(rank=number - first, world_size=count)
+                return Share(rank=number, world_size=count)
     return Share()

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines import ExtractionOptions, Protocol, experiment
 from pipelines.leaks import find_leaks, group_copies
 from tests.conftest import draw_image
 
@@ -70,3 +72,30 @@ def test_copies_are_warned_of_and_listed(
     page = (out / "report.html").read_text()
     assert "36 images in train and test" in page
     assert page.count("<li>in train and test:") == 36
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_copies_share_a_fold_unless_told_otherwise(
+    together: bool, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(6):
+        shutil.copy(image_folder / "red" / f"{i:02d}.png", image_folder / "red" / f"copy{i}.png")
+    seen: list[Any] = []
+    compare_layers = experiment.compare_layers
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        seen.append(options["groups"])
+        return compare_layers(*arguments, **options)
+
+    monkeypatch.setattr(experiment, "compare_layers", spy)
+    protocol = Protocol(cv=2, Cs=(0.01, 1.0), group_duplicates=together)
+    options = ExtractionOptions(backbone="bundled", layers="fc7.relu")
+    extraction, _ = experiment.compare(str(image_folder), options, protocol)
+    [groups] = seen
+    if together:
+        names = [Path(name).stem for name in extraction.images.source.names]
+        group_of = dict(zip(names[-18:], groups[-18:], strict=True))
+        assert all(group_of[f"copy{i}"] == group_of[f"{i:02d}"] for i in range(6))
+        assert len(set(groups)) == len(groups) - 6
+    else:
+        assert groups is None

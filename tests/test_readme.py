@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT
@@ -20,10 +21,11 @@ def test_the_python_example(
 ) -> None:
     image_folder.rename(image_folder.with_name("my-images"))
     monkeypatch.chdir(image_folder.parent)
-    [example] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     names: dict[str, Any] = {}
-    exec(example, names)
+    for example in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
+        exec(example, names)
     assert names["found"].best.layer in capsys.readouterr().out
+    np.testing.assert_array_equal(names["view"], names["extraction"].codes("conv5.relu"))
     assert names["X"].shape == (36, names["classifier"].n_features_in_)
     assert names["classifier"].score(names["X"], names["images"].labels) > 0.9
 
@@ -32,16 +34,20 @@ def test_the_commands_are_commands(run_cli: Callable[..., Any]) -> None:
     # Each is asked for help only: its words must be known, its files need not exist.
     typed = README.replace("\\\n", " ")
     commands = {
-        tuple(shlex.split(command)[:2])
-        for command in re.findall(r"cnn-codes (?:demo|layers|extract|compare|report)\b.*", typed)
+        tuple(shlex.split(command)[1 : 3 if "-codes cache" in command else 2])
+        for command in re.findall(
+            r"cnn-codes (?:demo|layers|extract|compare|report|cache \w+)\b.*", typed
+        )
     }
     options = set(re.findall(r"(?<=\s|`)--[a-zA-Z][a-zA-Z-]+", typed)) - {"--help", "--debug"}
     known = ""
-    for name in sorted({command for _, command in commands}):
-        done = run_cli(name, "--help")
+    for command in sorted(commands):
+        done = run_cli(*command, "--help")
         assert done.returncode == 0, done.stderr
         known += done.stdout
-    assert {option for option in options if option not in known} == {"--gpus", "--cpus-per-task"}
+    assert {option for option in options if option not in known} == {
+        "--gpus", "--cpus-per-task", "--nproc-per-node",
+    }  # fmt: skip
 
 
 def test_the_files_it_links_to_exist() -> None:

@@ -10,6 +10,7 @@ import threading
 from dataclasses import fields, replace
 from pathlib import Path
 
+import dask.array
 import numpy as np
 import pytest
 import zarr
@@ -22,6 +23,7 @@ from cache.disk import Disk
 from cache.key import canonical_json
 from cache.places import open_place
 from cache.records import read_record, write_record
+from pipelines import LinearSVCCV
 
 KEY = ExtractionKey(
     architecture={"name": "net"},
@@ -300,3 +302,40 @@ def test_a_store_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="a folder is needed"):
         CodeStore(tmp_path / "file")
+
+
+def test_a_view_reads_the_rows_it_is_asked_for(tmp_path: Path) -> None:
+    store = CodeStore(tmp_path)
+    _write(store, range(700), {FC7: 40})
+    _write(store, range(700, 900), {FC7: 40})
+    order = np.random.default_rng(1).integers(0, 900, 500)
+    view, whole = store.view(KEY, FC7, _digests(order)), _codes(order, 40)
+    assert (view.shape, view.dtype, len(view), view.ndim) == ((500, 40), np.float32, 500, 2)
+    for rows in (slice(None), slice(20, 90, 3), [3, 3, 499, -1], order[:50] % 500, order > 300, 7,
+                 np.array([], int)):  # fmt: skip
+        np.testing.assert_array_equal(view[rows], whole[rows])
+    np.testing.assert_array_equal(view[10:20, 3:5], whole[10:20, 3:5])
+    np.testing.assert_array_equal(np.asarray(view, np.float64), whole.astype(np.float64))
+    with pytest.raises(IndexError):
+        view[500]
+
+
+def test_classifiers_take_a_view(tmp_path: Path) -> None:
+    store = CodeStore(tmp_path)
+    _write(store, range(120), {FC7: 40})
+    view, y = store.view(KEY, FC7, _digests(range(120))), np.arange(120) % 3
+    fitted = LinearSVCCV([1e-2, 1.0], cv=3, random_state=0).fit(view, y)
+    expected = LinearSVCCV([1e-2, 1.0], cv=3, random_state=0).fit(_codes(range(120), 40), y)
+    np.testing.assert_array_equal(fitted.coef_, expected.coef_)
+    np.testing.assert_array_equal(fitted.predict(view), expected.predict(view[:]))
+
+
+def test_any_zarr_reader_reads_the_same_codes(tmp_path: Path) -> None:
+    store = CodeStore(tmp_path)
+    _write(store, range(1500), {FC7: 40, CONV: 3000})
+    for key, n_features in ((FC7, 40), (CONV, 3000)):
+        [folder] = tmp_path.glob(f"*/*/{key.array()}")
+        expected = _codes(range(1500), n_features).astype(key.dtype)
+        np.testing.assert_array_equal(zarr.open_array(folder, mode="r")[:], expected)
+        lazy = dask.array.from_zarr(zarr.open_array(folder, mode="r"))
+        np.testing.assert_array_equal(lazy[100:1200:7].compute(), expected[100:1200:7])

@@ -10,13 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import codes.images
 from cache import CodeStore, StoreError
 from cache.digests import DigestMemory
 from cache.places import open_place
 from cache.upkeep import list_parts, parse_age, parse_size, prune
 from cache.verify import repair, verify
-from tests.conftest import ROOT
+from codes import load_images
+from pipelines.extraction import extract
+from pipelines.options import ExtractionOptions
+from pipelines.shares import Share, find_share
+from tests.conftest import ROOT, draw_image
 from tests.test_store import CONV, FC7, KEY, _codes, _digests, _write
 
 
@@ -258,3 +265,50 @@ def test_digests_that_cannot_be_kept_are_computed(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"one")
     with DigestMemory(tmp_path / "digests.sqlite") as memory:
         assert memory.of(str(tmp_path / "a.png"), lambda: b"x" * 32) == b"x" * 32
+
+
+def test_a_known_folder_is_listed_without_being_read(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.digests.SETTLED", 0.0)
+    options = ExtractionOptions(backbone="bundled", layers="fc7.relu")
+    extract(load_images(image_folder), options)
+    asked: list[str] = []
+    read = codes.images._digest_file
+    monkeypatch.setattr(codes.images, "_digest_file", lambda path: asked.append(path) or read(path))
+    again = extract(load_images(image_folder), options)
+    assert (asked, again.n_extracted) == ([], 0)
+    changed = image_folder / "red" / "03.png"
+    draw_image(999).save(changed)
+    assert extract(load_images(image_folder), options).n_extracted == 1
+    assert asked == [str(changed)]
+
+
+@given(st.integers(0, 300), st.integers(1, 7), st.integers(1, 40), st.integers(1, 5))
+@settings(deadline=None, max_examples=60)
+def test_shares_are_a_partition(n: int, world_size: int, segment: int, n_copies: int) -> None:
+    digests = np.repeat(_digests(range(n)) if n else np.empty((0, 32), np.uint8), n_copies, axis=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.shares.SEGMENT_ROWS", segment)
+        shares = [Share(rank=rank, world_size=world_size).of(digests) for rank in range(world_size)]
+    taken = np.concatenate(shares)
+    assert len(taken) == n
+    assert len({digests[place].tobytes() for place in taken}) == n
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= segment
+
+
+def test_who_starts_the_processes_says_which_share() -> None:
+    assert find_share(None, None, {}) == Share(rank=0, world_size=1)
+    assert find_share(2, 3, {"RANK": "0", "WORLD_SIZE": "9"}) == Share(rank=2, world_size=3)
+    slurm = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4"}
+    assert find_share(None, None, slurm) == Share(rank=3, world_size=4)
+    array = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_ARRAY_TASK_ID": "7",
+             "SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_COUNT": "3"}  # fmt: skip
+    assert find_share(None, None, array) == Share(rank=2, world_size=3)
+    stepped = {"SLURM_ARRAY_TASK_ID": "15", "SLURM_ARRAY_TASK_MIN": "5",
+               "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_STEP": "10"}  # fmt: skip
+    assert find_share(None, None, stepped) == Share(rank=1, world_size=3)
+    for rank, world_size in ((3, 3), (-1, 2), (0, 0), (None, 2), (1, None)):
+        with pytest.raises(ValueError, match="rank="):
+            find_share(rank, world_size, {})
