@@ -14,6 +14,8 @@ from cache.part import COMMITTED, IMAGES, Part
 from cache.places import DIGESTS, FILE, Place, groups
 from cache.records import read_record, write_record
 
+_CHUNK = r"c\.(\d+)\.0"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
@@ -123,12 +125,12 @@ def _verify_group(place: Place, group: str) -> Iterator[Fault]:
 def _verify_part(place: Place, path: str) -> Iterator[Fault]:
     files = {file.path for file in place.files(path)}
     if f"{path}/{FILE}" not in files:
-        if any(file.endswith(f"/{COMMITTED}/000000000/{FILE}") for file in files):
+        if any(re.fullmatch(rf".*/{COMMITTED}/\d+/{FILE}", file) for file in files):
             yield Fault(path=f"{path}/{FILE}", why="it is gone", repair=path)
             return
-        for file in files:  # Its writer did not live to finish them: nothing reads them.
-            pieces = file.removeprefix(f"{path}/").split("/")
-            if pieces[-1] not in (FILE, "c.0.0") and not _is_ours(file, ()):
+        for file in sorted(files):  # Its writer did not live to finish them: nothing reads them.
+            name = file.rsplit("/", 1)[-1]
+            if not re.fullmatch(_CHUNK, name) and not _is_ours(name, (FILE,)):
                 yield _foreign(file)
         return
     for name in place.folders(f"{path}/{COMMITTED}"):
@@ -202,7 +204,7 @@ def _is_chunk(part: Part, file: str) -> bool:
     """Tell whether a file is a chunk of one of the part's arrays, committed or not."""
     record = part.record or {"metadata": {}, "n_images": 0}
     array, name = file.removeprefix(f"{part.path}/").partition("/")[::2]
-    match = re.fullmatch(r"c\.(\d+)\.0", name)
+    match = re.fullmatch(_CHUNK, name)
     most = record["n_images"] // MIN_ROWS
     return array in record["metadata"] and match is not None and int(match[1]) <= most
 
