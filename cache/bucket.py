@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,7 +32,7 @@ class Bucket:
 
     def __init__(self, url: str) -> None:
         self.name = url.rstrip("/")
-        if not url.startswith("s3://"):
+        if not re.match(r"s3://[^/]", url):
             raise StoreError(f"The store {url!r} is of no known kind. Use a folder or s3://….")
         if "@" in url or "?" in url:
             # It would stand in every log and report.

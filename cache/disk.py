@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sqlite3
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -129,9 +130,7 @@ class Disk:
         """Take a shared lock; the system drops it when the process ends, however it ends."""
         if group in self._held or not os.access(self.root, os.W_OK):
             return  # From a folder that cannot be written nothing is removed either.
-        lock = self._lock(group)
-        lock.acquire_read()
-        self._held[group] = lock
+        self._held[group] = self._lock(group, lambda lock: lock.acquire_read())
 
     @contextmanager
     def alone(self, group: str) -> Iterator[bool]:
@@ -139,11 +138,9 @@ class Disk:
         if group in self._held:
             yield False
             return
-        lock = self._lock(group)
         try:
-            lock.acquire_write(blocking=False)
+            lock = self._lock(group, lambda lock: lock.acquire_write(blocking=False))
         except Timeout:
-            lock.close()
             yield False
             return
         try:
@@ -151,10 +148,22 @@ class Disk:
         finally:
             lock.close()
 
-    def _lock(self, group: str) -> ReadWriteLock:
+    def _lock(self, group: str, acquire: Callable[[ReadWriteLock], object]) -> ReadWriteLock:
         folder = self.root / USE
         folder.mkdir(exist_ok=True)
-        return ReadWriteLock(folder / f"{group}.db", is_singleton=False)
+        file = folder / f"{group}.db"
+        lock = ReadWriteLock(file, is_singleton=False)
+        try:
+            acquire(lock)
+        except Timeout:
+            lock.close()
+            raise
+        except sqlite3.DatabaseError:  # Nobody can hold what is no database.
+            lock.close()
+            file.unlink()
+            lock = ReadWriteLock(file, is_singleton=False)
+            acquire(lock)
+        return lock
 
 
 def _sync(path: Path) -> None:

@@ -7,6 +7,7 @@ same for both.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -95,8 +96,14 @@ class Place(Protocol):
 
 
 def groups(place: Place) -> list[str]:
-    """List the extractions of a store."""
-    return [name for name in place.folders("") if name != USE]
+    """List the extractions of a store; whatever else lies there is nobody's business."""
+    return [name for name in place.folders("") if re.fullmatch(r".+-[0-9a-f]{16}", name)]
+
+
+def parts(place: Place, group: str) -> list[str]:
+    """List the paths of an extraction's parts."""
+    names = place.folders(group)
+    return [f"{group}/{n}" for n in names if re.fullmatch(r"\d{8}T\d{6}-[0-9a-f]{8}", n)]
 
 
 def open_place(root: str | Path) -> Place:
@@ -113,6 +120,8 @@ def open_place(root: str | Path) -> Place:
         If it is a file, a URL of no known kind, or an object store without its extra installed.
     """
     text = os.fspath(root)
+    if not text.strip():
+        raise StoreError("The store's name is empty. Allowed: a folder, or s3://bucket/prefix.")
     if "://" in text:
         try:
             from cache.bucket import Bucket

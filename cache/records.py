@@ -30,7 +30,7 @@ def write_record(place: Place, folder: str, attributes: Mapping[str, Any]) -> No
     FileExistsError
         If the group is there already; it is left as it is.
     """
-    place.create(f"{folder}/{FILE}", _to_bytes(attributes))
+    place.create(f"{folder}/{FILE}", _to_bytes(folder, attributes))
 
 
 def read_record(place: Place, folder: str) -> dict[str, Any] | None:
@@ -44,7 +44,7 @@ def read_record(place: Place, folder: str) -> dict[str, Any] | None:
     Raises
     ------
     DamagedCodesError
-        If a single byte is not as it was written.
+        If a single byte is not as it was written, or the record stood elsewhere.
     """
     data = place.read(f"{folder}/{FILE}")
     if data is None:
@@ -52,7 +52,7 @@ def read_record(place: Place, folder: str) -> dict[str, Any] | None:
     try:
         attributes: dict[str, Any] = json.loads(data)["attributes"]
         attributes.pop("checksum", None)
-        whole = _to_bytes(attributes) == data
+        whole = attributes.pop("path") == folder and _to_bytes(folder, attributes) == data
     except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
@@ -63,10 +63,11 @@ def read_record(place: Place, folder: str) -> dict[str, Any] | None:
     return attributes
 
 
-def _to_bytes(attributes: Mapping[str, Any]) -> bytes:
-    checksum = sha256(canonical_json(dict(attributes)).encode())
+def _to_bytes(folder: str, attributes: Mapping[str, Any]) -> bytes:
+    placed = {**attributes, "path": folder}  # A copy in another place is not what belongs there.
+    checksum = sha256(canonical_json(placed).encode())
     document = {
-        "attributes": {**attributes, "checksum": checksum},
+        "attributes": {**placed, "checksum": checksum},
         "node_type": "group",
         "zarr_format": 3,
     }

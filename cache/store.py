@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cache.errors import StoreError
 from cache.key import CodesKey, ExtractionKey
 from cache.part import Lookup, Part, distinct
-from cache.places import USE, open_place
+from cache.places import USE, open_place, parts
 from cache.records import read_record, write_record
 from cache.upkeep import make_room
 from cache.view import CodesView
@@ -91,12 +91,12 @@ class CodeStore:
         gaps : list of Gap
             Empty if every array has every image.
         """
-        parts = self._parts(extraction)
+        held = self._parts(extraction)
         places = distinct(digests)
         lacking = np.empty((len(places), len(arrays)), bool)
         lookups: dict[tuple[str, ...], NDArray[np.bool_]] = {}
         for column, array in enumerate(arrays):
-            with_array = [part for part in parts if part.has(array)]
+            with_array = [part for part in held if part.has(array)]
             names = tuple(part.path for part in with_array)
             if names not in lookups:
                 lookups[names] = Lookup(with_array).find(digests[places])[0] < 0
@@ -233,8 +233,8 @@ class CodeStore:
         StoreError
             If the codes of an image are not there.
         """
-        parts = [part for part in self._parts(extraction) if part.has(array)]
-        part_of, row_of = Lookup(parts).find(digests)
+        held = [part for part in self._parts(extraction) if part.has(array)]
+        part_of, row_of = Lookup(held).find(digests)
         absent = int((part_of < 0).sum())
         if absent:
             raise StoreError(
@@ -242,8 +242,8 @@ class CodeStore:
                 f"{len(digests)} images. Run `cnn-codes extract` first."
             )
         for number in np.unique(part_of):
-            self._note_use(parts[number].path)
-        return CodesView(array.array(), parts, part_of, row_of)
+            self._note_use(held[number].path)
+        return CodesView(array.array(), held, part_of, row_of)
 
     def _note_use(self, part: str) -> None:
         if part not in self._used:
@@ -265,9 +265,8 @@ class CodeStore:
         if not self._check_key(extraction):
             return []
         self.place.hold(group)
-        names = self.place.folders(group)
-        parts = [Part(self.place, f"{group}/{name}") for name in names]
-        return [part for part in parts if part.segments]
+        found = [Part(self.place, path) for path in parts(self.place, group)]
+        return [part for part in found if part.segments]
 
 
 def bytes_of(arrays: Mapping[CodesKey, int], n_images: int) -> int:

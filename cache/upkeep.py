@@ -10,7 +10,7 @@ import numpy as np
 
 from cache.errors import StoreError
 from cache.part import Part, distinct
-from cache.places import USE, Place, groups
+from cache.places import USE, Place, groups, parts
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _TIMES = {"h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
@@ -63,8 +63,8 @@ def list_parts(place: Place) -> list[Holding]:
     uses = {file.path: file.modified for file in place.files(USE)}
     for group in groups(place):
         seen: list[tuple[frozenset[str], np.ndarray]] = []
-        for name in place.folders(group):
-            part = Part(place, f"{group}/{name}")
+        for path in parts(place, group):
+            part = Part(place, path)
             files = list(place.files(part.path))
             used = uses.get(f"{USE}/{part.path}", 0.0)
             digests = np.empty((0, 32), np.uint8)
@@ -163,7 +163,7 @@ def make_room(place: Place, limit: str, n_bytes: int) -> list[str]:
     left = sum(h.size for h in list_parts(place)) - sum(h.size for h in removed)
     if left + n_bytes > most:
         raise StoreError(
-            f"The codes can take {n_bytes / 1e9:.3g} GB, {left / 1e9:.3g} GB of the store "
+            f"The codes can take {n_bytes / 1e6:,.1f} MB, {left / 1e6:,.1f} MB of the store "
             f"{place.name!r} are in use, and CNN_CODES_STORE_LIMIT allows {limit}. Raise it, or "
             "choose fewer --layers, a coarser --pool or another --store."
         )

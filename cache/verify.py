@@ -11,7 +11,7 @@ import numpy as np
 from cache.chunks import MIN_ROWS, chunk_path, decode
 from cache.errors import DamagedCodesError, StoreError
 from cache.part import COMMITTED, IMAGES, Part
-from cache.places import DIGESTS, FILE, Place, groups
+from cache.places import DIGESTS, FILE, USE, Place, groups, parts
 from cache.records import read_record, write_record
 
 _CHUNK = r"c\.(\d+)\.0"
@@ -30,16 +30,16 @@ class Fault:
         Which array of codes, where only that is concerned.
     rows : tuple of int or None
         First and last row concerned, both counted.
-    repair : str
-        What is removed to repair it: the marker of the segment, the part, the record of the
-        group, or the file itself.
+    repair : str or None
+        What is removed to repair it: the marker of the segment, the part or the record of the
+        group; None for what does not belong to the store, and is left alone.
     """
 
     path: str
     why: str
     array: str | None = None
     rows: tuple[int, int] | None = None
-    repair: str
+    repair: str | None
 
 
 def verify(place: Place, *, advance: Callable[[int], None] | None = None) -> Iterator[Fault]:
@@ -57,22 +57,20 @@ def verify(place: Place, *, advance: Callable[[int], None] | None = None) -> Ite
     ------
     fault : Fault
     """
-    known = (DIGESTS, f"{DIGESTS}-journal", f"{DIGESTS}-wal", f"{DIGESTS}-shm")
-    for file in place.files(""):
-        name, *inside = file.path.split("/")
-        if not inside and name not in known:
-            yield _foreign(file.path)
+    known = {DIGESTS, f"{DIGESTS}-journal", f"{DIGESTS}-wal", f"{DIGESTS}-shm", USE}
+    known |= set(groups(place))
+    for name in sorted({file.path.split("/")[0] for file in place.files("")} - known):
+        yield _foreign(name)
     for group in groups(place):
-        parts = place.folders(group)
         yield from _verify_group(place, group)
-        for name in parts:
-            yield from _verify_part(place, f"{group}/{name}")
+        for path in parts(place, group):
+            yield from _verify_part(place, path)
             if advance is not None:
                 advance(1)
 
 
 def repair(place: Place, faults: list[Fault]) -> None:
-    """Remove what is faulty, so that it is extracted again.
+    """Remove what is faulty, so that it is extracted again; what is not the store's stays.
 
     Parameters
     ----------
@@ -85,41 +83,39 @@ def repair(place: Place, faults: list[Fault]) -> None:
     StoreError
         If a running process uses what is to be removed; nothing is removed then.
     """
-    for group in sorted({fault.path.split("/")[0] for fault in faults}):
-        if group not in groups(place):
-            continue
+    paths = list(dict.fromkeys(fault.repair for fault in faults if fault.repair is not None))
+    for group in sorted({path.split("/")[0] for path in paths}):
         with place.alone(group) as free:
             if not free:
                 raise StoreError(
                     f"{group!r} in {place.name!r} is used by a running process. Repair it when "
                     "that has ended."
                 )
-    for path in dict.fromkeys(fault.repair for fault in faults):
+    for path in paths:
         place.remove(path)
     for group in groups(place):
         # The key of a group stands in each of its parts too.
         if read_record(place, group) is None:
-            for name in place.folders(group):
-                record = read_record(place, f"{group}/{name}")
-                if record is not None:
-                    write_record(place, group, {"key": record["key"]})
-                    break
+            records = (read_record(place, path) for path in parts(place, group))
+            record = next((record for record in records if record is not None), None)
+            if record is not None:
+                write_record(place, group, {"key": record["key"]})
 
 
 def _verify_group(place: Place, group: str) -> Iterator[Fault]:
     try:
         if read_record(place, group) is None and any(
-            place.read(f"{group}/{name}/{FILE}") is not None for name in place.folders(group)
+            place.read(f"{path}/{FILE}") is not None for path in parts(place, group)
         ):
             path = f"{group}/{FILE}"
             yield Fault(path=path, why="it is gone", repair=path)
     except DamagedCodesError:
         path = f"{group}/{FILE}"
         yield Fault(path=path, why="it is not as it was written", repair=path)
-    for file in place.files(group):
-        inside = file.path.split("/")[1:]
-        if len(inside) == 1 and not _is_ours(inside[0], (FILE,)):
-            yield _foreign(file.path)
+    ours = {path.split("/")[1] for path in parts(place, group)} | {FILE}
+    for name in sorted({file.path.split("/")[1] for file in place.files(group)} - ours):
+        if not _is_ours(name, ()):
+            yield _foreign(f"{group}/{name}")
 
 
 def _verify_part(place: Place, path: str) -> Iterator[Fault]:
@@ -215,4 +211,4 @@ def _is_ours(name: str, names: tuple[str, ...]) -> bool:
 
 
 def _foreign(path: str) -> Fault:
-    return Fault(path=path, why="a file that does not belong to the store", repair=path)
+    return Fault(path=path, why="does not belong to the store, and is left alone", repair=None)

@@ -101,10 +101,20 @@ def find_share(
         return Share(rank=rank, world_size=world_size)
     for names in _NAMES:
         if all(name in environment for name in names):
-            number, count = (int(environment[name]) for name in names)
+            number, count = (_number(environment, name) for name in names)
             if names[0] == "SLURM_ARRAY_TASK_ID":  # as in --array=5-25:10
-                number -= int(environment.get("SLURM_ARRAY_TASK_MIN", "0"))
-                number //= int(environment.get("SLURM_ARRAY_TASK_STEP", "1"))
+                number -= _number(environment, "SLURM_ARRAY_TASK_MIN")
+                number //= max(1, _number(environment, "SLURM_ARRAY_TASK_STEP"))
             if count > 1:
                 return Share(rank=number, world_size=count)
     return Share()
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    try:
+        return int(environment.get(name, "0"))
+    except ValueError:
+        raise ValueError(
+            f"The environment's {name} is {environment[name]!r}, which is no number. Unset it, or "
+            "give --rank and --world-size."
+        ) from None

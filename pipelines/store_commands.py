@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from cache import CodeStore, DamagedCodesError, StoreError
-from cache.places import Place, groups
+from cache.places import Place, groups, parts
 from cache.upkeep import Holding, list_parts, parse_age, parse_size
 from cache.upkeep import prune as prune_parts
 from cache.verify import Fault, repair
@@ -40,7 +40,7 @@ def list_(*, store: Store = None) -> None:
         )
     stdout().print(columns)
     total = _megabytes(sum(holding.size for holding in holdings))
-    stdout().print(f"{place.name}: {total} in {len(holdings)} parts", soft_wrap=True)
+    stdout().print(f"{place.name}: {total} in {_count(len(holdings), 'part')}", soft_wrap=True)
 
 
 @cache.command
@@ -55,24 +55,31 @@ def verify(
         Remove what is damaged, so that the next run extracts it again.
     """
     place = _open(store)
-    n_parts = sum(len(place.folders(group)) for group in groups(place))
+    n_parts = sum(len(parts(place, group)) for group in groups(place))
     with terminal().step("Verifying", n_parts) as advance:
         faults = list(find_faults(place, advance=advance))
     for fault in faults:
         stdout().print(_describe(fault), soft_wrap=True)
-    if not faults:
-        stdout().print(f"{place.name}: {n_parts} parts, nothing damaged", soft_wrap=True)
-    elif repair_:
-        # What is wrong behind a damaged record shows when the record is gone.
-        while faults:
-            repair(place, faults)
-            faults = list(find_faults(place))
-        stdout().print("Repaired: what was removed is extracted again by the next run.")
-    else:
+    damaged = [fault for fault in faults if fault.repair is not None]
+    n_foreign = len(faults) - len(damaged)
+    if damaged and not repair_:
         raise DamagedCodesError(
-            f"{len(faults)} faults in {place.name!r}. Run `cnn-codes cache verify --repair` to "
-            "remove what is damaged; the next run extracts it again."
+            f"{_count(len(damaged), 'fault')} in {place.name!r}. Run `cnn-codes cache verify "
+            "--repair` to remove what is damaged; the next run extracts it again."
         )
+    if damaged:
+        # What is wrong behind a damaged record shows when the record is gone.
+        while damaged:
+            repair(place, damaged)
+            damaged = [fault for fault in find_faults(place) if fault.repair is not None]
+        stdout().print("Repaired: what was removed is extracted again by the next run.")
+    if n_foreign:
+        raise StoreError(
+            f"{_count(n_foreign, 'file')} or folders in {place.name!r} do not belong to the store; "
+            "they are left alone. Move them away, or give the store a folder of its own."
+        )
+    if not faults:
+        stdout().print(f"{place.name}: {_count(n_parts, 'part')}, nothing damaged", soft_wrap=True)
 
 
 @cache.command
@@ -105,7 +112,7 @@ def prune(
     for holding in busy:
         stdout().print(f"kept, in use by a running process: {_name(holding)}")
     total = _megabytes(sum(holding.size for holding in removed))
-    stdout().print(f"{len(removed)} parts, {total}")
+    stdout().print(f"{_count(len(removed), 'part')}, {total}")
 
 
 def _open(store: str | Path | None) -> Place:
@@ -126,6 +133,10 @@ def _describe(fault: Fault) -> str:
     where = "" if fault.rows is None else f", rows {fault.rows[0]} to {fault.rows[1]}"
     array = "" if fault.array is None else f" (array {fault.array}{where})"
     return f"{fault.path}{array}: {fault.why}"
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n:,} {word}" + ("" if n == 1 else "s")
 
 
 def _megabytes(n_bytes: int) -> str:

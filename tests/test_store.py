@@ -127,6 +127,10 @@ def test_a_group_under_a_wrong_name_is_not_read(tmp_path: Path) -> None:
     _write(store, range(3), {FC7: 4})
     other = replace(KEY, precision="bfloat16")
     shutil.copytree(tmp_path / KEY.folder(), tmp_path / other.folder())
+    with pytest.raises(DamagedCodesError, match="is not as it was written"):
+        store.codes(other, FC7, _digests(range(3)))
+    (tmp_path / other.folder() / "zarr.json").unlink()
+    write_record(store.place, other.folder(), {"key": KEY.fields()})
     with pytest.raises(StoreError, match="another extraction"):
         store.codes(other, FC7, _digests(range(3)))
 

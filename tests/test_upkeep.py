@@ -127,6 +127,62 @@ def test_swapped_chunks_and_foreign_files_are_found(tmp_path: Path) -> None:
         file.parent.mkdir(exist_ok=True)
         file.write_text("mine")
     assert sorted(_faults(tmp_path)) == sorted(str(f.relative_to(tmp_path)) for f in foreign)
+    place = open_place(tmp_path)
+    repair(place, list(verify(place)))
+    assert all(file.read_text() == "mine" for file in foreign)
+
+
+def test_what_is_no_store_is_left_as_it_is(tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
+    mine = [tmp_path / "mine" / name for name in ("thesis.txt", ".git/config", "a/b/c.npy", "a/x")]
+    for file in mine:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    for command in (["verify", "--repair"], ["prune"], ["prune", "--max-size", "0B"], ["list"]):
+        done = run_cli("cache", *command, "--store", tmp_path / "mine")
+        assert "Traceback" not in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+    # Nor is what lies beside a store.
+    _fill(tmp_path / "mine")
+    done = run_cli("cache", "verify", "--repair", "--store", tmp_path / "mine")
+    assert done.returncode == 1
+    assert "left alone" in done.stderr
+    assert (
+        run_cli("cache", "prune", "--max-size", "0B", "--store", tmp_path / "mine").returncode == 0
+    )
+    assert all(file.read_text() == "mine" for file in mine)
+    assert list_parts(open_place(tmp_path / "mine")) == []
+    assert run_cli("cache", "list", "--store", "").returncode == 1
+
+
+def test_a_marker_that_is_a_copy_of_another_is_found_and_repaired(tmp_path: Path) -> None:
+    _fill(tmp_path)
+    place = open_place(tmp_path)
+    [marker] = tmp_path.glob("*/*/committed/000001024/zarr.json")
+    for other in (
+        marker.parent.parent / "zarr.json",
+        marker.parents[1] / "000000000" / "zarr.json",
+    ):
+        whole = marker.read_bytes()
+        marker.write_bytes(other.read_bytes())
+        [fault] = verify(place)
+        assert fault.path == str(marker.relative_to(tmp_path))
+        marker.write_bytes(whole)
+    marker.write_bytes(other.read_bytes())
+    repair(place, list(verify(place)))
+    assert list(verify(place)) == []
+
+
+def test_a_damaged_lock_locks_nobody_out(tmp_path: Path) -> None:
+    _fill(tmp_path)
+    [lock] = (tmp_path / "use").glob("*.db")
+    lock.write_bytes(b"xx" * 5000)
+    np.testing.assert_array_equal(
+        CodeStore(tmp_path).codes(KEY, FC7, _digests([3])), _codes([3], 30)
+    )
+    lock.write_bytes(b"xx" * 5000)
+    removed, busy = prune(open_place(tmp_path), max_size=0)
+    assert (len(removed), busy) == (2, [])
 
 
 def test_the_command_names_the_rows_and_repairs(tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
