@@ -201,7 +201,9 @@ class _Column:
     def __init__(self, place: Place, part: str, key: CodesKey, shape: tuple[int, int]) -> None:
         self.name = key.array()
         self._dtype = np.dtype(key.dtype)
-        self._shape = chunk_rows(shape[1], self._dtype.itemsize), shape[1]
+        # A segment is whole chunks: both are powers of two.
+        rows = min(chunk_rows(shape[1], self._dtype.itemsize), SEGMENT_ROWS)
+        self._shape = rows, shape[1]
         zarr.create_array(
             place.zarr(f"{part}/{self.name}"),
             shape=shape,

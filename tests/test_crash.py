@@ -42,8 +42,10 @@ def _options(store: Path) -> ExtractionOptions:
 
 def _extract(folder: Path, store: Path, share: Share) -> Extraction:
     torch.set_num_threads(1)
-    writer.SEGMENT_ROWS = SEGMENT  # Commits as often as a day's work has in all.
-    return extract(load_images(folder), _options(store), share=share)
+    with pytest.MonkeyPatch.context() as patch:
+        # Commits as often as a day's work has in all.
+        patch.setattr(writer, "SEGMENT_ROWS", SEGMENT)
+        return extract(load_images(folder), _options(store), share=share)
 
 
 def _begin(folder: Path, store: Path, share: Share) -> BaseProcess:

@@ -343,3 +343,12 @@ def test_any_zarr_reader_reads_the_same_codes(tmp_path: Path) -> None:
         np.testing.assert_array_equal(zarr.open_array(folder, mode="r")[:], expected)
         lazy = dask.array.from_zarr(zarr.open_array(folder, mode="r"))
         np.testing.assert_array_equal(lazy[100:1200:7].compute(), expected[100:1200:7])
+
+
+def test_short_segments_are_whole_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache.writer.SEGMENT_ROWS", 64)
+    store = CodeStore(tmp_path)
+    _write(store, range(300), {FC7: 4, CONV: 3000})
+    for key, n_features in ((FC7, 4), (CONV, 3000)):
+        codes = store.codes(KEY, key, _digests(range(300)))
+        np.testing.assert_array_equal(codes, _codes(range(300), n_features).astype(key.dtype))
