@@ -73,10 +73,7 @@ class Disk:
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = target.with_name(f"{target.name}.{uuid.uuid4().hex}.partial")
         try:
-            with draft.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            _write(draft, data)
             os.link(draft, target)  # Unlike a rename, this fails where a file stands.
         finally:
             draft.unlink(missing_ok=True)
@@ -91,11 +88,7 @@ class Disk:
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file and force it to the disk; its folder is left to `sync`."""
-        target = self.root / path
-        with target.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(self.root / path, data)
 
     def sync(self, paths: Iterable[str]) -> None:
         """Force files, and folders' lists of files, to the disk."""
@@ -164,6 +157,13 @@ class Disk:
             lock = ReadWriteLock(file, is_singleton=False)
             acquire(lock)
         return lock
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync(path: Path) -> None:

@@ -117,7 +117,17 @@ def prune(
     removed, busy : lists of Holding
         What went, or would go; and what would have to go but is in use by a running process.
     """
-    holdings = list_parts(place)
+    return _prune(place, list_parts(place), older_than, max_size, dry_run=dry_run)
+
+
+def _prune(
+    place: Place,
+    holdings: list[Holding],
+    older_than: float | None,
+    max_size: int | None,
+    *,
+    dry_run: bool,
+) -> tuple[list[Holding], list[Holding]]:
     total = sum(holding.size for holding in holdings)
     removed: list[Holding] = []
     busy: list[Holding] = []
@@ -159,15 +169,16 @@ def make_room(place: Place, limit: str, n_bytes: int) -> list[str]:
         If too much of the store is in use, or the codes alone are larger than the limit.
     """
     most = parse_size(limit, "CNN_CODES_STORE_LIMIT")
-    removed, _ = prune(place, max_size=max(0, most - n_bytes), dry_run=True)
-    left = sum(h.size for h in list_parts(place)) - sum(h.size for h in removed)
+    holdings = list_parts(place)
+    removed, _ = _prune(place, holdings, None, max(0, most - n_bytes), dry_run=True)
+    left = sum(h.size for h in holdings) - sum(h.size for h in removed)
     if left + n_bytes > most:
         raise StoreError(
             f"The codes can take {n_bytes / 1e6:,.1f} MB, {left / 1e6:,.1f} MB of the store "
             f"{place.name!r} are in use, and CNN_CODES_STORE_LIMIT allows {limit}. Raise it, or "
             "choose fewer --layers, a coarser --pool or another --store."
         )
-    removed, _ = prune(place, max_size=most - n_bytes)
+    removed, _ = _prune(place, holdings, None, most - n_bytes, dry_run=False)
     return [holding.path for holding in removed]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,15 +85,15 @@ def repair(place: Place, faults: list[Fault]) -> None:
         If a running process uses what is to be removed; nothing is removed then.
     """
     paths = list(dict.fromkeys(fault.repair for fault in faults if fault.repair is not None))
-    for group in sorted({path.split("/")[0] for path in paths}):
-        with place.alone(group) as free:
-            if not free:
+    with ExitStack() as locks:
+        for group in sorted({path.split("/")[0] for path in paths}):
+            if not locks.enter_context(place.alone(group)):
                 raise StoreError(
                     f"{group!r} in {place.name!r} is used by a running process. Repair it when "
                     "that has ended."
                 )
-    for path in paths:
-        place.remove(path)
+        for path in paths:
+            place.remove(path)
     for group in groups(place):
         # The key of a group stands in each of its parts too.
         if read_record(place, group) is None:

@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.class_weight import compute_class_weight
 from threadpoolctl import ThreadpoolController
 
-from pipelines.losses import Loss, Softmax, SquaredHinge
+from pipelines.losses import Loss, Softmax, SquaredHinge, log_softmax
 from pipelines.newton import Point, minimise
 from pipelines.scaling import SMALL, Scale, ScaledRows, scaled_blocks
 from pipelines.spaces import FeatureSpace, SampleSpace, Space
@@ -131,12 +131,16 @@ def decide(values: Array) -> Index:
     return np.asarray(values.argmax(axis=1))
 
 
-def probabilities(values: Array) -> Array:
-    """Turn into class probabilities the decision values of shape ``(n_samples, n_outputs)``."""
+def log_probabilities(values: Array) -> Array:
+    """Turn decision values of shape ``(n_samples, n_outputs)`` into logarithms of probabilities."""
     if values.shape[1] == 1:
         values = np.hstack([np.zeros_like(values), values])
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    return log_softmax(values.T).T
+
+
+def probabilities(values: Array) -> Array:
+    """Turn into class probabilities the decision values of shape ``(n_samples, n_outputs)``."""
+    return np.exp(log_probabilities(values))
 
 
 def score_fold(

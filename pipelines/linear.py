@@ -13,14 +13,21 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from pipelines.folds import Problem, decide, judge, probabilities, refit, score_fold
+from pipelines.folds import (
+    Problem,
+    decide,
+    judge,
+    log_probabilities,
+    probabilities,
+    refit,
+    score_fold,
+)
 from pipelines.inputs import (
     check_class_weight,
     check_finite,
@@ -355,10 +362,7 @@ class LogisticCV(_LinearCV):
         -------
         ndarray of shape (n_samples, n_classes), float64
         """
-        values = self._decision_values(X)
-        if values.shape[1] == 1:
-            values = np.hstack([np.zeros_like(values), values])
-        return np.asarray(log_softmax(values, axis=1))
+        return log_probabilities(self._decision_values(X))
 
     def predict_proba(self, X: ArrayLike) -> Array:
         """Predict the probability of each class.

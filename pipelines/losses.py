@@ -221,7 +221,7 @@ class Softmax:
                 continue
             # Newton fails where probabilities saturate. Iterative scaling gives each class its
             # share and never makes the loss worse; in logarithms nothing underflows.
-            logs = np.log(self.weights) + _log_softmax(margins + start)
+            logs = np.log(self.weights) + log_softmax(margins + start)
             top = logs.max(axis=1, keepdims=True)
             shares = top + np.log(np.exp(logs - top).sum(axis=1, keepdims=True))
             wanted = np.log((self.weights * self.members).sum(axis=1, keepdims=True))
@@ -231,7 +231,7 @@ class Softmax:
         return model
 
     def _model(self, margins: Array) -> SoftmaxModel:
-        probabilities = np.exp(_log_softmax(margins + self.intercept))
+        probabilities = np.exp(log_softmax(margins + self.intercept))
         gradient = self.weights * (probabilities - self.members)
         return SoftmaxModel(probabilities, self.weights, gradient)
 
@@ -244,7 +244,7 @@ class Softmax:
         return self
 
 
-def _log_softmax(values: Array) -> Array:
+def log_softmax(values: Array) -> Array:
     """Take the logarithm of each column's softmax."""
     shifted = values - values.max(axis=0)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=0)))
