@@ -80,6 +80,15 @@ class Bucket:
             except FileNotFoundError:
                 return None
 
+    def read_into(self, path: str, buffer: bytearray) -> int | None:
+        """Read a file into memory that is there already."""
+        data = self.read(path)
+        if data is None:
+            return None
+        n_bytes = min(len(data), len(buffer))
+        buffer[:n_bytes] = data[:n_bytes]
+        return n_bytes
+
     def create(self, path: str, data: bytes) -> None:
         """Write a file, all of it or nothing."""
         with self.asking():

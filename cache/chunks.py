@@ -78,12 +78,17 @@ def encode(rows: NDArray[Any]) -> tuple[bytes, str]:
     return data + end, end.hex()
 
 
-def decode(data: bytes, checksum: str | None, rows: NDArray[Any]) -> None:
+def longest(rows: NDArray[Any]) -> int:
+    """Give the bytes that a chunk's file has at most: a little more than its rows."""
+    return rows.nbytes + rows.nbytes // 128 + 1024
+
+
+def decode(data: bytes | memoryview, checksum: str | None, rows: NDArray[Any]) -> None:
     """Decompress a chunk.
 
     Parameters
     ----------
-    data : bytes
+    data : bytes or memoryview
     checksum : str or None
         What the data should end with, where that is known.
     rows : ndarray of shape (chunk_rows, n_features)
@@ -94,7 +99,7 @@ def decode(data: bytes, checksum: str | None, rows: NDArray[Any]) -> None:
     ValueError
         If the data are not those that were written.
     """
-    end = data[-4:]
+    end = bytes(data[-4:])
     found = google_crc32c.value(np.frombuffer(data, np.uint8)[:-4]) if len(data) > 4 else None
     if found is None or found.to_bytes(4, "little") != end:
         raise ValueError("its checksum does not fit its content")

@@ -67,6 +67,14 @@ class Disk:
         except FileNotFoundError:
             return None
 
+    def read_into(self, path: str, buffer: bytearray) -> int | None:
+        """Read a file into memory that is there already: new memory takes four times as long."""
+        try:
+            with (self.root / path).open("rb", buffering=0) as file:
+                return file.readinto(buffer)
+        except FileNotFoundError:
+            return None
+
     def create(self, path: str, data: bytes) -> None:
         """Write a file, all of it or nothing, and force it to the disk."""
         target = self.root / path

@@ -158,9 +158,8 @@ class Lookup:
         pairs = zip(parts, rows, strict=True)
         digests = np.concatenate([none, *(part.digests()[r] for part, r in pairs)])
         numbers = [np.full(len(r), number) for number, r in enumerate(rows)]
-        keys = _first_words(digests)
-        order = np.argsort(keys, kind="stable")
-        self._keys, self._digests = keys[order], digests[order]
+        keys, order = _sort(digests)
+        self._keys, self._digests = keys[order], _whole(digests).take(order)
         self._parts = np.concatenate([np.empty(0, np.intp), *numbers])[order]
         self._rows = np.concatenate([np.empty(0, np.intp), *rows])[order]
 
@@ -176,17 +175,19 @@ class Lookup:
         parts, rows : ndarrays of shape (n,), intp
             Number of the part, -1 where there is none, and the row in it.
         """
-        wanted = _first_words(digests)
-        places = np.searchsorted(self._keys, wanted)
+        wanted, order = _sort(digests)
+        places = np.empty(len(wanted), np.intp)  # In order they are found twenty times as fast.
+        places[order] = np.searchsorted(self._keys, wanted[order])
         parts = np.full(len(digests), -1, np.intp)
         rows = np.zeros(len(digests), np.intp)
         # Sorted by the first 8 of 32 bytes: where these agree, the others are looked at, and the
         # next place should they differ.
+        whole = _whole(digests)
         open_ = np.arange(len(digests))
         while len(open_):
             open_ = open_[places[open_] < len(self._keys)]
             open_ = open_[self._keys[places[open_]] == wanted[open_]]
-            same = (self._digests[places[open_]] == digests[open_]).all(axis=1)
+            same = self._digests.take(places[open_]) == whole.take(open_)
             found = open_[same]
             parts[found], rows[found] = self._parts[places[found]], self._rows[places[found]]
             open_ = open_[~same]
@@ -206,17 +207,27 @@ def distinct(digests: NDArray[np.uint8]) -> NDArray[np.intp]:
     >>> distinct(np.array([[3] * 32, [1] * 32, [3] * 32], np.uint8)).tolist()
     [0, 1]
     """
-    keys = _first_words(digests)
-    order = np.argsort(keys, kind="stable")
+    keys, order = _sort(digests)
     ordered = keys[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][: len(keys)])
     first = order[starts]
     run = np.searchsorted(starts, np.arange(len(keys)), side="right") - 1
-    copies = (digests[order] == digests[first[run]]).all(axis=1)
+    whole = _whole(digests)
+    copies = whole[order] == whole[first[run]]
     if len(starts) < len(keys) and not copies.all():  # 8 bytes agree and the others do not.
         return np.sort(np.unique(digests, axis=0, return_index=True)[1]).astype(np.intp)
     return np.sort(first).astype(np.intp)
 
 
-def _first_words(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    return np.ascontiguousarray(digests[:, :8]).view(np.uint64).ravel()
+def _whole(digests: NDArray[np.uint8]) -> NDArray[np.void]:
+    """Give each digest as one value, which is moved and compared faster than 32."""
+    return np.ascontiguousarray(digests).view("V32").ravel()
+
+
+def _sort(digests: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
+    """Give the first 8 bytes of each digest, and their order; equal ones stay in theirs."""
+    keys = np.ascontiguousarray(digests).view(np.uint64)[:, 0].copy()
+    order = np.argsort(keys)
+    if (np.diff(keys[order]) == 0).any():  # Seldom, and five times as slow.
+        order = np.argsort(keys, kind="stable")
+    return keys, order

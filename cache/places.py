@@ -67,6 +67,9 @@ class Place(Protocol):
     def read(self, path: str) -> bytes | None:
         """Read a file; None where there is none."""
 
+    def read_into(self, path: str, buffer: bytearray) -> int | None:
+        """Read a file, or as much of it as fits; how much it was, None where there is none."""
+
     def create(self, path: str, data: bytes) -> None:
         """Write a file, all of it or nothing; `FileExistsError` where there is one."""
 

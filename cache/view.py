@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.chunks import chunk_path, decode
+from cache.chunks import chunk_path, decode, longest
 from cache.errors import DamagedCodesError
 from cache.part import Part
 
@@ -93,11 +92,12 @@ class CodesView:
             starts = np.flatnonzero(np.diff(chunk_of, prepend=-1))
             tasks = np.split(places, starts[1:]) if len(places) else []
             read = partial(source.read, row_of=row_of, result=result)
-            if len(tasks) == 1:
-                read(tasks[0])
-            elif tasks:
-                with ThreadPoolExecutor(source.part.place.n_threads) as threads:
-                    list(threads.map(read, tasks))
+            n_threads = min(source.part.place.n_threads, len(tasks))
+            if n_threads <= 1:
+                read(tasks)
+            else:
+                with ThreadPoolExecutor(n_threads) as threads:
+                    list(threads.map(read, (tasks[n::n_threads] for n in range(n_threads))))
         return result
 
 
@@ -109,34 +109,36 @@ class _Source:
         self.part, self._array = part, array
         self.dtype, (self.chunk_rows, self.n_features) = described.dtype, described.chunks
         self._checksums = part.checksums(array)
-        self._thread = threading.local()
 
     def read(
-        self, places: NDArray[np.intp], row_of: NDArray[np.intp], result: NDArray[Any]
+        self, tasks: Sequence[NDArray[np.intp]], row_of: NDArray[np.intp], result: NDArray[Any]
     ) -> None:
-        """Read the rows of one chunk, in ascending order, into their places."""
-        chunk = int(row_of[places[0]]) // self.chunk_rows
-        inside = row_of[places] - chunk * self.chunk_rows
-        first = int(places[0])
-        whole = len(places) == self.chunk_rows and (inside == np.arange(len(places))).all()
-        if whole and (places == np.arange(first, first + len(places))).all():
-            self._decode(chunk, result[first : first + len(places)])  # No copy on the way.
-            taken = result[first : first + len(places)]
-        else:
-            if not hasattr(self._thread, "buffer"):
-                self._thread.buffer = np.empty((self.chunk_rows, self.n_features), self.dtype)
-            self._decode(chunk, self._thread.buffer)
-            taken = self._thread.buffer[inside]
-            result[places] = taken
-        if np.isnan(taken[:, 0]).any():  # Codes are finite when written.
-            raise self._damaged(chunk, "it lacks rows that were written")
+        """Read rows into their places; each task is of one chunk, rows ascending."""
+        # New memory for each chunk would take longer than reading it.
+        buffer = np.empty((self.chunk_rows, self.n_features), self.dtype)
+        data = bytearray(longest(buffer))
+        for places in tasks:
+            chunk = int(row_of[places[0]]) // self.chunk_rows
+            inside = row_of[places] - chunk * self.chunk_rows
+            run = slice(int(places[0]), int(places[-1]) + 1)
+            whole = len(places) == self.chunk_rows and (np.diff(inside) == 1).all()
+            if whole and (np.diff(places) == 1).all():
+                taken = result[run]  # No copy on the way.
+                self._decode(chunk, data, taken)
+            else:
+                self._decode(chunk, data, buffer)
+                taken = buffer[inside]
+                result[places] = taken
+            if np.isnan(taken[:, 0]).any():  # Codes are finite when written.
+                raise self._damaged(chunk, "it lacks rows that were written")
 
-    def _decode(self, chunk: int, rows: NDArray[Any]) -> None:
+    def _decode(self, chunk: int, data: bytearray, rows: NDArray[Any]) -> None:
         try:
-            data = self.part.place.read(chunk_path(self.part.path, self._array, chunk))
-            if data is None:
+            path = chunk_path(self.part.path, self._array, chunk)
+            n_bytes = self.part.place.read_into(path, data)
+            if n_bytes is None:
                 raise self._damaged(chunk, "the chunk is gone")
-            decode(data, self._checksums[chunk], rows)
+            decode(memoryview(data)[:n_bytes], self._checksums[chunk], rows)
         except (ValueError, OSError) as error:
             raise self._damaged(chunk, str(error)) from error
 

@@ -219,7 +219,7 @@ class _Column:
         self._chunk = self._filled = 0
 
     def _empty(self) -> NDArray[Any]:
-        return np.full(self._shape, np.nan, self._dtype)
+        return np.empty(self._shape, self._dtype)
 
     def append(self, rows: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
         """Add rows; yields the number and the rows of each chunk that they fill."""
@@ -234,6 +234,7 @@ class _Column:
     def flush(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield the chunk that is begun, if there is one."""
         if self._filled:
+            self._buffer[self._filled :] = np.nan
             yield self._chunk, self._buffer
             self._buffer = self._empty()
             self._chunk, self._filled = self._chunk + 1, 0
