@@ -22,8 +22,8 @@ from pipelines.store_commands import cache
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pipelines.comparison import Comparison
     from pipelines.extraction import Extraction
+    from pipelines.results import Comparison
 
 # Torch takes seconds to import; the commands that need it do so when they run.
 

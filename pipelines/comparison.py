@@ -3,129 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
-from pipelines.draws import Draw, Protocol, TrainSize, make_draws
-from pipelines.evaluation import Fit, default_scoring, evaluate_layer, image_weights
-from pipelines.uncertainty import (
-    held_out_interval,
-    resampled_interval,
-    tied_over_folds,
-    tied_over_images,
-)
+from pipelines.draws import Draw, Protocol, make_draws
+from pipelines.evaluation import Fit, evaluate_layer
+from pipelines.results import Comparison
+from pipelines.scorings import default_scoring
+from pipelines.verdict import Candidate, Verdict
 
 Codes = NDArray[Any] | Callable[[], NDArray[Any]]
-_Candidate = tuple[str, str]  # layer, classifier
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoldScore:
-    """One classifier's score on one draw.
-
-    Attributes
-    ----------
-    layer, classifier : str
-    train_size : int or "all"
-    repeat, fold : int
-    C : float
-        Chosen by cross-validation among the draw's training images.
-    score : float
-        On the draw's test images.
-    n_train, n_test : int
-    """
-
-    layer: str
-    classifier: str
-    train_size: TrainSize
-    repeat: int
-    fold: int
-    C: float
-    score: float
-    n_train: int
-    n_test: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerScore:
-    """One classifier's score on one layer at one training size.
-
-    Attributes
-    ----------
-    layer, classifier : str
-    train_size : int or "all"
-    score : float
-        Mean over the draws, on images that chose nothing.
-    ci_low, ci_high : float
-        95 % interval.
-    C : float
-        Median of the chosen ones.
-    C_at_edge : {"low", "high"} or None
-        Whether the grid of C ended too early for most draws.
-    cv_score : float
-        Mean inner cross-validation score at the chosen C: what the layer is chosen by.
-    """
-
-    layer: str
-    classifier: str
-    train_size: TrainSize
-    score: float
-    ci_low: float
-    ci_high: float
-    C: float
-    C_at_edge: str | None
-    cv_score: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Best:
-    """The chosen depth.
-
-    Attributes
-    ----------
-    layer, classifier : str
-        Highest inner cross-validation score at the largest training size.
-    train_size : int or "all"
-    score : float
-        On images that chose neither layer, classifier nor C.
-    ci_low, ci_high : float
-        95 % interval.
-    tied : tuple of str
-        Layers that cannot be told from it, in the order given; it is not among them.
-    """
-
-    layer: str
-    classifier: str
-    train_size: TrainSize
-    score: float
-    ci_low: float
-    ci_high: float
-    tied: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """What `compare_layers` found.
-
-    Attributes
-    ----------
-    scoring : str
-    best : Best
-    layers : tuple of LayerScore
-    folds : tuple of FoldScore
-    notes : tuple of str
-        What was left out, and why.
-    """
-
-    scoring: str
-    best: Best
-    layers: tuple[LayerScore, ...]
-    folds: tuple[FoldScore, ...]
-    notes: tuple[str, ...]
 
 
 def compare_layers(
@@ -186,13 +76,13 @@ def compare_layers(
         delayed(_evaluate)((layer, name), codes[layer], y, draws, protocol)
         for layer, name in candidates
     )
-    fits: dict[_Candidate, list[Fit]] = {}
+    fits: dict[Candidate, list[Fit]] = {}
     for candidate, done in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
         fits[candidate] = done
         if advance is not None:
             advance(1)
     fits = {candidate: fits[candidate] for candidate in candidates}
-    table = _Table(
+    verdict = Verdict(
         y=y,
         draws=draws,
         fits=fits,
@@ -200,143 +90,15 @@ def compare_layers(
         n_folds=protocol.cv if test is None else None,
         random_state=protocol.random_state,
     )
-    return Comparison(
-        scoring=table.scoring,
-        best=table.best(),
-        layers=tuple(table.layer_scores()),
-        folds=tuple(table.fold_scores()),
-        notes=tuple(notes),
-    )
+    return verdict.comparison(notes)
 
 
 def _evaluate(
-    candidate: _Candidate,
+    candidate: Candidate,
     codes: Codes,
     y: NDArray[np.str_],
     draws: list[Draw],
     protocol: Protocol,
-) -> tuple[_Candidate, list[Fit]]:
+) -> tuple[Candidate, list[Fit]]:
     X = codes() if callable(codes) else np.asarray(codes)
     return candidate, evaluate_layer(X, y, draws, candidate[1], protocol)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Table:
-    """Fits of every candidate on every draw; `n_folds` is None where there is a test split."""
-
-    y: NDArray[np.str_]
-    draws: list[Draw]
-    fits: dict[_Candidate, list[Fit]]
-    scoring: str
-    n_folds: int | None
-    random_state: int
-
-    def weights(self, draw: Draw) -> NDArray[np.float64]:
-        return image_weights(self.y[draw.test], self.scoring)
-
-    def of_size(self, size: TrainSize) -> list[int]:
-        return [i for i, draw in enumerate(self.draws) if draw.train_size == size]
-
-    def scores(self, candidate: _Candidate, size: TrainSize) -> NDArray[np.float64]:
-        fits = self.fits[candidate]
-        return np.array([self.weights(self.draws[i]) @ fits[i].correct for i in self.of_size(size)])
-
-    def cv_scores(self, candidate: _Candidate, size: TrainSize) -> NDArray[np.float64]:
-        return np.array([self.fits[candidate][i].cv_score for i in self.of_size(size)])
-
-    def interval(self, scores: NDArray[np.float64], size: TrainSize) -> tuple[float, float]:
-        if self.n_folds is None:
-            return held_out_interval(scores, self.weights(self.draws[self.of_size(size)[0]]))
-        return resampled_interval(scores, self.n_folds, len(self.y))
-
-    def sizes(self) -> list[TrainSize]:
-        return list(dict.fromkeys(draw.train_size for draw in self.draws))
-
-    def best(self) -> Best:
-        size = max(self.sizes(), key=lambda size: float("inf") if size == "all" else float(size))
-        cv = np.array([self.cv_scores(candidate, size) for candidate in self.fits])
-        scores = np.array([self.scores(candidate, size) for candidate in self.fits])
-        candidates = list(self.fits)
-        winner = int(cv.mean(1).argmax())
-        # Each draw's own choice, scored on images that had no say in it.
-        chosen = scores[cv.argmax(0), np.arange(scores.shape[1])]
-        low, high = self.interval(chosen, size)
-        layer, classifier = candidates[winner]
-        return Best(
-            layer=layer,
-            classifier=classifier,
-            train_size=size,
-            score=float(chosen.mean()),
-            ci_low=low,
-            ci_high=high,
-            tied=self.tied(candidates[winner], size),
-        )
-
-    def tied(self, winner: _Candidate, size: TrainSize) -> tuple[str, ...]:
-        others = [candidate for candidate in self.fits if candidate != winner]
-        if not others:
-            return ()
-        if self.n_folds is None:
-            rows = {c: self.mean_correct(c, size) for c in self.fits}
-            tied = tied_over_images(
-                rows[winner],
-                np.array([rows[c] for c in others]),
-                self.weights(self.draws[self.of_size(size)[0]]),
-                random_state=self.random_state,
-            )
-        else:
-            tied = tied_over_folds(
-                self.scores(winner, size),
-                np.array([self.scores(c, size) for c in others]),
-                self.n_folds,
-                len(self.y),
-            )
-        names = (c[0] for c, is_tied in zip(others, tied, strict=True) if is_tied)
-        return tuple(name for name in dict.fromkeys(names) if name != winner[0])
-
-    def mean_correct(self, candidate: _Candidate, size: TrainSize) -> NDArray[np.float64]:
-        fits = self.fits[candidate]
-        correct = np.array([fits[i].correct for i in self.of_size(size)], np.float64)
-        mean: NDArray[np.float64] = correct.mean(0)
-        return mean
-
-    def layer_scores(self) -> list[LayerScore]:
-        rows = []
-        for candidate in self.fits:
-            for size in self.sizes():
-                fits = [self.fits[candidate][i] for i in self.of_size(size)]
-                scores = self.scores(candidate, size)
-                low, high = self.interval(scores, size)
-                edges = [fit.C_at_edge for fit in fits]
-                edge = next((e for e in edges if e and edges.count(e) > len(edges) / 2), None)
-                rows.append(
-                    LayerScore(
-                        layer=candidate[0],
-                        classifier=candidate[1],
-                        train_size=size,
-                        score=float(scores.mean()),
-                        ci_low=low,
-                        ci_high=high,
-                        C=float(np.median([fit.C for fit in fits])),
-                        C_at_edge=edge,
-                        cv_score=float(self.cv_scores(candidate, size).mean()),
-                    )
-                )
-        return rows
-
-    def fold_scores(self) -> list[FoldScore]:
-        return [
-            FoldScore(
-                layer=layer,
-                classifier=classifier,
-                train_size=draw.train_size,
-                repeat=draw.repeat,
-                fold=draw.fold,
-                C=fit.C,
-                score=float(self.weights(draw) @ fit.correct),
-                n_train=len(draw.train),
-                n_test=len(draw.test),
-            )
-            for (layer, classifier), fits in self.fits.items()
-            for draw, fit in zip(self.draws, fits, strict=True)
-        ]

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import RepeatedStratifiedKFold, StratifiedGroupKFold, StratifiedKFold
 
+from pipelines.scorings import SCORINGS
+
 CLASSIFIERS = ("svm", "logistic")
-SCORINGS = ("accuracy", "balanced_accuracy")
 
 TrainSize = int | str
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]
@@ -30,12 +31,13 @@ class Protocol:
         that chooses C; at least 2.
     repeats : int or None
         Repeats of the outer cross-validation, or draws of each smaller training size where there
-        is a test split. None: 1 and 5.
+        is a test split. None: as many as test about 2,000 images, one to five; and five.
     train_sizes : tuple of (int or "all")
         Training images of each class.
-    scoring : {"accuracy", "balanced_accuracy"} or None
-        None: balanced accuracy where the largest class has over 1.5 times the images of the
-        smallest.
+    scoring : str or None
+        "accuracy", "balanced_accuracy", "f1_macro", "neg_log_loss" (logistic regression alone) or
+        "average_precision". None: balanced accuracy where the largest class has over 1.5 times the
+        images of the smallest, otherwise accuracy.
     group_duplicates : bool
         Whether copies of an image, byte by byte, are on the same side of every fold.
     random_state : int
@@ -60,6 +62,11 @@ class Protocol:
         if self.scoring not in (None, *SCORINGS):
             raise ValueError(
                 f"scoring={self.scoring!r} is unknown. Allowed: {', '.join(SCORINGS)}."
+            )
+        if self.scoring == "neg_log_loss" and self.classifiers != ("logistic",):
+            raise ValueError(
+                "scoring='neg_log_loss' needs probabilities, which a linear SVM does not give. Use "
+                "classifier logistic, or another score."
             )
         positive = all(0 < C < float("inf") for C in self.Cs)
         if not self.Cs or not positive or list(self.Cs) != sorted(set(self.Cs)):
@@ -208,7 +215,8 @@ def _outer_splits(
 ) -> list[tuple[int, int, Split]]:
     if test is not None:
         return [(0, 0, (np.flatnonzero(~test), np.flatnonzero(test)))]
-    repeats, cv, seed = protocol.repeats or 1, protocol.cv, protocol.random_state
+    repeats = protocol.repeats or int(np.clip(2000 // len(y), 1, 5))
+    cv, seed = protocol.cv, protocol.random_state
     if groups is None:
         splitter = RepeatedStratifiedKFold(n_splits=cv, n_repeats=repeats, random_state=seed)
         splits = list(splitter.split(y, y))

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from pipelines.draws import Draw, Protocol
 from pipelines.linear import LinearSVCCV, LogisticCV
+from pipelines.scorings import SCORINGS, default_scoring, score_answers
 
-_ESTIMATORS = {"svm": LinearSVCCV, "logistic": LogisticCV}
+ESTIMATORS = {"svm": LinearSVCCV, "logistic": LogisticCV}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,15 +26,25 @@ class Fit:
         The chosen one.
     C_at_edge : {"low", "high"} or None
         Whether it lies at the end of the grid, and scores still rise towards that end.
+    cv_scores : ndarray of shape (n_Cs,)
+        Mean score over the inner folds at each C of the grid.
     cv_score : float
-        Its mean score over the inner folds.
-    correct : ndarray of shape (n_test,), bool
+        That at the chosen one.
+    train_score : float
+        On the images that it was trained on.
+    predicted : ndarray of shape (n_test,), intp
+        Number of the class that it gives each test image.
+    answers : ndarray of shape (n_test,) or (n_test, n_classes), float64
+        What the score reads, see `pipelines.scorings.score_answers`.
     """
 
     C: float
     C_at_edge: str | None
+    cv_scores: NDArray[np.float64]
     cv_score: float
-    correct: NDArray[np.bool_]
+    train_score: float
+    predicted: NDArray[np.intp]
+    answers: NDArray[np.float64]
 
 
 def evaluate_layer(
@@ -57,63 +68,42 @@ def evaluate_layer(
         One for each draw.
     """
     scoring = protocol.scoring or default_scoring(y)
+    classes, truth = np.unique(y, return_inverse=True)
+    Cs = np.array(protocol.Cs)
     fits = []
     for draw in draws:
-        model = _ESTIMATORS[classifier](
-            Cs=np.array(protocol.Cs),
-            cv=draw.inner,
-            scoring=scoring,
-            random_state=protocol.random_state,
+        model = ESTIMATORS[classifier](
+            Cs=Cs, cv=draw.inner, scoring=scoring, random_state=protocol.random_state
         ).fit(X[draw.train], y[draw.train])
-        chosen = int(np.flatnonzero(np.array(protocol.Cs) == model.C_)[0])
+        predicted, answers = _answer(model, X[draw.test], truth[draw.test], scoring)
+        _, of_train = _answer(model, X[draw.train], truth[draw.train], scoring)
+        trained = score_answers(scoring, truth[draw.train], of_train, len(classes))
+        cv_scores = model.scores_.mean(1)
         fits.append(
             Fit(
                 C=float(model.C_),
                 C_at_edge=model.C_at_edge_,
-                cv_score=float(model.scores_[chosen].mean()),
-                correct=np.asarray(model.predict(X[draw.test]) == y[draw.test]),
+                cv_scores=cv_scores,
+                cv_score=float(cv_scores[Cs == model.C_][0]),
+                train_score=float(trained[0]),
+                predicted=predicted,
+                answers=answers,
             )
         )
     return fits
 
 
-def default_scoring(y: NDArray[np.str_]) -> str:
-    """Return balanced accuracy where classes are unequal, otherwise accuracy.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n_samples,)
-
-    Returns
-    -------
-    scoring : str
-
-    Examples
-    --------
-    >>> default_scoring(np.array(["a", "a", "b", "b", "b"]))
-    'accuracy'
-    >>> default_scoring(np.array(["a", "b", "b", "b", "b"]))
-    'balanced_accuracy'
-    """
-    counts = np.unique(y, return_counts=True)[1]
-    return "balanced_accuracy" if counts.max() > 1.5 * counts.min() else "accuracy"
-
-
-def image_weights(y: NDArray[np.str_], scoring: str) -> NDArray[np.float64]:
-    """Return what each test image weighs in a score.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n_test,)
-    scoring : {"accuracy", "balanced_accuracy"}
-
-    Returns
-    -------
-    weights : ndarray of shape (n_test,)
-        They sum to 1, so that a score is the sum of the weights of the images that are right.
-    """
-    if scoring == "accuracy":
-        return np.full(len(y), 1 / len(y))
-    _, inverse, counts = np.unique(y, return_inverse=True, return_counts=True)
-    weights: NDArray[np.float64] = 1 / (len(counts) * counts[inverse])
-    return weights
+def _answer(
+    model: LinearSVCCV | LogisticCV, X: NDArray[Any], truth: NDArray[np.intp], scoring: str
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return the number of the class of each image, and what the score reads."""
+    values = np.asarray(model.decision_function(X), np.float64)
+    if values.ndim == 1:
+        values = np.column_stack([-values, values])
+    predicted: NDArray[np.intp] = values.argmax(1)  # Ties go to the first class, as in `predict`.
+    reads = SCORINGS[scoring].reads
+    if reads == "probabilities":
+        of_truth = model.predict_log_proba(X)[np.arange(len(truth)), truth]
+        least = np.log(np.finfo(np.float64).eps)  # As scikit-learn's log_loss.
+        return predicted, np.maximum(np.asarray(of_truth, np.float64), least)
+    return predicted, values if reads == "decisions" else np.asarray(predicted, np.float64)

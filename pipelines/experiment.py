@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from codes import load_images
-from pipelines.comparison import Comparison, compare_layers
+from pipelines.comparison import compare_layers
 from pipelines.draws import Protocol, make_draws
 from pipelines.extraction import Extraction, extract, timed
 from pipelines.leaks import group_copies
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent
+from pipelines.results import Comparison
 
 
 def compare(

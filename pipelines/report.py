@@ -15,11 +15,11 @@ import jinja2
 import numpy as np
 
 from pipelines import figures
-from pipelines.comparison import Comparison
 from pipelines.draws import Protocol
 from pipelines.extraction import Extraction, versions
 from pipelines.leaks import find_leaks
 from pipelines.options import ExtractionOptions
+from pipelines.results import Comparison
 
 SCORES_COLUMNS = (
     "layer", "depth", "pool", "n_features", "classifier", "train_size", "repeat", "fold", "C",

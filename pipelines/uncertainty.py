@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from pipelines.scorings import SCORINGS, Answers, image_shares, image_weights, score_answers
+
 CONFIDENCE = 0.95
+N_RESAMPLES = 5000
+_AT_ONCE = 500
 
 
 def held_out_interval(
-    scores: NDArray[np.float64], weights: NDArray[np.float64]
+    scoring: str,
+    truth: NDArray[np.intp],
+    answers: Sequence[Answers],
+    n_classes: int,
+    *,
+    random_state: int,
 ) -> tuple[float, float]:
     """Bound a score measured on one fixed set of test images.
 
-    Wilson's interval for a proportion, with as many test images as would give the same standard
-    error when classes weigh unequally, and widened by the spread between draws of training images.
+    Wilson's interval for a proportion, with as many images as would give the same standard error:
+    that of the score over the test images, and that of its mean over draws of training images. The
+    former is known for (balanced) accuracy, and the bootstrap's otherwise. Log loss is no
+    proportion: normal theory on its logarithm.
 
     Parameters
     ----------
-    scores : ndarray of shape (n_draws,)
-        One score for each draw of training images, in [0, 1].
-    weights : ndarray of shape (n_test,)
-        Weight of each test image in the score; they sum to 1.
+    scoring : str
+    truth : ndarray of shape (n_test,), intp
+    answers : sequence of ndarray
+        One for each draw of training images, as for `pipelines.scorings.score_answers`.
+    n_classes : int
+    random_state : int
 
     Returns
     -------
@@ -36,23 +50,38 @@ def held_out_interval(
 
     Examples
     --------
-    >>> low, high = held_out_interval(np.array([0.9]), np.full(100, 0.01))
+    >>> truth, answers = np.zeros(100, np.intp), np.repeat([0.0, 1.0], [90, 10])
+    >>> low, high = held_out_interval("accuracy", truth, [answers], 2, random_state=0)
     >>> round(low, 3), round(high, 3)
     (0.826, 0.945)
     """
-    p = float(scores.mean())
+    scores = np.array([float(score_answers(scoring, truth, a, n_classes)[0]) for a in answers])
+    mean = float(scores.mean())
+    between = float(scores.var(ddof=1)) / len(scores) if len(scores) > 1 else 0.0
+    weights = image_weights(scoring, truth)
     n = 1 / float(np.square(weights).sum())
-    spread = float(scores.var(ddof=1)) / len(scores) if len(scores) > 1 else 0.0
-    if spread > 0 and 0 < p < 1:
-        n = p * (1 - p) / (p * (1 - p) / n + spread)
-    z = stats.norm.ppf((1 + CONFIDENCE) / 2)
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    if scoring == "neg_log_loss":
+        per_image = np.mean(answers, axis=0)
+        error = math.sqrt(float(per_image.var()) / n + between)
+        z = stats.norm.ppf((1 + CONFIDENCE) / 2)
+        if mean == 0:  # Every probability is 1.
+            return 0.0, 0.0
+        factor = math.exp(z * error / -mean)
+        return mean * factor, mean / factor
+    if not 0 < mean < 1:
+        return _wilson(mean, n)
+    variance = mean * (1 - mean) / n
+    if scoring in ("f1_macro", "average_precision"):
+        resampled = [
+            _mean_scores(scoring, truth, answers, n_classes, counts)
+            for counts in _resamples(scoring, truth, random_state, 1000)
+        ]
+        variance = max(float(np.concatenate(resampled).var()), variance / len(truth))
+    return _wilson(mean, mean * (1 - mean) / (variance + between))
 
 
 def resampled_interval(
-    scores: NDArray[np.float64], n_folds: int, n_images: int
+    scoring: str, scores: NDArray[np.float64], n_folds: int, n_images: int
 ) -> tuple[float, float]:
     """Bound a score averaged over the folds of a repeated cross-validation.
 
@@ -62,6 +91,7 @@ def resampled_interval(
 
     Parameters
     ----------
+    scoring : str
     scores : ndarray of shape (n_repeats * n_folds,)
     n_folds : int
         At least 2.
@@ -71,19 +101,26 @@ def resampled_interval(
     Returns
     -------
     low, high : float
-        Within [0, 1].
+        Within [0, 1], or below 0 for log loss.
 
     References
     ----------
     Nadeau and Bengio, *Inference for the generalization error*, Machine Learning 2003.
     """
+    mean = float(scores.mean())
     half = stats.t.ppf((1 + CONFIDENCE) / 2, len(scores) - 1) * _corrected_error(scores, n_folds)
-    low, high = held_out_interval(np.array([scores.mean()]), np.full(n_images, 1 / n_images))
-    return max(0.0, min(low, scores.mean() - half)), min(1.0, max(high, scores.mean() + half))
+    if scoring == "neg_log_loss":
+        return mean - half, min(0.0, mean + half)
+    low, high = _wilson(mean, n_images)
+    return max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half))
 
 
 def tied_over_folds(
-    best: NDArray[np.float64], others: NDArray[np.float64], n_folds: int, n_images: int
+    scoring: str,
+    best: NDArray[np.float64],
+    others: NDArray[np.float64],
+    n_folds: int,
+    n_images: int,
 ) -> NDArray[np.bool_]:
     """Tell which candidates cannot be told from the best, by their scores on the same folds.
 
@@ -92,6 +129,7 @@ def tied_over_folds(
 
     Parameters
     ----------
+    scoring : str
     best : ndarray of shape (n_resamples,)
     others : ndarray of shape (n_others, n_resamples)
     n_folds : int
@@ -108,7 +146,7 @@ def tied_over_folds(
         gain = float((best - other).mean())
         if gain <= 0:
             continue
-        least = math.sqrt(gain * (1 - gain) / n_images)
+        least = 0.0 if scoring == "neg_log_loss" else math.sqrt(gain * (1 - gain) / n_images)
         error = max(_corrected_error(best - other, n_folds), least)
         level = (1 - CONFIDENCE) / len(others)
         tied[i] = error > 0 and stats.t.sf(gain / error, len(best) - 1) > level
@@ -116,40 +154,80 @@ def tied_over_folds(
 
 
 def tied_over_images(
-    best: NDArray[np.float64],
-    others: NDArray[np.float64],
-    weights: NDArray[np.float64],
+    scoring: str,
+    truth: NDArray[np.intp],
+    best: Sequence[Answers],
+    others: Sequence[Sequence[Answers]],
+    n_classes: int,
     *,
     random_state: int,
-    n_resamples: int = 5000,
 ) -> NDArray[np.bool_]:
     """Tell which candidates cannot be told from the best, by bootstrap over the test images.
 
     Parameters
     ----------
-    best : ndarray of shape (n_test,)
-        Whether (over draws: how often) each test image was right.
-    others : ndarray of shape (n_others, n_test)
-    weights : ndarray of shape (n_test,)
-        Weight of each test image in the score.
+    scoring : str
+    truth : ndarray of shape (n_test,), intp
+    best : sequence of ndarray
+        Its answers, one for each draw of training images.
+    others : sequence of sequence of ndarray
+    n_classes : int
     random_state : int
-    n_resamples : int, default=5000
 
     Returns
     -------
     tied : ndarray of shape (n_others,), bool
         False where the best is better in all but 5 % / `n_others` of the resamples.
     """
-    gains = (best - others) * weights
-    rng = np.random.default_rng(random_state)
-    n_test = len(weights)
     lost = np.zeros(len(others))
-    for start in range(0, n_resamples, 500):
-        size = min(500, n_resamples - start)
-        counts = rng.multinomial(n_test, np.full(n_test, 1 / n_test), size=size)
-        lost += (gains @ counts.T <= 0).sum(1)
-    tied: NDArray[np.bool_] = lost / n_resamples > (1 - CONFIDENCE) / max(1, len(others))
+    for counts in _resamples(scoring, truth, random_state, N_RESAMPLES):
+        of_best = _mean_scores(scoring, truth, best, n_classes, counts)
+        for i, other in enumerate(others):
+            # Sums in another order differ in the last digits.
+            gains = of_best - _mean_scores(scoring, truth, other, n_classes, counts)
+            lost[i] += (gains <= 1e-12).sum()
+    tied: NDArray[np.bool_] = lost / N_RESAMPLES > (1 - CONFIDENCE) / max(1, len(others))
     return tied
+
+
+def _mean_scores(
+    scoring: str,
+    truth: NDArray[np.intp],
+    answers: Sequence[Answers],
+    n_classes: int,
+    counts: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Average over draws of training images the score of each resample of the test images."""
+    shares = [share for a in answers if (share := image_shares(scoring, truth, a)) is not None]
+    if shares:
+        return np.asarray(counts @ np.mean(shares, axis=0))
+    of_draws = [score_answers(scoring, truth, a, n_classes, counts) for a in answers]
+    return np.asarray(np.mean(of_draws, axis=0))
+
+
+def _resamples(
+    scoring: str, truth: NDArray[np.intp], random_state: int, n: int
+) -> Iterator[NDArray[np.float64]]:
+    """Yield how often each test image is drawn; where classes are averaged, within each."""
+    rng = np.random.default_rng(random_state)
+    number = np.zeros(len(truth), np.intp)
+    if SCORINGS[scoring].by_class:
+        number = np.unique(truth, return_inverse=True)[1]
+    for start in range(0, n, _AT_ONCE):
+        size = min(_AT_ONCE, n - start)
+        counts = np.empty((size, len(truth)))
+        for stratum in np.unique(number):
+            inside = np.flatnonzero(number == stratum)
+            even = np.full(len(inside), 1 / len(inside))
+            counts[:, inside] = rng.multinomial(len(inside), even, size=size)
+        yield counts
+
+
+def _wilson(p: float, n: float) -> tuple[float, float]:
+    z = stats.norm.ppf((1 + CONFIDENCE) / 2)
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def _corrected_error(values: NDArray[np.float64], n_folds: int) -> float:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.special import log_softmax
 from sklearn.datasets import load_digits, load_iris
-from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+    get_scorer,
+)
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -18,7 +27,8 @@ from sklearn.svm import LinearSVC
 
 from pipelines import Protocol, compare_layers
 from pipelines.draws import make_draws
-from pipelines.evaluation import evaluate_layer, image_weights
+from pipelines.evaluation import evaluate_layer
+from pipelines.scorings import SCORINGS, score_answers
 from pipelines.uncertainty import (
     held_out_interval,
     resampled_interval,
@@ -53,7 +63,7 @@ def test_no_image_and_no_group_is_on_two_sides(
             if groups is not None
             else rng.permutation(np.arange(len(y)) % 5 == 0)
         )
-    protocol = Protocol(cv=cv, train_sizes=(2, "all"), random_state=seed)
+    protocol = Protocol(cv=cv, train_sizes=(2, "all"), repeats=1, random_state=seed)
     try:
         draws, notes = make_draws(y, protocol, test=test, groups=groups)
     except ValueError as error:
@@ -139,37 +149,117 @@ def test_a_layer_scores_as_a_grid_search_of_scikit_learn() -> None:
         ).fit(X[draw.train], y[draw.train])
         assert search.best_params_["linearsvc__C"] == fit.C
         assert fit.cv_score == pytest.approx(search.best_score_, abs=1e-9)
-        right = search.predict(X[draw.test]) == y[draw.test]
-        assert np.abs(fit.correct.mean() - right.mean()) <= 1 / len(draw.test)
+        same = np.unique(y)[fit.predicted] == search.predict(X[draw.test])
+        assert (~same).sum() <= 1
+        assert fit.train_score == pytest.approx(
+            search.score(X[draw.train], y[draw.train]), abs=0.01
+        )
+        curve = search.cv_results_["mean_test_score"]
+        np.testing.assert_allclose(fit.cv_scores, curve, atol=1 / 100)
 
 
-@pytest.mark.parametrize("scoring", ["accuracy", "balanced_accuracy"])
-def test_scores_are_those_of_scikit_learn(scoring: str) -> None:
-    rng = np.random.default_rng(0)
-    y = rng.choice(["a", "b", "c"], 60, p=[0.6, 0.3, 0.1])
-    predicted = np.where(rng.random(60) < 0.6, y, "a")
-    score = image_weights(y, scoring) @ (predicted == y)
-    oracle = {"accuracy": accuracy_score, "balanced_accuracy": balanced_accuracy_score}[scoring]
-    assert score == pytest.approx(oracle(y, predicted))
+def _made_answers(scoring: str, n: int, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, and what a classifier of some worth could answer."""
+    rng = np.random.default_rng(seed)
+    truth = np.concatenate([np.arange(k), rng.integers(0, k, n - k)])
+    values = rng.normal(size=(n, k)).round(1) + 1.2 * (truth[:, None] == np.arange(k))
+    if k == 2:
+        values[:, 0] = -values[:, 1]
+    if SCORINGS[scoring].reads == "labels":
+        return truth, values.argmax(1).astype(float)
+    if SCORINGS[scoring].reads == "decisions":
+        return truth, values
+    return truth, log_softmax(values, axis=1)[np.arange(n), truth]
+
+
+def _oracle(scoring: str, truth: np.ndarray, n: int, k: int, seed: int, times: np.ndarray) -> float:
+    """Score by scikit-learn, each image repeated as often as it counts."""
+    _, answers = _made_answers(scoring, n, k, seed)
+    y, answers = np.repeat(truth, times), np.repeat(answers, times, axis=0)
+    if scoring == "neg_log_loss":
+        return float(answers.mean())
+    if scoring == "average_precision":
+        return average_precision_score(y, answers[:, 1] if k == 2 else answers)
+    score = {
+        "accuracy": accuracy_score,
+        "balanced_accuracy": balanced_accuracy_score,
+        "f1_macro": partial(f1_score, average="macro"),
+    }
+    return score[scoring](y, answers)
+
+
+@pytest.mark.parametrize("scoring", SCORINGS)
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_scores_are_those_of_scikit_learn(scoring: str, k: int) -> None:
+    truth, answers = _made_answers(scoring, 60, k, 0)
+    times = np.random.default_rng(1).integers(1, 4, (4, 60))
+    times[0] = 1
+    found = score_answers(scoring, truth, answers, k, times.astype(float))
+    oracle = [_oracle(scoring, truth, 60, k, 0, t) for t in times]
+    assert found == pytest.approx(oracle, abs=1e-12)
+
+
+@pytest.mark.parametrize("scoring", SCORINGS)
+def test_a_layer_scores_as_the_scorer_of_scikit_learn(scoring: str) -> None:
+    X, y = load_digits(return_X_y=True)
+    y = y.astype(str)
+    keep = np.random.default_rng(0).permutation(len(y))[:300]
+    X, y = X[keep], y[keep]
+    protocol = Protocol(
+        cv=3, Cs=(1e-3, 1e-2), scoring=scoring, classifiers=("logistic",), repeats=1
+    )
+    found = compare_layers({"pixels": X}, y, protocol=protocol)
+    draws, _ = make_draws(y, protocol)
+    for draw, row in zip(draws, found.folds, strict=True):
+        model = LogisticRegression(C=row.C, tol=1e-8, max_iter=10_000)
+        pipeline = make_pipeline(StandardScaler(), model).fit(X[draw.train], y[draw.train])
+        oracle = get_scorer(scoring)(pipeline, X[draw.test], y[draw.test])
+        assert row.score == pytest.approx(oracle, abs=2e-4)
+
+
+def test_probabilities_are_not_made_up() -> None:
+    with pytest.raises(ValueError, match="Use classifier logistic"):
+        Protocol(scoring="neg_log_loss")
+
+
+def _interval(scoring: str, truth: np.ndarray, *answers: np.ndarray) -> tuple[float, float]:
+    return held_out_interval(scoring, truth, answers, int(truth.max()) + 1, random_state=0)
 
 
 def test_the_wilson_interval_is_scipys() -> None:
+    truth = np.zeros(100, np.intp)
     for right in (0, 3, 50, 100):
-        low, high = held_out_interval(np.array([right / 100]), np.full(100, 0.01))
+        found = held_out_interval(
+            "accuracy", truth, [(np.arange(100) >= right) * 1.0], 2, random_state=0
+        )
         oracle = stats.binomtest(right, 100).proportion_ci(method="wilson")
-        assert (low, high) == pytest.approx((oracle.low, oracle.high), abs=1e-12)
+        assert found == pytest.approx((oracle.low, oracle.high), abs=1e-12)
 
 
 def test_draws_widen_an_interval() -> None:
-    weights = np.full(100, 0.01)
-    one = held_out_interval(np.array([0.8]), weights)
-    spread = held_out_interval(np.array([0.7, 0.9]), weights)
+    truth, numbers = np.zeros(100, np.intp), np.arange(100)
+    one = _interval("accuracy", truth, numbers >= 80.0)
+    spread = _interval("accuracy", truth, numbers >= 70.0, numbers >= 90.0)
     assert spread[0] < one[0] < one[1] < spread[1]
+
+
+@pytest.mark.parametrize("scoring", SCORINGS)
+def test_intervals_are_as_wide_as_scores_vary(scoring: str) -> None:
+    """Over new test images: not much narrower, not much wider than 95 %."""
+    n, k, kept = 150, 3, []
+    rng = np.random.default_rng(0)
+    many, all_answers = _made_answers(scoring, 30_000, k, 7)
+    expected = float(score_answers(scoring, many, all_answers, k)[0])
+    for _ in range(200):
+        taken = rng.choice(len(many), n, replace=False)
+        low, high = held_out_interval(scoring, many[taken], [all_answers[taken]], k, random_state=0)
+        kept.append(low <= expected <= high)
+    assert 0.91 <= np.mean(kept) <= 0.985
 
 
 def test_the_corrected_interval_is_nadeau_and_bengios() -> None:
     scores = np.array([0.8, 0.9, 0.85, 0.7, 0.75])
-    low, high = resampled_interval(scores, 5, 10_000)
+    low, high = resampled_interval("accuracy", scores, 5, 10_000)
     error = np.sqrt((1 / 5 + 1 / 4) * scores.var(ddof=1))
     oracle = stats.t.interval(0.95, 4, loc=scores.mean(), scale=error)
     assert (low, high) == pytest.approx((oracle[0], min(1.0, oracle[1])))
@@ -177,9 +267,10 @@ def test_the_corrected_interval_is_nadeau_and_bengios() -> None:
 
 def test_folds_that_agree_are_no_certainty() -> None:
     best, other = np.array([0.6, 0.7]), np.array([[0.5, 0.6]])
-    assert tied_over_folds(best, other, 2, 20).tolist() == [True]
-    assert tied_over_folds(np.repeat(best, 5), np.repeat(other, 5, 1), 10, 2000).tolist() == [False]
-    low, high = resampled_interval(np.ones(5), 5, 40)
+    assert tied_over_folds("accuracy", best, other, 2, 20).tolist() == [True]
+    best, other = np.repeat(best, 5), np.repeat(other, 5, 1)
+    assert tied_over_folds("accuracy", best, other, 10, 2000).tolist() == [False]
+    low, high = resampled_interval("accuracy", np.ones(5), 5, 40)
     oracle = stats.binomtest(40, 40).proportion_ci(method="wilson")
     assert (low, high) == pytest.approx((oracle.low, oracle.high), abs=1e-12)
 
@@ -188,13 +279,13 @@ def test_ties_find_a_clear_difference_and_no_other() -> None:
     rng = np.random.default_rng(0)
     best = rng.normal(0.9, 0.01, 10)
     others = np.array([best - 0.2 + rng.normal(0, 0.01, 10), best + rng.normal(0, 0.01, 10), best])
-    assert tied_over_folds(best, others, 5, 1000).tolist() == [False, True, True]
+    assert tied_over_folds("accuracy", best, others, 5, 1000).tolist() == [False, True, True]
     right = rng.random(300) < 0.9
     worse = right & (rng.random(300) < 0.7)
     same = rng.permutation(right)
-    weights = np.full(300, 1 / 300)
-    rows = np.array([worse, same, right], float)
-    tied = tied_over_images(right.astype(float), rows, weights, random_state=0)
+    truth = np.ones(300, np.intp)
+    rows = [[row.astype(float)] for row in (worse, same, right)]
+    tied = tied_over_images("accuracy", truth, [right.astype(float)], rows, 2, random_state=0)
     assert tied.tolist() == [False, True, True]
 
 
