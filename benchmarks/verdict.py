@@ -1,0 +1,129 @@
+"""Is the verdict honest? Simulated comparisons in which the answer is known.
+
+    python benchmarks/verdict.py
+
+prints, for a test split and for nested cross-validation: how often one depth is called the only
+best where all are equally good; how often the better one is found, by its margin; and how often
+the 95 % interval of the chosen depth's score holds its expected value. ``--toy`` takes seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from scipy.stats import binomtest, ortho_group
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from pipelines import Comparison, Protocol, compare_layers  # noqa: E402
+
+N_CLASSES, N_FEATURES, N_LAYERS = 3, 20, 6
+SEPARATION = 1.6
+FRESH = 4000
+"""Test images that tell what a classifier is worth."""
+
+
+def draw_codes(
+    rng: np.random.Generator, labels: Any, kind: str, advantage: float
+) -> dict[str, Any]:
+    """Codes of layers that are equally good but for the first, which is farther apart."""
+    centres = np.eye(N_CLASSES, N_FEATURES)[labels] * SEPARATION
+    shared = centres + rng.normal(size=(len(labels), N_FEATURES))
+    codes = {}
+    for layer in range(N_LAYERS):
+        own = shared if kind == "rotated" else centres + rng.normal(size=shared.shape)
+        if layer == 0:
+            own = own + advantage * centres
+        turned = own @ ortho_group.rvs(N_FEATURES, random_state=layer)
+        codes[f"layer {layer}"] = turned.astype(np.float32)
+    return codes
+
+
+def compare(seed: int, n_train: int, n_test: int, kind: str, advantage: float) -> Comparison:
+    """Compare on simulated images; without test images by nested cross-validation."""
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(n) % N_CLASSES for n in (n_train, n_test)])
+    codes = draw_codes(rng, labels, kind, advantage)
+    test = np.arange(len(labels)) >= n_train if n_test else None
+    protocol = Protocol(Cs=(1e-4, 1e-3, 1e-2, 1e-1), cv=5)
+    return compare_layers(codes, labels.astype(str), test=test, protocol=protocol)
+
+
+def simulate(n: int, n_train: int, n_test: int, kind: str, advantage: float) -> list[Comparison]:
+    """Compare again and again, on both cores."""
+    return list(
+        Parallel(n_jobs=-1)(
+            delayed(compare)(seed, n_train, n_test, kind, advantage) for seed in range(n)
+        )
+    )
+
+
+def share(hits: list[bool]) -> str:
+    """Write a share with its 95 % interval."""
+    low, high = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
+    return f"{np.mean(hits):.1%} ({low:.1%} – {high:.1%})"
+
+
+def margin(n_train: int, advantage: float) -> float:
+    """Measure how much more accurate the first layer is than the second, on fresh images."""
+    rows = [
+        [next(r for r in found.layers if r.layer == f"layer {i}").score for i in (0, 1)]
+        for found in simulate(8, n_train, FRESH, "own", advantage)
+    ]
+    first, second = np.mean(rows, axis=0)
+    return float(first - second)
+
+
+def expected(found: list[Comparison], n_train: int, n_test: int, n: int) -> list[float]:
+    """Find what each chosen score should have been."""
+    if n_test:  # The same training images and so the same choice, on many more test images.
+        return [f.best.score for f in simulate_fresh(n, n_train)]
+    return [float(np.mean([f.best.score for f in found]))] * n
+
+
+def simulate_fresh(n: int, n_train: int) -> list[Comparison]:
+    """Compare on the same training images and many fresh test images."""
+    return list(Parallel(n_jobs=-1)(delayed(_fresh)(seed, n_train) for seed in range(n)))
+
+
+def _fresh(seed: int, n_train: int) -> Comparison:
+    return compare(seed, n_train, FRESH, "rotated", 0.0)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--toy", action="store_true")
+    options = parser.parse_args()
+    n, advantages = (4, (0.5,)) if options.toy else (200, (0.1, 0.2, 0.3, 0.5))
+    designs = [("test split", 150, 150), ("nested cross-validation", 150, 0)]
+    print("| evaluation | all equal | called the only best |\n|---|---|---|")
+    for name, n_train, n_test in designs:
+        for kind in ("rotated", "own"):
+            found = simulate(n, n_train, n_test, kind, 0.0)
+            print(f"| {name} | {kind} | {share([not f.best.tied for f in found])} |", flush=True)
+    print("\n| evaluation | margin | chosen | and called the only best |\n|---|---|---|---|")
+    for advantage in advantages:
+        gain = margin(150, advantage)
+        for name, n_train, n_test in designs:
+            found = simulate(n, n_train, n_test, "own", advantage)
+            chosen = [f.best.layer == "layer 0" for f in found]
+            alone = [c and not f.best.tied for c, f in zip(chosen, found, strict=True)]
+            print(f"| {name} | {gain:.3f} | {share(chosen)} | {share(alone)} |", flush=True)
+    print("\n| evaluation | images | intervals that hold the expected score |\n|---|---|---|")
+    for name, n_train, n_test in [*designs, ("nested cross-validation", 400, 0)]:
+        found = simulate(n, n_train, n_test, "rotated", 0.0)
+        truths = expected(found, n_train, n_test, n)
+        held = [
+            f.best.ci_low <= truth <= f.best.ci_high for f, truth in zip(found, truths, strict=True)
+        ]
+        print(f"| {name} | {n_train} | {share(held)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
