@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -32,17 +33,29 @@ class Bucket:
 
     def __init__(self, url: str) -> None:
         self.name = url.rstrip("/")
-        if not re.match(r"s3://[^/]", url):
-            raise StoreError(f"The store {url!r} is of no known kind. Use a folder or s3://….")
-        if "@" in url or "?" in url:
-            # It would stand in every log and report.
+        if re.fullmatch(r"s3://[^/@?#]+(/[^@?#]*)?", url) is None:
+            # A password in it would stand in every log and report.
             raise StoreError(
-                "The store's URL holds more than a bucket and a prefix. Allowed: "
+                "The store's URL is not, or holds more than, a bucket and a prefix. Allowed: "
                 "s3://bucket/prefix; credentials go into the environment (AWS_ACCESS_KEY_ID, …)."
             )
+        for variable in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"):
+            endpoint = os.environ.get(variable, "")
+            if endpoint and re.fullmatch(r"https?://[^/@\s]+(/[^@\s]*)?", endpoint) is None:
+                raise StoreError(
+                    f"{variable} is no address. Allowed: http://host:port or https://host, "
+                    "without a user or a password."
+                )
+        self.busy = (
+            "was used within the last 24 hours, and an object store cannot tell whether it still "
+            "is; wait until nobody has for as long."
+        )
         self.n_threads = 16
         self.digests = platformdirs.user_cache_path("cnn-codes") / DIGESTS
         self._objects = self._open("")
+
+    def __reduce__(self) -> tuple[type[Bucket], tuple[str]]:
+        return Bucket, (self.name,)
 
     def _open(self, path: str) -> Any:
         try:
@@ -123,7 +136,7 @@ class Bucket:
         """Do nothing: using a part notes the time, which `alone` looks at."""
 
     @contextmanager
-    def alone(self, group: str) -> Iterator[bool]:
+    def alone(self, group: str, *, mine: bool = False) -> Iterator[bool]:
         """Tell whether nothing was used or written lately."""
         folders = (group, f"{USE}/{group}")
         newest = max((file.modified for at in folders for file in self.files(at)), default=0.0)
@@ -146,4 +159,5 @@ class Bucket:
 
 def _first(error: Exception) -> str:
     """Give the first line: the rest is the whole exchange, which can hold credentials."""
-    return str(error).strip().splitlines()[0][:300]
+    line = str(error).strip().splitlines()[0].split("<?xml")[0]
+    return re.sub(r"//[^/@\s]*@", "//", line)[:300]

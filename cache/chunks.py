@@ -83,14 +83,14 @@ def longest(rows: NDArray[Any]) -> int:
     return rows.nbytes + rows.nbytes // 128 + 1024
 
 
-def decode(data: bytes | memoryview, checksum: str | None, rows: NDArray[Any]) -> None:
+def decode(data: bytes | memoryview, checksum: str, rows: NDArray[Any]) -> None:
     """Decompress a chunk.
 
     Parameters
     ----------
     data : bytes or memoryview
-    checksum : str or None
-        What the data should end with, where that is known.
+    checksum : str
+        What the data should end with.
     rows : ndarray of shape (chunk_rows, n_features)
         Contiguous; filled.
 
@@ -103,7 +103,7 @@ def decode(data: bytes | memoryview, checksum: str | None, rows: NDArray[Any]) -
     found = google_crc32c.value(np.frombuffer(data, np.uint8)[:-4]) if len(data) > 4 else None
     if found is None or found.to_bytes(4, "little") != end:
         raise ValueError("its checksum does not fit its content")
-    if checksum is not None and end.hex() != checksum:
+    if end.hex() != checksum:
         raise ValueError("it does not end with the checksum that was written")
     try:
         decompress(memoryview(data)[:-4], rows)

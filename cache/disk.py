@@ -29,11 +29,17 @@ class Disk:
 
     def __init__(self, root: Path) -> None:
         self.root, self.name = root, str(root)
-        if root.exists() and not root.is_dir():
-            raise StoreError(f"The store {self.name!r} is a file; a folder is needed.")
+        there = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise StoreError(f"The store {self.name!r} is or lies in a file; a folder is needed.")
+        self.busy = "is used by a running process; wait until it has ended."
         self.n_threads = min(4, os.cpu_count() or 1)
         self.digests = root / DIGESTS
         self._held: dict[str, ReadWriteLock] = {}
+
+    def __reduce__(self) -> tuple[type[Disk], tuple[Path]]:
+        # Another process takes its own locks.
+        return Disk, (self.root,)
 
     def exists(self) -> bool:
         """Tell whether the folder is there."""
@@ -64,7 +70,7 @@ class Disk:
         """Read a file."""
         try:
             return (self.root / path).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return None
 
     def read_into(self, path: str, buffer: bytearray) -> int | None:
@@ -72,7 +78,7 @@ class Disk:
         try:
             with (self.root / path).open("rb", buffering=0) as file:
                 return file.readinto(buffer)
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return None
 
     def create(self, path: str, data: bytes) -> None:
@@ -129,16 +135,40 @@ class Disk:
 
     def hold(self, group: str) -> None:
         """Take a shared lock; the system drops it when the process ends, however it ends."""
-        if group in self._held or not os.access(self.root, os.W_OK):
-            return  # From a folder that cannot be written nothing is removed either.
+        if group in self._held or not self._lockable(group):
+            return  # Somebody else's store: its owner alone can remove anything.
         self._held[group] = self._lock(group, lambda lock: lock.acquire_read())
 
     @contextmanager
-    def alone(self, group: str) -> Iterator[bool]:
-        """Take the lock for this process alone, if nobody has it, itself included."""
-        if group in self._held:
+    def alone(self, group: str, *, mine: bool = False) -> Iterator[bool]:
+        """Take the lock for this process alone, if nobody has it."""
+        if not self._lockable(group):
+            raise StoreError(
+                f"The store {self.name!r} is only to be read here: its locks cannot be taken, and "
+                "nothing can be removed. Ask its owner."
+            )
+        held = group in self._held
+        if held and not mine:
             yield False
             return
+        if held:
+            self._held.pop(group).close()
+        try:
+            with self._taken(group) as taken:
+                yield taken
+        finally:
+            if held:
+                self.hold(group)
+
+    def _lockable(self, group: str) -> bool:
+        file = self.root / USE / f"{group}.db"
+        nearest = next(
+            path for path in (file, file.parent, self.root, *self.root.parents) if path.exists()
+        )
+        return os.access(nearest, os.W_OK)
+
+    @contextmanager
+    def _taken(self, group: str) -> Iterator[bool]:
         try:
             lock = self._lock(group, lambda lock: lock.acquire_write(blocking=False))
         except Timeout:

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from cache.chunks import MIN_ROWS
 from cache.errors import DamagedCodesError
 from cache.key import CodesKey
 from cache.places import FILE, Place
@@ -51,6 +53,10 @@ class Segment:
     unreadable: dict[str, str]
     chunks: dict[str, dict[str, str]]
 
+    def chunk_numbers(self, chunk_rows: int) -> range:
+        """Give the numbers of the chunks that its rows are in."""
+        return range(self.start // chunk_rows, -(-self.stop // chunk_rows))
+
 
 class Part:
     """A part that can be read.
@@ -77,9 +83,11 @@ class Part:
         self.place, self.path = place, path
         self.record = read_record(place, path)
         self.segments: list[Segment] = []
+        self._markers: set[str] = set()
         if self.record is not None:
             for name in place.folders(f"{path}/{COMMITTED}"):
                 marker = f"{path}/{COMMITTED}/{name}"
+                self._markers.add(marker)
                 attributes = read_record(place, marker)
                 if attributes is not None:
                     self.segments.append(Segment(path=marker, **attributes))
@@ -97,6 +105,20 @@ class Part:
         if self.arrays[name] != array.fields():
             raise DamagedCodesError(f"{self.path}/{name} holds other codes than its name says.")
         return True
+
+    def owns(self, file: str) -> bool:
+        """Tell whether a file in the part's folder is the part's, or what a killed writer left."""
+        folder, _, name = file.removeprefix(f"{self.path}/").rpartition("/")
+        if name.endswith(".partial"):
+            return True
+        chunk = re.fullmatch(r"c\.(\d+)\.0", name)
+        if self.record is None:
+            return name == FILE or chunk is not None
+        if chunk is not None:
+            most = self.record["n_images"] // MIN_ROWS
+            return folder in self.record["metadata"] and int(chunk[1]) <= most
+        known = {"", COMMITTED, *self.record["metadata"]}
+        return name == FILE and (folder in known or f"{self.path}/{folder}" in self._markers)
 
     def digests(self) -> NDArray[np.uint8]:
         """Read the images' digests, shape ``(n_images, 32)``."""
@@ -117,13 +139,14 @@ class Part:
             readable[[int(row) for row in segment.unreadable]] = False
         return np.flatnonzero(readable)
 
-    def checksums(self, array: str) -> dict[int, str]:
-        """Give the checksum of each committed chunk of an array."""
-        return {
-            int(chunk): checksum
-            for segment in self.segments
-            for chunk, checksum in segment.chunks[array].items()
-        }
+    def checksums(self, array: str, chunk_rows: int) -> dict[int, str | None]:
+        """Give the checksum of each chunk of an array that is committed; None: no marker has it."""
+        found: dict[int, str | None] = {}
+        for segment in self.segments:
+            kept = segment.chunks.get(array, {})
+            for chunk in segment.chunk_numbers(chunk_rows):
+                found[chunk] = kept.get(str(chunk))
+        return found
 
     def open(self, array: str) -> zarr.Array[Any]:
         """Open an array whose metadata are as they were written."""

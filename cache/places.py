@@ -50,6 +50,7 @@ class Place(Protocol):
 
     name: str  # what a user calls it
     n_threads: int  # how many files are best read or written side by side
+    busy: str  # why `alone` was refused, and until when
     digests: Path  # on this machine: where the digests of its files are remembered
 
     def exists(self) -> bool:
@@ -94,8 +95,8 @@ class Place(Protocol):
     def hold(self, group: str) -> None:
         """Keep `alone` from others until this process ends."""
 
-    def alone(self, group: str) -> AbstractContextManager[bool]:
-        """Keep others from `hold`; whether nobody holds it."""
+    def alone(self, group: str, *, mine: bool = False) -> AbstractContextManager[bool]:
+        """Keep others from `hold`; whether nobody holds it, or, if `mine`, nobody but this."""
 
 
 def groups(place: Place) -> list[str]:
@@ -123,6 +124,12 @@ def open_place(root: str | Path) -> Place:
         If it is a file, a URL of no known kind, or an object store without its extra installed.
     """
     text = os.fspath(root)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text) and not text.startswith("s3://"):
+        kind = text.split(":")[0]  # What follows can hold a password.
+        raise StoreError(
+            f"The store is of an unknown kind, {kind}:…; allowed are a folder, or "
+            "s3://bucket/prefix as a str."
+        )
     if not text.strip():
         raise StoreError("The store's name is empty. Allowed: a folder, or s3://bucket/prefix.")
     if "://" in text:

@@ -22,6 +22,8 @@ from cache.upkeep import make_room
 from cache.view import CodesView
 from cache.writer import PartWriter
 
+DTYPES = ("float16", "float32")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Gap:
@@ -70,6 +72,7 @@ class CodeStore:
         self.place = open_place(default if root is None else root)
         self.name = self.place.name
         self._used: set[str] = set()
+        self._needed: set[str] = set()
 
     def __reduce__(self) -> tuple[type[CodeStore], tuple[str]]:
         # In another process its locks and connections are its own.
@@ -99,7 +102,9 @@ class CodeStore:
             with_array = [part for part in held if part.has(array)]
             names = tuple(part.path for part in with_array)
             if names not in lookups:
-                lookups[names] = Lookup(with_array).find(digests[places])[0] < 0
+                part_of, _ = Lookup(with_array).find(digests[places])
+                lookups[names] = part_of < 0
+                self._needed |= {names[number] for number in np.unique(part_of[part_of >= 0])}
             lacking[:, column] = lookups[names]
         gaps: list[Gap] = []
         patterns, pattern_of = np.unique(lacking, axis=0, return_inverse=True)
@@ -141,8 +146,11 @@ class CodeStore:
             If the disk has no room for the codes, uncompressed (``errno.ENOSPC``), or the folder
             cannot be written.
         StoreError
-            If ``CNN_CODES_STORE_LIMIT`` leaves no room, or the object store does not answer.
+            If the object store does not answer.
+        ValueError
+            If there is no array or image, or a width, stored type or digest is none.
         """
+        _check_parts(arrays, digests)
         self.require_space(bytes_of(arrays, len(digests)))
         group = extraction.folder()
         if not self._check_key(extraction):
@@ -179,7 +187,8 @@ class CodeStore:
         Returns
         -------
         removed : list of str
-            What had to go, least recently used first: nothing that a running process reads.
+            What had to go, least recently used first: nothing that another process uses, nor what
+            `missing` or `view` found here.
 
         Raises
         ------
@@ -187,7 +196,7 @@ class CodeStore:
             If that is not enough.
         """
         limit = os.environ.get("CNN_CODES_STORE_LIMIT")
-        return [] if not limit else make_room(self.place, limit, n_bytes)
+        return make_room(self.place, limit, n_bytes, self._needed) if limit and n_bytes else []
 
     def codes(
         self, extraction: ExtractionKey, array: CodesKey, digests: NDArray[np.uint8]
@@ -242,6 +251,7 @@ class CodeStore:
                 f"{len(digests)} images. Run `cnn-codes extract` first."
             )
         for number in np.unique(part_of):
+            self._needed.add(held[number].path)
             self._note_use(held[number].path)
         return CodesView(array.array(), held, part_of, row_of)
 
@@ -267,6 +277,20 @@ class CodeStore:
         self.place.hold(group)
         found = [Part(self.place, path) for path in parts(self.place, group)]
         return [part for part in found if part.segments]
+
+
+def _check_parts(arrays: Mapping[CodesKey, int], digests: NDArray[np.uint8]) -> None:
+    wrong = [key.layer for key, n in arrays.items() if n < 1 or key.dtype not in DTYPES]
+    if wrong or not arrays:
+        raise ValueError(
+            f"Arrays {wrong or 'none'}: allowed are one or more, of 1 or more features, kept as "
+            f"{' or '.join(DTYPES)}."
+        )
+    if digests.dtype != np.uint8 or digests.ndim != 2 or digests.shape[1] != 32 or not len(digests):
+        raise ValueError(
+            f"Digests are {digests.dtype} of shape {digests.shape}; wanted are uint8 of shape "
+            "(n_images, 32), of one image or more: their SHA-256."
+        )
 
 
 def bytes_of(arrays: Mapping[CodesKey, int], n_images: int) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Set
 from dataclasses import dataclass
 
 import numpy as np
 
 from cache.errors import StoreError
-from cache.part import Part, distinct
-from cache.places import USE, Place, groups, parts
+from cache.part import COMMITTED, Part, distinct
+from cache.places import FILE, USE, Place, groups, parts
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _TIMES = {"h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
@@ -120,6 +121,27 @@ def prune(
     return _prune(place, list_parts(place), older_than, max_size, dry_run=dry_run)
 
 
+def _remove(place: Place, holding: Holding) -> bool:
+    """Remove a part, unless somebody wrote or used it since it was listed; whether it was."""
+    part = Part(place, holding.path)
+    uses = {file.path: file.modified for file in place.files(USE)}
+    if uses.get(f"{USE}/{part.path}", 0.0) > holding.used or (
+        part.segments and not holding.n_images
+    ):
+        return False
+    files = [file.path for file in place.files(part.path)]
+    # Whatever ends this early: no rows without markers, and nothing is read without a record.
+    place.remove(f"{part.path}/{COMMITTED}")
+    place.remove(f"{part.path}/{FILE}")
+    if all(part.owns(file) for file in files):
+        place.remove(part.path)
+    else:
+        for file in filter(part.owns, files):
+            place.remove(file)
+    place.remove(f"{USE}/{part.path}")
+    return True
+
+
 def _prune(
     place: Place,
     holdings: list[Holding],
@@ -127,7 +149,9 @@ def _prune(
     max_size: int | None,
     *,
     dry_run: bool,
+    keep: Set[str] | None = None,
 ) -> tuple[list[Holding], list[Holding]]:
+    """Remove parts, and of those that this process holds all but some, if these are named."""
     total = sum(holding.size for holding in holdings)
     removed: list[Holding] = []
     busy: list[Holding] = []
@@ -136,19 +160,19 @@ def _prune(
         over = max_size is not None and total > max_size
         if not (old or over or not holding.n_images):
             continue
-        with place.alone(holding.path.split("/")[0]) as free:
-            if free:
+        if keep is not None and holding.path in keep:
+            busy.append(holding)
+            continue
+        with place.alone(holding.path.split("/")[0], mine=keep is not None) as free:
+            if free and (dry_run or _remove(place, holding)):
                 removed.append(holding)
                 total -= holding.size
-                if not dry_run:
-                    place.remove(holding.path)
-                    place.remove(f"{USE}/{holding.path}")
             elif holding.n_images:
                 busy.append(holding)
     return removed, busy
 
 
-def make_room(place: Place, limit: str, n_bytes: int) -> list[str]:
+def make_room(place: Place, limit: str, n_bytes: int, keep: Set[str]) -> list[str]:
     """Remove parts until ``n_bytes`` more keep the store within its limit.
 
     Parameters
@@ -157,6 +181,8 @@ def make_room(place: Place, limit: str, n_bytes: int) -> list[str]:
     limit : str
         As for `parse_size`.
     n_bytes : int
+    keep : set of str
+        Paths of parts that this process itself is about to read.
 
     Returns
     -------
@@ -170,7 +196,7 @@ def make_room(place: Place, limit: str, n_bytes: int) -> list[str]:
     """
     most = parse_size(limit, "CNN_CODES_STORE_LIMIT")
     holdings = list_parts(place)
-    removed, _ = _prune(place, holdings, None, max(0, most - n_bytes), dry_run=True)
+    removed, _ = _prune(place, holdings, None, max(0, most - n_bytes), dry_run=True, keep=keep)
     left = sum(h.size for h in holdings) - sum(h.size for h in removed)
     if left + n_bytes > most:
         raise StoreError(
@@ -178,7 +204,7 @@ def make_room(place: Place, limit: str, n_bytes: int) -> list[str]:
             f"{place.name!r} are in use, and CNN_CODES_STORE_LIMIT allows {limit}. Raise it, or "
             "choose fewer --layers, a coarser --pool or another --store."
         )
-    removed, _ = _prune(place, holdings, None, most - n_bytes, dry_run=False)
+    removed, _ = _prune(place, holdings, None, most - n_bytes, dry_run=False, keep=keep)
     return [holding.path for holding in removed]
 
 

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache.chunks import MIN_ROWS, chunk_path, decode
+from cache.chunks import chunk_path, decode
 from cache.errors import DamagedCodesError, StoreError
 from cache.part import COMMITTED, IMAGES, Part
 from cache.places import DIGESTS, FILE, USE, Place, groups, parts
 from cache.records import read_record, write_record
-
-_CHUNK = r"c\.(\d+)\.0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,18 +80,22 @@ def repair(place: Place, faults: list[Fault]) -> None:
     Raises
     ------
     StoreError
-        If a running process uses what is to be removed; nothing is removed then.
+        If somebody uses a part that is to be removed as a whole; nothing is removed then.
     """
-    paths = list(dict.fromkeys(fault.repair for fault in faults if fault.repair is not None))
+    damaged = [fault for fault in faults if fault.repair is not None]
+    # Without its marker a segment is as if never written, whoever else is at the part.
+    markers = [fault for fault in damaged if f"/{COMMITTED}/" in str(fault.repair)]
+    paths = list(dict.fromkeys(str(fault.repair) for fault in damaged if fault not in markers))
     with ExitStack() as locks:
         for group in sorted({path.split("/")[0] for path in paths}):
             if not locks.enter_context(place.alone(group)):
-                raise StoreError(
-                    f"{group!r} in {place.name!r} is used by a running process. Repair it when "
-                    "that has ended."
-                )
+                raise StoreError(f"{group!r} in {place.name!r} {place.busy} Repair it then.")
         for path in paths:
             place.remove(path)
+        for fault in markers:
+            place.remove(str(fault.repair))
+            if fault.array is not None:
+                place.remove(fault.path)  # So that other readers of Zarr see NaN.
     for group in groups(place):
         # The key of a group stands in each of its parts too.
         if read_record(place, group) is None:
@@ -115,7 +117,7 @@ def _verify_group(place: Place, group: str) -> Iterator[Fault]:
         yield Fault(path=path, why="it is not as it was written", repair=path)
     ours = {path.split("/")[1] for path in parts(place, group)} | {FILE}
     for name in sorted({file.path.split("/")[1] for file in place.files(group)} - ours):
-        if not _is_ours(name, ()):
+        if not name.endswith(".partial"):  # A killed writer's.
             yield _foreign(f"{group}/{name}")
 
 
@@ -125,10 +127,8 @@ def _verify_part(place: Place, path: str) -> Iterator[Fault]:
         if any(re.fullmatch(rf".*/{COMMITTED}/\d+/{FILE}", file) for file in files):
             yield Fault(path=f"{path}/{FILE}", why="it is gone", repair=path)
             return
-        for file in sorted(files):  # Its writer did not live to finish them: nothing reads them.
-            name = file.rsplit("/", 1)[-1]
-            if not re.fullmatch(_CHUNK, name) and not _is_ours(name, (FILE,)):
-                yield _foreign(file)
+        # Its writer did not live to finish them: nothing reads them.
+        yield from (_foreign(file) for file in sorted(files) if not Part(place, path).owns(file))
         return
     for name in place.folders(f"{path}/{COMMITTED}"):
         marker = f"{path}/{COMMITTED}/{name}"
@@ -153,15 +153,9 @@ def _verify_part(place: Place, path: str) -> Iterator[Fault]:
     except (DamagedCodesError, StoreError) as error:
         yield Fault(path=f"{path}/{IMAGES}", why=str(error), array=IMAGES, repair=path)
         return
-    expected = {f"{path}/{FILE}", f"{path}/{COMMITTED}/{FILE}"}
-    expected |= {f"{segment.path}/{FILE}" for segment in part.segments}
-    for array in [IMAGES, *part.arrays]:
-        expected.add(f"{path}/{array}/{FILE}")
     for array in part.arrays:
         yield from _verify_array(part, array)
-    for file in sorted(files - expected):
-        if not _is_ours(file.rsplit("/", 1)[-1], ()) and not _is_chunk(part, file):
-            yield _foreign(file)
+    yield from (_foreign(file) for file in sorted(files) if not part.owns(file))
 
 
 def _verify_array(part: Part, array: str) -> Iterator[Fault]:
@@ -174,16 +168,16 @@ def _verify_array(part: Part, array: str) -> Iterator[Fault]:
     rows = np.empty(described.chunks, described.dtype)
     for segment in part.segments:
         unreadable = {int(row) for row in segment.unreadable}
-        for number, checksum in segment.chunks[array].items():
-            chunk = int(number)
+        for chunk in segment.chunk_numbers(step):
+            checksum = segment.chunks.get(array, {}).get(str(chunk))
             first = max(chunk * step, segment.start)
             last = min(chunk * step + step, segment.stop) - 1
             path = chunk_path(part.path, array, chunk)
             why = None
             try:
                 data = part.place.read(path)
-                if data is None:
-                    raise ValueError("the chunk is gone")
+                if data is None or checksum is None:
+                    raise ValueError("the chunk is gone, or its marker does not count it")
                 decode(data, checksum, rows)
                 codes = rows[first - chunk * step : last + 1 - chunk * step, 0]
                 lacking = set((np.flatnonzero(np.isnan(codes)) + first).tolist())
@@ -195,20 +189,6 @@ def _verify_array(part: Part, array: str) -> Iterator[Fault]:
                 yield Fault(
                     path=path, why=why, array=array, rows=(first, last), repair=segment.path
                 )
-
-
-def _is_chunk(part: Part, file: str) -> bool:
-    """Tell whether a file is a chunk of one of the part's arrays, committed or not."""
-    record = part.record or {"metadata": {}, "n_images": 0}
-    array, name = file.removeprefix(f"{part.path}/").partition("/")[::2]
-    match = re.fullmatch(_CHUNK, name)
-    most = record["n_images"] // MIN_ROWS
-    return array in record["metadata"] and match is not None and int(match[1]) <= most
-
-
-def _is_ours(name: str, names: tuple[str, ...]) -> bool:
-    """Tell whether a file is expected, or what a killed writer leaves: harmless."""
-    return name in names or name.endswith(".partial")
 
 
 def _foreign(path: str) -> Fault:

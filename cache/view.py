@@ -52,6 +52,8 @@ class CodesView:
             int(number): _Source(parts[number], array) for number in np.unique(part_of)
         }
         first = next(iter(self._sources.values()), None)
+        if first is None and parts:
+            first = _Source(parts[0], array)  # No image, but as wide as others.
         self.dtype: np.dtype[Any] = np.dtype(array.split("-")[-2] if first is None else first.dtype)
         self.shape = (len(row_of), 0 if first is None else first.n_features)
         self.chunks = (64, 0) if first is None else (first.chunk_rows, self.shape[1])
@@ -77,10 +79,24 @@ class CodesView:
         DamagedCodesError
             If a chunk fails its checksum or is gone; the message names the array and the rows.
         """
-        rows, *rest = rows if isinstance(rows, tuple) else (rows,)
-        wanted = np.arange(len(self))[rows]
+        index = rows if isinstance(rows, tuple) else (rows,)
+        if len(index) > 2:
+            raise IndexError(f"{len(index)} indices were given; codes have rows and columns.")
+        which, columns = (*index, slice(None), slice(None))[:2]
+        if which is Ellipsis:
+            which = slice(None)
+        if not isinstance(which, slice):
+            which = np.asarray(which) if np.size(which) else np.empty(np.shape(which), np.intp)
+            if which.ndim > 1 or which.dtype.kind not in ("iu" if which.ndim == 0 else "iub"):
+                raise IndexError(
+                    f"Rows {str(rows)[:60]!r} are not to be had. Allowed: a number, a slice, or "
+                    "one list of numbers or truth values; then, after a comma, columns."
+                )
+        wanted = np.arange(len(self))[which]
+        if np.ndim(columns) and not isinstance(which, slice) and wanted.ndim:
+            raise IndexError("Rows and columns cannot both be lists. Use codes[rows][:, columns].")
         taken = self._read(np.atleast_1d(wanted))
-        return taken[(slice(None) if wanted.ndim else 0, *rest)]
+        return np.asarray(taken[(slice(None) if wanted.ndim else 0, columns)])
 
     def _read(self, wanted: NDArray[np.intp]) -> NDArray[Any]:
         result = np.empty((len(wanted), self.shape[1]), self.dtype)
@@ -108,7 +124,7 @@ class _Source:
         described = part.open(array)
         self.part, self._array = part, array
         self.dtype, (self.chunk_rows, self.n_features) = described.dtype, described.chunks
-        self._checksums = part.checksums(array)
+        self._checksums = part.checksums(array, self.chunk_rows)
 
     def read(
         self, tasks: Sequence[NDArray[np.intp]], row_of: NDArray[np.intp], result: NDArray[Any]
@@ -135,10 +151,10 @@ class _Source:
     def _decode(self, chunk: int, data: bytearray, rows: NDArray[Any]) -> None:
         try:
             path = chunk_path(self.part.path, self._array, chunk)
-            n_bytes = self.part.place.read_into(path, data)
-            if n_bytes is None:
-                raise self._damaged(chunk, "the chunk is gone")
-            decode(memoryview(data)[:n_bytes], self._checksums[chunk], rows)
+            n_bytes, checksum = self.part.place.read_into(path, data), self._checksums[chunk]
+            if n_bytes is None or checksum is None:
+                raise self._damaged(chunk, "the chunk is gone, or its marker does not count it")
+            decode(memoryview(data)[:n_bytes], checksum, rows)
         except (ValueError, OSError) as error:
             raise self._damaged(chunk, str(error)) from error
 

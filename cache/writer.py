@@ -100,6 +100,10 @@ class PartWriter:
             },
         )
         place.touch(f"{USE}/{self.path}")
+        self._n_images = len(digests)
+        # This thread alone changes what follows: Ctrl-C, which the main thread gets anywhere, finds
+        # a batch or a commit whole.
+        self._owner = ThreadPoolExecutor(1)
         self._threads = ThreadPoolExecutor(place.n_threads)
         self._sent: deque[Future[tuple[str, int, str]]] = deque()
         self._written: dict[str, dict[str, str]] = {name: {} for name in self._names()}
@@ -119,8 +123,9 @@ class PartWriter:
         try:
             # What refused a write would refuse the next one.
             if not isinstance(error, (OSError, StoreError)):
-                self._commit()
+                self._owner.submit(self._commit).result()
         finally:
+            self._owner.shutdown()
             self._threads.shutdown()
             if self.n_committed == 0:
                 with suppress(OSError, StoreError):
@@ -140,14 +145,52 @@ class PartWriter:
 
         Raises
         ------
+        ValueError
+            If an array is missing or of another shape, a code is NaN or infinite, or there are more
+            rows than images.
         OverflowError
             If the stored type cannot hold a code; the message names the layer.
         OSError
             If the disk is full or fails; what was committed stays.
         """
-        self._unreadable |= unreadable
+        n = self._check(codes, unreadable)
         stored = {key: _as_stored(rows, key) for key, rows in codes.items()}
-        n = len(next(iter(stored.values())))
+        self._owner.submit(self._append, stored, n, unreadable).result()
+
+    def _check(
+        self, codes: Mapping[CodesKey, NDArray[np.float32]], unreadable: Mapping[int, str]
+    ) -> int:
+        """Return the number of rows; refuse what could not be read back."""
+        if codes.keys() != self._columns.keys():
+            raise ValueError(
+                f"Codes of {[key.layer for key in codes]} were given; this part holds "
+                f"{[key.layer for key in self._columns]}. Give all of them at once."
+            )
+        n = len(next(iter(codes.values())))
+        lost = sorted(row - self._row for row in unreadable)
+        if self._row + n > self._n_images or (lost and not 0 <= lost[0] <= lost[-1] < n):
+            raise ValueError(
+                f"Rows {self._row} to {self._row + n - 1} were given, unreadable ones among them "
+                f"{sorted(unreadable)}; this part has {self._n_images} images."
+            )
+        readable = np.ones(n, bool)
+        readable[lost] = False
+        for key, rows in codes.items():
+            shape = n, self._columns[key].n_features
+            if rows.shape != shape:
+                raise ValueError(f"Codes of {key.layer!r} are {rows.shape}; wanted are {shape}.")
+            finite = np.isfinite(rows)
+            if not finite[readable].all():
+                raise ValueError(
+                    f"Codes of {key.layer!r} have NaN or infinity, and only numbers are stored. "
+                    "Name images without codes in `unreadable`."
+                )
+        return n
+
+    def _append(
+        self, stored: Mapping[CodesKey, NDArray[Any]], n: int, unreadable: Mapping[int, str]
+    ) -> None:
+        self._unreadable |= unreadable
         start = 0
         while start < n:
             stop = min(n, start + self._segment_start + SEGMENT_ROWS - self._row)
@@ -167,6 +210,9 @@ class PartWriter:
             for chunk, rows in column.flush():
                 self._send(column.name, chunk, rows)
         self._collect(0)
+        for column in self._columns.values():
+            if len(self._written[column.name]) < -(-(stop - start) // column.chunk_rows):
+                return  # A write failed before: these rows are not all there.
         self._place.sync([f"{self.path}/{name}" for name in self._names()])
         chunks, self._written = self._written, {name: {} for name in self._names()}
         unreadable = {str(row): why for row, why in self._unreadable.items() if start <= row < stop}
@@ -203,7 +249,7 @@ class _Column:
         self._dtype = np.dtype(key.dtype)
         # A segment is whole chunks: both are powers of two.
         rows = min(chunk_rows(shape[1], self._dtype.itemsize), SEGMENT_ROWS)
-        self._shape = rows, shape[1]
+        self.chunk_rows, self.n_features = self._shape = rows, shape[1]
         zarr.create_array(
             place.zarr(f"{part}/{self.name}"),
             shape=shape,
@@ -243,7 +289,7 @@ class _Column:
 def _as_stored(rows: NDArray[np.float32], key: CodesKey) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         stored: NDArray[Any] = rows.astype(key.dtype, copy=False)
-    if np.isinf(stored).any():
+    if stored.dtype != np.float32 and np.isinf(stored).any():
         most = np.finfo(key.dtype).max
         raise OverflowError(
             f"Layer {key.layer!r} has a code of {np.nanmax(np.abs(rows)):.4g}, and {key.dtype} "

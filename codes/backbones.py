@@ -20,6 +20,7 @@ from torch import nn
 from torchvision import models
 
 from codes import bundled as bundled_net
+from codes.fingerprint import fingerprint
 from codes.graph import TracedGraph, trace
 from codes.layers import Layer, find_layers
 from codes.preprocessing import Preprocessing
@@ -121,8 +122,7 @@ def load_backbone(
     size = preprocessing.crop_size
     architecture = built.architecture
     if ":" in name:  # Its code is not pinned by a release: what was traced stands for it.
-        code = f"{graph.graph}\n{model!r}"
-        architecture = {**architecture, "graph": hashlib.sha256(code.encode()).hexdigest()}
+        architecture = {**architecture, "graph": fingerprint(model, graph)}
     return Backbone(
         name=name,
         model=model,

@@ -180,7 +180,8 @@ def extract(
     n_missing = 0
     with timed(seconds, "extract"):
         gaps = store.missing(key, list(arrays.values()), digests)
-        _announce(gaps, extractor, arrays, store, len(images), narrator)
+        if _announce(gaps, extractor, arrays, store, len(images), narrator):
+            gaps = store.missing(key, list(arrays.values()), digests)
         for gap in gaps:
             n_missing += len(gap.images)
             layers = [layer for layer, array in arrays.items() if array in gap.arrays]
@@ -191,7 +192,7 @@ def extract(
     if skipped and not options.skip_unreadable:
         raise UnreadableImagesError(_list_unreadable(skipped, len(images)))
     kept = np.setdiff1d(np.arange(len(images)), np.array(bad, np.intp))
-    if not len(kept):
+    if len(images) and not len(kept) and not options.skip_unreadable:
         raise UnreadableImagesError(_list_unreadable(skipped, len(images)))
     n_extracted = n_missing - len(unreadable)
     return Extraction(
@@ -249,8 +250,8 @@ def _announce(
     store: CodeStore,
     n_images: int,
     narrator: Narrator,
-) -> None:
-    """Say what will be done, and refuse it where the disk cannot hold it."""
+) -> bool:
+    """Say what will be done, or refuse it for want of room; whether room had to be made."""
     widths = {arrays[tap.layer.name]: tap.n_features for tap in extractor.taps}
     needed = sum(bytes_of({a: widths[a] for a in gap.arrays}, len(gap.images)) for gap in gaps)
     store.require_space(needed)
@@ -260,7 +261,7 @@ def _announce(
     n_missing = sum(len(gap.images) for gap in gaps)
     if not n_missing:
         narrator.say(f"All {n_images} images have their codes in {store.name}; none is extracted.")
-        return
+        return bool(removed)
     layers = [tap.layer.name for tap in extractor.taps]
     wanted = {array for gap in gaps for array in gap.arrays}
     narrator.say(
@@ -268,6 +269,7 @@ def _announce(
         f"{', '.join(layer for layer in layers if arrays[layer] in wanted)}. "
         f"At most {needed / 1e6:.3g} MB in {store.name}."
     )
+    return bool(removed)
 
 
 def _fill(

@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 from torchvision import models
 
 from codes import Preprocessing, load_backbone
 from codes import backbones as backbones_module
 from codes.backbones import digest_weights
+from codes.fingerprint import fingerprint
+from codes.graph import trace
 
 
 def _alexnet_like(tmp_path: Path, name: str, **arguments: int) -> Path:
@@ -172,3 +176,63 @@ def test_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert one.preprocessing.crop_size == 8
     assert [layer.shape for layer in one.layers] == [(4, 6, 6)]
     assert one.architecture["graph"] != two.architecture["graph"]
+
+
+@torch.fx.wrap
+def _scaled(x: torch.Tensor) -> torch.Tensor:
+    return x * SETTING
+
+
+SETTING = 1.0
+
+
+class _Own(nn.Module):
+    """A small network with something besides weights that its codes depend on."""
+
+    def __init__(self, kind: str, setting: float) -> None:
+        super().__init__()
+        self.kind = kind
+        self.conv, self.relu, self.fc = nn.Conv2d(3, 8, 3, 4), nn.ReLU(), nn.Linear(8, 5)
+        for parameter in self.parameters():
+            nn.init.constant_(parameter, 0.1)
+        self.shift: Any = 0.0
+        if kind == "buffer":
+            del self.shift
+            self.register_buffer("shift", torch.full((1, 3, 1, 1), setting), persistent=False)
+        elif kind in ("attribute", "number"):
+            self.shift = torch.full((1, 3, 1, 1), setting) if kind == "attribute" else setting
+        elif kind == "hook":
+            self.conv.register_forward_hook(lambda _, inputs, output: output * setting)
+        elif kind == "attention":
+            self.attention = nn.MultiheadAttention(8, int(2 * setting), batch_first=True)
+        elif kind == "leaf":
+            self.relu = nn.LeakyReLU(setting)  # type: ignore[assignment]
+        self.setting = setting if kind == "inline" else 0.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x - self.shift
+        if self.kind == "inline":
+            x = x - torch.tensor([self.setting] * 3).view(1, 3, 1, 1)
+        if self.kind == "wrapped":
+            x = _scaled(x)
+        x = self.relu(self.conv(x))
+        if self.kind == "attention":
+            tokens = x.flatten(2).transpose(1, 2)
+            x = self.attention(tokens, tokens, tokens)[0].transpose(1, 2)[..., None]
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["buffer", "attribute", "number", "inline", "wrapped", "hook", "attention", "leaf"],
+)
+def test_whatever_changes_the_codes_of_ones_own_network_changes_its_key(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(setting: float) -> str:
+        monkeypatch.setitem(globals(), "SETTING", setting)
+        model = _Own(kind, setting).eval()
+        return fingerprint(model, trace(model))
+
+    assert of(1.0) == of(1.0)
+    assert of(1.0) != of(2.0)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import shutil
+import signal
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -23,6 +27,7 @@ from cache.disk import Disk
 from cache.key import canonical_json
 from cache.places import open_place
 from cache.records import read_record, write_record
+from cache.verify import repair, verify
 from pipelines import LinearSVCCV
 
 KEY = ExtractionKey(
@@ -296,8 +301,8 @@ def test_any_zarr_reader_sees_a_clean_hierarchy(tmp_path: Path) -> None:
 def test_chunks_are_powers_of_two_near_512_kib(n_features: int, itemsize: int) -> None:
     rows = chunk_rows(n_features, itemsize)
     assert rows & (rows - 1) == 0
-    assert 64 <= rows <= 1024
-    if 64 < rows < 1024:
+    assert 16 <= rows <= 1024
+    if 16 < rows < 1024:
         size = rows * n_features * itemsize
         assert 2**-0.51 <= size / 2**19 <= 2**0.51
 
@@ -352,3 +357,150 @@ def test_short_segments_are_whole_chunks(tmp_path: Path, monkeypatch: pytest.Mon
     for key, n_features in ((FC7, 4), (CONV, 3000)):
         codes = store.codes(KEY, key, _digests(range(300)))
         np.testing.assert_array_equal(codes, _codes(range(300), n_features).astype(key.dtype))
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5])
+def test_ctrl_c_at_any_moment_keeps_what_arrived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delay: float
+) -> None:
+    numbers, wide = np.arange(2500), {FC7: 700, CONV: 10}
+    codes = {key: _codes(numbers, n) for key, n in wide.items()}
+    store = CodeStore(tmp_path)
+    really = Disk.write
+
+    def slowly(disk: Disk, path: str, data: bytes) -> None:
+        time.sleep(0.02)
+        really(disk, path, data)
+
+    arrived = 0
+
+    def write() -> None:
+        nonlocal arrived
+        with store.write(KEY, wide, _digests(numbers)) as part:
+            timer.start()
+            for start in range(0, 2500, 32):
+                part.write({key: rows[start : start + 32] for key, rows in codes.items()}, {})
+                arrived = min(2500, start + 32)
+            time.sleep(5)
+
+    timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+    with monkeypatch.context() as patch:
+        patch.setattr(Disk, "write", slowly)
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    assert list(verify(store.place)) == []
+    gaps = store.missing(KEY, [FC7], _digests(numbers))
+    lacking = gaps[0].images if gaps else np.empty(0, int)
+    assert lacking.min(initial=2500) >= arrived
+    kept = np.setdiff1d(numbers, lacking)
+    if len(kept):
+        np.testing.assert_array_equal(store.codes(KEY, FC7, _digests(kept)), codes[FC7][kept])
+
+
+def test_a_marker_that_counts_too_few_chunks_is_a_fault(tmp_path: Path) -> None:
+    store = CodeStore(tmp_path)
+    _write(store, range(100), {FC7: 40_000})
+    marker = next(tmp_path.glob("*/*/committed/0*"))
+    attributes = read_record(store.place, marker.relative_to(tmp_path).as_posix())
+    assert attributes is not None
+    attributes["chunks"][FC7.array()].popitem()
+    shutil.rmtree(marker)
+    write_record(store.place, marker.relative_to(tmp_path).as_posix(), attributes)
+    with pytest.raises(DamagedCodesError, match="its marker does not count it"):
+        store.codes(KEY, FC7, _digests(range(100)))
+    faults = list(verify(store.place))
+    assert [fault.array for fault in faults] == [FC7.array()]
+    repair(store.place, faults)
+    assert len(store.missing(KEY, [FC7], _digests(range(100)))[0].images) == 100
+
+
+INDICES = [
+    3, -2, np.int64(5), slice(None), slice(2, 40, 3), slice(40, 2, -7), slice(0, 0), ..., (),
+    [3, 1, 1], [], np.array([-1, 0]), np.arange(50) % 3 == 0, (slice(3), 2), (slice(3), [1, 0]),
+    (4, slice(1, 3)), ([1, 2], slice(1, 3)), (..., slice(2)), (4, 1), ([5, 6], 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("index", INDICES, ids=[str(i) for i in range(len(INDICES))])
+def test_a_view_is_indexed_as_an_array(tmp_path: Path, index: object) -> None:
+    store = CodeStore(tmp_path)
+    _write(store, range(50), {FC7: 4})
+    codes = _codes(range(50), 4)
+    view = store.view(KEY, FC7, _digests(range(50)))
+    wanted = codes[index]  # type: ignore[index]
+    np.testing.assert_array_equal(view[index], wanted)
+    assert view[index].shape == wanted.shape
+    again = pickle.loads(pickle.dumps(view))
+    np.testing.assert_array_equal(again[index], wanted)
+    assert store.view(KEY, FC7, _digests([])).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    "index", [None, True, [[1, 2]], 1.5, "a", ([1, 2], [0, 1]), (1, 2, 3), [True] * 3, 50]
+)
+def test_a_view_refuses_what_an_array_would_do_otherwise(tmp_path: Path, index: object) -> None:
+    store = CodeStore(tmp_path)
+    _write(store, range(50), {FC7: 4})
+    with pytest.raises(IndexError):
+        store.view(KEY, FC7, _digests(range(50)))[index]
+
+
+def _nan(codes: np.ndarray) -> np.ndarray:
+    codes[1, 2] = np.nan
+    return codes
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (lambda: {FC7: _nan(_codes(range(3), 4))}, "NaN or infinity"),
+        (lambda: {FC7: _codes(range(3), 4) + np.float32(np.inf)}, "NaN or infinity"),
+        (lambda: {FC7: _codes(range(3), 1)}, r"wanted are \(3, 4\)"),
+        (lambda: {FC7: _codes(range(4), 4)}, "has 3 images"),
+        (lambda: {CONV: _codes(range(3), 4)}, "this part holds"),
+        (lambda: {}, "this part holds"),
+    ],
+)
+def test_codes_that_could_not_be_read_back_are_refused(
+    tmp_path: Path, codes: Callable[[], dict[CodesKey, np.ndarray]], message: str
+) -> None:
+    with (
+        pytest.raises(ValueError, match=message),
+        CodeStore(tmp_path).write(KEY, {FC7: 4}, _digests(range(3))) as part,
+    ):
+        part.write(codes(), {})
+
+
+@pytest.mark.parametrize(
+    ("arrays", "digests", "message"),
+    [
+        ({FC7: 0}, _digests([0]), "1 or more features"),
+        ({}, _digests([0]), "1 or more features"),
+        ({replace(FC7, dtype="float64"): 3}, _digests([0]), "float16 or float32"),
+        ({FC7: 3}, _digests([0]).astype(np.int64), "wanted are uint8"),
+        ({FC7: 3}, _digests([0])[:, :16], "wanted are uint8"),
+        ({FC7: 3}, _digests([0])[:0], "of one image or more"),
+    ],
+)
+def test_parts_that_could_not_be_read_back_are_refused(
+    tmp_path: Path, arrays: dict[CodesKey, int], digests: np.ndarray, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        CodeStore(tmp_path).write(KEY, arrays, digests)
+
+
+@pytest.mark.parametrize(
+    "name", ["s3:/bucket", "s3:bucket/x", "https://me:hunter2@host/x", "S3://me:hunter2@b/x"]
+)
+def test_names_that_are_no_store_are_refused_and_not_repeated(name: str) -> None:
+    with pytest.raises(StoreError, match="unknown kind") as error:
+        CodeStore(name)
+    assert "hunter2" not in str(error.value)
+    with pytest.raises(StoreError, match="unknown kind"):
+        CodeStore(Path("s3://bucket/x"))
+
+
+def test_a_store_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="lies in a file"):
+        CodeStore(tmp_path / "file" / "store")

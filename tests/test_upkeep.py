@@ -17,7 +17,7 @@ import codes.images
 from cache import CodeStore, StoreError
 from cache.digests import DigestMemory
 from cache.places import open_place
-from cache.upkeep import list_parts, parse_age, parse_size, prune
+from cache.upkeep import _remove, list_parts, parse_age, parse_size, prune
 from cache.verify import repair, verify
 from codes import load_images
 from pipelines.extraction import extract
@@ -272,15 +272,75 @@ def test_a_limit_makes_room_or_refuses(tmp_path: Path, monkeypatch: pytest.Monke
     total = sum(holding.size for holding in list_parts(open_place(tmp_path)))
     monkeypatch.setenv("CNN_CODES_STORE_LIMIT", f"{total + 500}B")
     assert CodeStore(tmp_path).require_limit(400) == []
-    removed = CodeStore(tmp_path).require_limit(600)
-    assert len(removed) == 1
     with pytest.raises(StoreError, match=r"CNN_CODES_STORE_LIMIT allows .* Raise it"):
         CodeStore(tmp_path).require_limit(10 * total)
-    assert len(list_parts(open_place(tmp_path))) == 1  # Nothing is removed in vain.
-    store = CodeStore(tmp_path)
-    store.missing(KEY, [FC7], _digests([0]))
+    assert len(list_parts(open_place(tmp_path))) == 2  # Nothing is removed in vain.
+    monkeypatch.setenv("CNN_CODES_STORE_LIMIT", "1B")
+    assert CodeStore(tmp_path).require_limit(0) == []  # What is there can be used.
+    monkeypatch.setenv("CNN_CODES_STORE_LIMIT", f"{total + 500}B")
+    reader = CodeStore(tmp_path)
+    reader.missing(KEY, [FC7], _digests([0]))
     with pytest.raises(StoreError, match="in use"):
-        store.require_limit(total)
+        CodeStore(tmp_path).require_limit(600)  # Another reads this group.
+    [removed] = reader.require_limit(600)  # Its own parts go, but for what it needs.
+    assert reader.missing(KEY, [FC7], _digests([0])) == []
+    assert removed not in [holding.path for holding in list_parts(open_place(tmp_path))]
+    with pytest.raises(StoreError, match="in use"):
+        reader.require_limit(total)
+
+
+def test_a_part_written_since_it_was_listed_stays(tmp_path: Path) -> None:
+    writing = CodeStore(tmp_path).write(KEY, {FC7: 3}, _digests(range(5)))
+    place = open_place(tmp_path)
+    [holding] = list_parts(place)
+    assert holding.n_images == 0
+    with writing as part:
+        part.write({FC7: _codes(range(5), 3)}, {})
+    assert not _remove(place, holding)
+    assert list_parts(place)[0].n_images == 5
+
+
+def test_what_is_foreign_stays_when_a_part_goes(tmp_path: Path) -> None:
+    store = _fill(tmp_path)
+    del store
+    paths = [holding.path for holding in list_parts(open_place(tmp_path))]
+    other = tmp_path / "results-0123456789abcdef" / "20250101T000000-abcdef12"
+    notes = [tmp_path / paths[0] / "notes.txt", other / "important.csv"]
+    for note in notes:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text("mine")
+    prune(open_place(tmp_path), max_size=0)
+    assert all(note.read_text() == "mine" for note in notes)
+    assert not list(tmp_path.rglob("c.*"))
+
+
+@pytest.mark.parametrize("n_gone", [1, 2, 4, 6, 9])
+def test_a_killed_prune_leaves_nothing_that_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_gone: int
+) -> None:
+    _fill(tmp_path)
+    gone = 0
+
+    def unlink(path: object, *rest: object, **named: object) -> None:
+        nonlocal gone
+        if gone == n_gone:
+            raise KeyboardInterrupt
+        gone += 1
+        really(path, *rest, **named)  # type: ignore[arg-type]
+
+    really = os.unlink
+    place = open_place(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.unlink", unlink)
+        with pytest.raises(KeyboardInterrupt):
+            prune(place, max_size=0)
+    assert _faults(tmp_path) == []
+    store = CodeStore(tmp_path)
+    for gap in store.missing(KEY, [FC7], _digests(range(1200))):
+        images = gap.images.tolist()
+        _write(store, images, {FC7: 30})
+    found = store.codes(KEY, FC7, _digests(range(1200)))
+    np.testing.assert_array_equal(found, _codes(range(1200), 30))
 
 
 @pytest.mark.parametrize("text", ["", "20", "20 XB", "-3GB", "3d"])
