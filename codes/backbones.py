@@ -8,9 +8,10 @@ import importlib
 import os
 import sys
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -129,6 +130,42 @@ def load_backbone(
         preprocessing=preprocessing,
         weights=built.weights,
         architecture=architecture,
+        graph=graph,
+        layers=find_layers(graph, torch.zeros(1, 3, size, size)),
+        weights_digest=digest_weights(model),
+    )
+
+
+def pixels_backbone(preprocessing: Preprocessing) -> Backbone:
+    """Make a backbone that hands its input through: raw pixels, a control.
+
+    Parameters
+    ----------
+    preprocessing : Preprocessing
+        Resizing and cropping are kept; values are in [0, 1].
+
+    Returns
+    -------
+    backbone : Backbone
+        Its one layer is ``"pixels"``.
+
+    Examples
+    --------
+    >>> backbone = pixels_backbone(load_backbone("bundled").preprocessing)
+    >>> [(layer.name, layer.shape) for layer in backbone.layers]
+    [('pixels', (3, 64, 64))]
+    """
+    preprocessing = replace(preprocessing, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    # What is not negative passes a ReLU as it is.
+    model = nn.Sequential(OrderedDict(pixels=nn.ReLU())).eval()
+    graph = trace(model)
+    size = preprocessing.crop_size
+    return Backbone(
+        name="pixels",
+        model=model,
+        preprocessing=preprocessing,
+        weights="none",
+        architecture={"name": "pixels"},
         graph=graph,
         layers=find_layers(graph, torch.zeros(1, 3, size, size)),
         weights_digest=digest_weights(model),

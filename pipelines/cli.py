@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
+from pipelines.controls import DEFAULT_CONTROLS
 from pipelines.draws import Protocol, TrainSize
 from pipelines.options import ExtractionOptions
 from pipelines.progress import stdout, table, terminal
@@ -22,7 +23,7 @@ from pipelines.store_commands import cache
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pipelines.extraction import Extraction
+    from pipelines.experiment import Experiment
     from pipelines.results import Comparison
 
 # Torch takes seconds to import; the commands that need it do so when they run.
@@ -95,7 +96,8 @@ def demo(
     """
     options = ExtractionOptions(backbone="bundled", layers="all", store=store)
     protocol = Protocol(cv=3, train_sizes=(5, 10, 20, "all"))
-    _compare("sklearn:digits", options, protocol, out, jobs)
+    controls = ("majority", "pixels", "random")  # Those that take no time.
+    _compare("sklearn:digits", options, protocol, out, jobs, controls)
 
 
 @app.command
@@ -186,6 +188,7 @@ def compare(
     train_sizes: str = "all",
     scoring: str | None = None,
     group_duplicates: Annotated[bool, Parameter(negative="--no-group-duplicates")] = True,
+    controls: str = ",".join(DEFAULT_CONTROLS),
     jobs: int = -1,
 ) -> None:
     """Compare the depths of a backbone on a dataset, and write a report.
@@ -205,14 +208,18 @@ def compare(
     cv
         Folds of every cross-validation.
     repeats
-        Repeats of the outer cross-validation (default 1), or, with a test split, draws of each
-        smaller training size (default 5).
+        Repeats of the outer cross-validation (default: as many as test some 2,000 images, one to
+        five), or, with a test split, draws of each smaller training size (default 5).
     train_sizes
         Training images of each class, joined by commas, such as 5,20,all.
     scoring
-        "accuracy" or "balanced_accuracy". Default: balanced accuracy where classes are unequal.
+        "accuracy", "balanced_accuracy", "f1_macro", "average_precision", or, with classifier
+        logistic, "neg_log_loss". Default: accuracy, or balanced accuracy where classes are unequal.
     group_duplicates
         Keep copies of an image, byte by byte, on the same side of every fold.
+    controls
+        What the chosen depth is compared with, joined by commas: majority, shuffled (labels),
+        pixels, random (weights), concatenated (all depths), pre (before the activation); or none.
     jobs
         Processes that train classifiers; -1 for one on each core.
     """
@@ -226,46 +233,60 @@ def compare(
         group_duplicates=group_duplicates,
         random_state=options.random_state,
     )
-    _compare(dataset, options, protocol, out, jobs)
+    _compare(dataset, options, protocol, out, jobs, _parse_controls(controls))
 
 
 @app.command
-def report(folder: Path, /) -> None:
-    """Render a report's page again from its report.json.
+def report(*folders: Path, out: Path | None = None) -> None:
+    """Render a report's page again from its report.json; of several, one page side by side.
 
     Parameters
     ----------
-    folder
+    folders
         What `cnn-codes compare --out` wrote.
+    out
+        The page. Default: report.html in the one folder, or in the current one.
     """
     from pipelines.report import render_again
 
-    stdout().print(str(render_again(folder)), soft_wrap=True)
+    if not folders:
+        raise ValueError("No folder was given. Give one or more that `compare --out` wrote.")
+    stdout().print(str(render_again(folders, out)), soft_wrap=True)
 
 
 def _compare(
-    dataset: str, options: ExtractionOptions, protocol: Protocol, out: Path, jobs: int
+    dataset: str,
+    options: ExtractionOptions,
+    protocol: Protocol,
+    out: Path,
+    jobs: int,
+    controls: Sequence[str],
 ) -> None:
     from pipelines.experiment import compare
-    from pipelines.report import leaks_sentence, make_report, sentence, write_report
+    from pipelines.page import leaks_sentence, sentence
+    from pipelines.report import make_report, write_report
 
     _check_folder(out)
     if jobs == 0:
         raise ValueError("--jobs 0: allowed are 1 or more, or -1 for one on each core.")
-    extraction, comparison = compare(dataset, options, protocol, n_jobs=jobs, narrator=terminal())
+    done = compare(dataset, options, protocol, controls=controls, n_jobs=jobs, narrator=terminal())
+    extraction, comparison = done.extraction, done.comparison
     command = ["cnn-codes", *sys.argv[1:]]
-    found = make_report(
-        extraction, comparison, options, protocol, command=[shlex.quote(w) for w in command]
-    )
+    found = make_report(done, options, protocol, command=[shlex.quote(word) for word in command])
     write_report(out, found, comparison)
     console = stdout()
-    console.print(_scores_table(extraction, comparison))
+    console.print(_scores_table(done))
     for note in comparison.notes:
         console.print(f"Note: {note}.", soft_wrap=True)
     if found["leaks"]:
         terminal().say(
             f"Warning: {leaks_sentence(found['leaks'])} (copies, byte by byte). Scores may be too "
             f"good; {out / 'report.html'} lists them."
+        )
+    if any(control.alarm for control in done.controls):
+        terminal().say(
+            "Warning: shuffled labels are predicted far better than by chance. Something leaks: do "
+            "not trust these scores."
         )
     _warn_of_edges(comparison)
     console.print(
@@ -274,7 +295,8 @@ def _compare(
         soft_wrap=True,
     )
     console.print(sentence(found), soft_wrap=True)
-    console.print(f"{out / 'report.html'}, report.json, scores.csv", soft_wrap=True)
+    console.print(done.advice.text, soft_wrap=True)
+    console.print(f"{out / 'report.html'}, report.md, report.json, scores.csv", soft_wrap=True)
 
 
 def _check_folder(out: Path) -> None:
@@ -287,7 +309,8 @@ def _check_folder(out: Path) -> None:
         )
 
 
-def _scores_table(extraction: Extraction, comparison: Comparison) -> Table:
+def _scores_table(done: Experiment) -> Table:
+    extraction, comparison = done.extraction, done.comparison
     sizes = list(dict.fromkeys(row.train_size for row in comparison.layers))
     heads = [f"{size} a class" if size != "all" else "all" for size in sizes]
     scored = table("layer", "depth", "classifier", *heads, "95 % interval", "")
@@ -298,16 +321,29 @@ def _scores_table(extraction: Extraction, comparison: Comparison) -> Table:
             rows = [scores[tap.layer.name, classifier, size] for size in sizes]
             last = scores[tap.layer.name, classifier, best.train_size]
             is_best = (tap.layer.name, classifier) == (best.layer, best.classifier)
-            word = "chosen" if is_best else "tied" if tap.layer.name in best.tied else ""
+            words = ["chosen"] * is_best + ["tied"] * (tap.layer.name in best.tied)
+            if best.tied and tap.layer.name == best.recommended and words:
+                words.append("recommended")
             scored.add_row(
                 tap.layer.name,
                 f"{tap.layer.depth:.2f}",
                 classifier,
                 *(f"{row.score:.3f}" for row in rows),
                 f"{last.ci_low:.3f} – {last.ci_high:.3f}",
-                word,
+                ", ".join(words),
                 style="bold" if is_best else "",
             )
+    for control in done.controls:
+        scored.add_row(
+            control.name,
+            "",
+            "" if control.name == "majority" else best.classifier,
+            *[""] * (len(sizes) - 1),
+            f"{control.score:.3f}",
+            f"{control.ci_low:.3f} – {control.ci_high:.3f}",
+            "control",
+            style="dim",
+        )
     return scored
 
 
@@ -350,6 +386,10 @@ def _parse_train_sizes(text: str) -> tuple[TrainSize, ...]:
             f"--train-sizes {text!r} is no list. Allowed: numbers of images of each class and "
             "all, joined by commas, such as 5,20,all."
         ) from None
+
+
+def _parse_controls(text: str) -> list[str]:
+    return [] if text == "none" else [part.strip() for part in text.split(",")]
 
 
 def _message(error: Exception) -> str:

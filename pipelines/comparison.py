@@ -88,6 +88,7 @@ def compare_layers(
         fits=fits,
         scoring=protocol.scoring or default_scoring(y),
         n_folds=protocol.cv if test is None else None,
+        groups=groups,
         random_state=protocol.random_state,
     )
     return verdict.comparison(notes)

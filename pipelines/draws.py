@@ -244,14 +244,27 @@ def _draw(
     number = 0 if size == "all" else int(size)
     rng = np.random.default_rng([protocol.random_state, number, repeat, fold])
     train = split[0] if size == "all" else _of_each_class(y, split[0], int(size), rng)
-    inner = _inner_splits(y[train], None if groups is None else groups[train], protocol.cv, rng)
+    inner = inner_splits(y[train], None if groups is None else groups[train], protocol.cv, rng)
     return Draw(train_size=size, repeat=repeat, fold=fold, train=train, test=split[1], inner=inner)
 
 
-def _inner_splits(
+def inner_splits(
     y: NDArray[np.str_], groups: NDArray[np.str_] | None, cv: int, rng: np.random.Generator
 ) -> list[Split]:
-    """Return the folds that choose C; none where groups leave no way to cut them."""
+    """Return the folds that choose C; none where groups leave no way to cut them.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_train,), str
+    groups : ndarray of shape (n_train,), str, or None
+    cv : int
+        Folds, at most as many as the smallest class has images.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    splits : list of (train, test)
+    """
     seed = int(rng.integers(2**31))
     n_folds = min(cv, int(np.unique(y, return_counts=True)[1].min()))
     if groups is None:

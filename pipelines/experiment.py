@@ -1,15 +1,47 @@
-"""Experiments: fill what the store lacks, then compare the depths."""
+"""Experiments: fill what the store lacks, compare the depths, and ask what that is worth."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from codes import load_images
+from codes.backbones import pixels_backbone
+from pipelines.advice import Advice, advise
 from pipelines.comparison import compare_layers
+from pipelines.controls import CONTROLS, DEFAULT_CONTROLS, Control, run_controls
 from pipelines.draws import Protocol, make_draws
 from pipelines.extraction import Extraction, extract, timed
 from pipelines.leaks import group_copies
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent
 from pipelines.results import Comparison
+from pipelines.similarity import Similarity, measure_similarity
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Experiment:
+    """A comparison, and what belongs to it.
+
+    Attributes
+    ----------
+    extraction : Extraction
+    comparison : Comparison
+    controls : tuple of Control
+    similarity : Similarity
+    advice : Advice
+    """
+
+    extraction: Extraction
+    comparison: Comparison
+    controls: tuple[Control, ...]
+    similarity: Similarity
+    advice: Advice
 
 
 def compare(
@@ -17,10 +49,11 @@ def compare(
     options: ExtractionOptions,
     protocol: Protocol,
     *,
+    controls: Sequence[str] = DEFAULT_CONTROLS,
     n_jobs: int = 1,
     narrator: Narrator | None = None,
-) -> tuple[Extraction, Comparison]:
-    """Extract what is missing, then compare the depths.
+) -> Experiment:
+    """Extract what is missing, compare the depths, and measure controls and similarity.
 
     Parameters
     ----------
@@ -28,21 +61,27 @@ def compare(
         As for `codes.load_images`.
     options : ExtractionOptions
     protocol : Protocol
+    controls : sequence of str
+        Of `pipelines.controls.CONTROLS`.
     n_jobs : int, default=1
         Processes that train classifiers.
     narrator : Narrator, optional
 
     Returns
     -------
-    extraction : Extraction
-    comparison : Comparison
+    experiment : Experiment
 
     Raises
     ------
     ValueError
-        As `extract`, and if a class is too small for the folds.
+        As `extract`, and if a class is too small for the folds or a control is unknown.
     """
     narrator = narrator or Silent()
+    unknown = [name for name in controls if name not in CONTROLS]
+    if unknown:
+        raise ValueError(
+            f"Controls {', '.join(unknown)} are unknown. Allowed: {', '.join(CONTROLS)}, or none."
+        )
     images = load_images(dataset)
     make_draws(images.labels, protocol, test=images.test, groups=images.groups)  # Fail early.
     extraction = extract(images, options, narrator=narrator)
@@ -61,4 +100,74 @@ def compare(
             n_jobs=n_jobs,
             advance=advance,
         )
-    return extraction, comparison
+    with timed(extraction.seconds, "controls"):
+        readers = _control_readers(controls, extraction, comparison, options, narrator)
+        with narrator.step("Controls", len(readers)) as advance:
+            scored = run_controls(
+                readers,
+                comparison,
+                images.labels,
+                protocol=protocol,
+                test=images.test,
+                groups=groups,
+                n_jobs=n_jobs,
+                advance=advance,
+            )
+    with timed(extraction.seconds, "similarity"):
+        similarity = measure_similarity(
+            extraction, random_state=options.random_state, narrator=narrator
+        )
+    pool = ~images.test if images.test is not None else np.ones(len(images), bool)
+    n_train = int(pool.sum())
+    if images.test is None:
+        n_train = n_train * (protocol.cv - 1) // protocol.cv
+    return Experiment(
+        extraction=extraction,
+        comparison=comparison,
+        controls=tuple(scored),
+        similarity=similarity,
+        advice=advise(
+            comparison,
+            similarity,
+            {tap.layer.name: tap.layer.depth for tap in extraction.taps},
+            n_train,
+            n_train / len(comparison.classes),
+        ),
+    )
+
+
+def _control_readers(
+    controls: Sequence[str],
+    extraction: Extraction,
+    comparison: Comparison,
+    options: ExtractionOptions,
+    narrator: Narrator,
+) -> dict[str, Callable[[], NDArray[Any]]]:
+    """Find how to read each control's codes; extract those of other networks."""
+    best = comparison.best.layer
+    readers: dict[str, Callable[[], NDArray[Any]]] = {}
+    for name in dict.fromkeys(controls):
+        if name in ("majority", "shuffled"):
+            readers[name] = extraction.readers[best]
+        elif name == "concatenated" and len(extraction.taps) > 1:
+            readers[name] = partial(_side_by_side, list(extraction.readers.values()))
+        elif name == "pixels":
+            backbone = pixels_backbone(extraction.backbone.preprocessing)
+            pixels = replace(
+                options, layers="pixels", activation="post", pool="grid:16", dtype="float32"
+            )
+            found = extract(extraction.images, pixels, backbone=backbone, narrator=narrator)
+            readers[name] = found.readers["pixels"]
+        elif name == "random" and ":" not in options.backbone and options.weights != "none":
+            random = replace(options, weights="none", layers=best, dtype="float32")
+            found = extract(extraction.images, random, narrator=narrator)
+            readers[name] = found.readers[best]
+        elif name == "pre" and options.activation == "post":
+            before = replace(options, layers=best, activation="pre")
+            found = extract(extraction.images, before, narrator=narrator)
+            readers[name] = found.readers[best]
+    return readers
+
+
+def _side_by_side(readers: Sequence[Callable[[], NDArray[Any]]]) -> NDArray[Any]:
+    return np.hstack([read() for read in readers])

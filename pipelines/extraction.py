@@ -109,6 +109,7 @@ def extract(
     images: ImageList,
     options: ExtractionOptions,
     *,
+    backbone: Backbone | None = None,
     share: Share | None = None,
     narrator: Narrator | None = None,
 ) -> Extraction:
@@ -119,6 +120,8 @@ def extract(
     images : ImageList
         As `codes.load_images` returns it.
     options : ExtractionOptions
+    backbone : Backbone, optional
+        One that is loaded already, in place of the options'.
     share : Share, optional
         Leave the images of other ranks to them. Default: all are this process's.
     narrator : Narrator, optional
@@ -143,7 +146,7 @@ def extract(
             f"Left aside: {', '.join(f'{what} ({n})' for what, n in images.ignored.items())}."
         )
     with timed(seconds, "load"):
-        backbone = load_backbone(
+        backbone = backbone or load_backbone(
             options.backbone,
             weights=options.weights,
             image_size=options.image_size,

@@ -1,8 +1,10 @@
-"""The report: what was found, as JSON for programs, CSV for tables and one page for people."""
+"""The report: what was found, as JSON for programs, CSV for tables, pages for people."""
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
 import os
 import uuid
@@ -13,23 +15,28 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from PIL import Image
 
-from pipelines import figures
+from codes import ImageList
+from pipelines.controls import CONTROLS
 from pipelines.draws import Protocol
-from pipelines.extraction import Extraction, versions
+from pipelines.experiment import Experiment
+from pipelines.extraction import versions
 from pipelines.leaks import find_leaks
 from pipelines.options import ExtractionOptions
+from pipelines.page import render, render_markdown
 from pipelines.results import Comparison
 
 SCORES_COLUMNS = (
     "layer", "depth", "pool", "n_features", "classifier", "train_size", "repeat", "fold", "C",
     "score", "n_train", "n_test",
 )  # fmt: skip
+N_PAIRS, N_EXAMPLES, THUMBNAIL = 6, 4, 96
+"""Pairs of classes that are shown, wrong images of each, and their longer side in pixels."""
 
 
 def make_report(
-    extraction: Extraction,
-    comparison: Comparison,
+    experiment: Experiment,
     options: ExtractionOptions,
     protocol: Protocol,
     *,
@@ -39,8 +46,7 @@ def make_report(
 
     Parameters
     ----------
-    extraction : Extraction
-    comparison : Comparison
+    experiment : Experiment
     options : ExtractionOptions
     protocol : Protocol
     command : sequence of str, optional
@@ -51,6 +57,7 @@ def make_report(
     report : dict
         What ``report.json`` holds: plain values only.
     """
+    extraction, comparison = experiment.extraction, experiment.comparison
     images, backbone = extraction.images, extraction.backbone
     classes, counts = np.unique(images.labels, return_counts=True)
     taps = {tap.layer.name: tap for tap in extraction.taps}
@@ -86,20 +93,32 @@ def make_report(
             "cv": protocol.cv,
             "repeats": protocol.repeats,
             "train_sizes": list(protocol.train_sizes),
+            "group_duplicates": protocol.group_duplicates,
             "random_state": protocol.random_state,
         },
         "environment": {"versions": versions(), "device": extraction.device},
-        "best": asdict(comparison.best) | {"tied": list(comparison.best.tied)},
+        "best": _plain(comparison.best),
+        "by_size": [_plain(best) for best in comparison.by_size],
         "layers": [
             {
                 "layer": row.layer,
                 "depth": taps[row.layer].layer.depth,
                 "pool": taps[row.layer].pool,
                 "n_features": taps[row.layer].n_features,
-                **{k: v for k, v in asdict(row).items() if k != "layer"},
+                **{k: v for k, v in _plain(row).items() if k != "layer"},
             }
             for row in comparison.layers
         ],
+        "classes": list(comparison.classes),
+        "confusion": [list(row) for row in comparison.confusion],
+        "confused": _confused(comparison, images),
+        "controls": [
+            {"name": control.name, "what": CONTROLS[control.name]}
+            | {k: v for k, v in asdict(control).items() if k != "name"}
+            for control in experiment.controls
+        ],
+        "similarity": _plain(experiment.similarity),
+        "advice": _plain(experiment.advice),
         "timing": {
             **{stage: round(seconds, 3) for stage, seconds in extraction.seconds.items()},
             "images_extracted": extraction.n_extracted,
@@ -120,7 +139,7 @@ def make_report(
 
 
 def write_report(folder: Path, report: dict[str, Any], comparison: Comparison) -> None:
-    """Write ``report.json``, ``scores.csv`` and ``report.html``.
+    """Write ``report.json``, ``scores.csv``, ``report.html`` and ``report.md``.
 
     Parameters
     ----------
@@ -141,11 +160,12 @@ def write_report(folder: Path, report: dict[str, Any], comparison: Comparison) -
             layer = {key: by_layer[fold.layer][key] for key in ("depth", "pool", "n_features")}
             writer.writerow(asdict(fold) | layer)
     draft.replace(folder / "scores.csv")
-    _replace(folder / "report.html", render(report))
+    _replace(folder / "report.html", render([report]))
+    _replace(folder / "report.md", render_markdown(report))
 
 
-def render_again(folder: Path) -> Path:
-    """Render ``report.html`` from a folder's ``report.json``.
+def read_report(folder: Path) -> dict[str, Any]:
+    """Read a folder's ``report.json``.
 
     Parameters
     ----------
@@ -153,12 +173,12 @@ def render_again(folder: Path) -> Path:
 
     Returns
     -------
-    page : Path
+    report : dict
 
     Raises
     ------
     FileNotFoundError
-        If there is no ``report.json``.
+        If there is none.
     ValueError
         If it is no report.
     """
@@ -169,114 +189,80 @@ def render_again(folder: Path) -> Path:
             "wrote."
         )
     try:
-        report = json.loads(source.read_text(encoding="utf-8"))
-        page = render(report)
-    except (ValueError, KeyError, TypeError, jinja2.UndefinedError) as error:
+        report: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+        render([report])
+    except (ValueError, KeyError, TypeError, StopIteration, jinja2.UndefinedError) as error:
         raise ValueError(
-            f"{str(source)!r} is no report of cnn-codes ({error!r}). Make one with "
-            "`cnn-codes compare --out`."
+            f"{str(source)!r} is no report of this version of cnn-codes ({error!r}). Make one with "
+            "`cnn-codes compare --out`: stored codes are used again."
         ) from error
-    _replace(folder / "report.html", page)
-    return folder / "report.html"
+    return report
 
 
-def render(report: dict[str, Any]) -> str:
-    """Render the page.
-
-    Parameters
-    ----------
-    report : dict
-        What ``report.json`` holds.
-
-    Returns
-    -------
-    html : str
-        One page that needs nothing else.
-    """
-    best = report["best"]
-    rows = report["layers"]
-    at_best = [row for row in rows if row["train_size"] == best["train_size"]]
-    of_best = [row for row in rows if row["classifier"] == best["classifier"]]
-    sizes = list(dict.fromkeys(row["train_size"] for row in rows))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipelines", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.jinja").render(
-        report=report,
-        dataset=Path(report["dataset"]["name"]).name,
-        sentence=sentence(report),
-        leaks=leaks_sentence(report["leaks"]),
-        curve=figures.depth_curve(at_best, best, report["protocol"]["scoring"]),
-        sizes=sizes,
-        size_map=figures.size_map(of_best) if len(sizes) > 1 else None,
-        changes=_changes(of_best, sizes),
-        at_best=at_best,
-        at_edge=[row for row in at_best if row["C_at_edge"]],
-    )
-
-
-def sentence(report: dict[str, Any]) -> str:
-    """Say the answer in one sentence.
+def render_again(folders: Sequence[Path], out: Path | None = None) -> Path:
+    """Render the page of one report again, or of several side by side.
 
     Parameters
     ----------
-    report : dict
+    folders : sequence of Path
+        Each with a ``report.json``.
+    out : Path, optional
+        The page. Default: ``report.html`` in the one folder, or in the current one.
 
     Returns
     -------
-    sentence : str
+    page : Path
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `read_report`.
     """
-    best = report["best"]
-    depth = next(row["depth"] for row in report["layers"] if row["layer"] == best["layer"])
-    size = "all training images" if best["train_size"] == "all" else (
-        f"{best['train_size']} training images of each class"
-    )  # fmt: skip
-    others = {row["layer"] for row in report["layers"]} - {best["layer"]}
-    if not others:
-        other = "it is the only depth compared"
-    elif not best["tied"]:
-        other = "every other depth is worse"
-    elif len(best["tied"]) == len(others):
-        other = "no other depth can be told from it"
-    else:
-        other = f"it cannot be told from {', '.join(best['tied'])}"
-    return (
-        f"With {size}, take the codes of {best['layer']} (depth {depth:.2f}): {other}. Codes "
-        f"chosen like this score {report['protocol']['scoring'].replace('_', ' ')} "
-        f"{best['score']:.3f} on images that had no part in the choice (95 % interval "
-        f"{best['ci_low']:.3f} to {best['ci_high']:.3f})."
-    )
+    reports = [read_report(folder) for folder in folders]
+    page = out or (folders[0] if len(folders) == 1 else Path()) / "report.html"
+    _replace(page, render(reports))
+    if len(reports) == 1:
+        _replace(page.with_suffix(".md"), render_markdown(reports[0]))
+    return page
 
 
-def leaks_sentence(leaks: Sequence[dict[str, Any]]) -> str:
-    """Say how many images have copies where these make scores too good.
-
-    Parameters
-    ----------
-    leaks : sequence of dict
-        ``report.json``'s ``leaks``.
-
-    Returns
-    -------
-    sentence : str
-    """
-    kinds = [leak["kind"] for leak in leaks]
-    return "; ".join(
-        f"{kinds.count(kind)} image{'s' * (kinds.count(kind) > 1)} {kind}"
-        for kind in dict.fromkeys(kinds)
-    )
+def _plain(record: Any) -> dict[str, Any]:
+    """Turn a record into plain values: tuples into lists."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(record)))
+    return plain
 
 
-def _changes(rows: list[dict[str, Any]], sizes: list[Any]) -> list[tuple[Any, str]]:
-    """Highest layer at each size."""
+def _confused(comparison: Comparison, images: ImageList) -> list[dict[str, Any]]:
+    """List the pairs of classes that are most often confused, with some of the images."""
+    pairs: dict[tuple[str, str], list[int]] = {}
+    for mistake in comparison.mistakes:
+        pairs.setdefault((mistake.label, mistake.predicted), []).append(mistake.image)
+    most = sorted(pairs.items(), key=lambda pair: -len(pair[1]))[:N_PAIRS]
     return [
-        (size, max((r for r in rows if r["train_size"] == size), key=lambda r: r["score"])["layer"])
-        for size in sizes
+        {
+            "label": label,
+            "predicted": predicted,
+            "n": len(wrong),
+            "examples": [
+                {
+                    "path": images.source.names[image],
+                    "thumbnail": _thumbnail(images.source.open(image)),
+                }
+                for image in wrong[:N_EXAMPLES]
+            ],
+        }
+        for (label, predicted), wrong in most
     ]
+
+
+def _thumbnail(image: Image.Image) -> str:
+    """Shrink (or, below, enlarge) an image and write it as a data URL."""
+    factor = THUMBNAIL / max(image.size)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    small = image.resize(size, Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.BOX)
+    buffer = io.BytesIO()
+    small.convert("RGB").save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _replace(file: Path, text: str) -> None:

@@ -25,7 +25,7 @@ from pipelines.extraction import Extraction, versions
 from pipelines.progress import Narrator, Silent
 
 N_IMAGES = 200
-SCALE = 2.0
+SCALE = 1.0
 """Gain, in deviations of the scores, that makes a value of 1 - 1/e. SqueezeNet gains about 5 on
 ImageNet's own images, so that they come to 0.9."""
 N_RESAMPLES = 1000

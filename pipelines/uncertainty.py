@@ -108,86 +108,102 @@ def resampled_interval(
     Nadeau and Bengio, *Inference for the generalization error*, Machine Learning 2003.
     """
     mean = float(scores.mean())
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(scores) - 1) * _corrected_error(scores, n_folds)
+    t = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(scores) - 1))
+    half = t * _corrected_error(scores, n_folds)
     if scoring == "neg_log_loss":
         return mean - half, min(0.0, mean + half)
     low, high = _wilson(mean, n_images)
     return max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half))
 
 
-def tied_over_folds(
-    scoring: str,
-    best: NDArray[np.float64],
-    others: NDArray[np.float64],
-    n_folds: int,
-    n_images: int,
-) -> NDArray[np.bool_]:
-    """Tell which candidates cannot be told from the best, by their scores on the same folds.
-
-    Folds that happen to agree are no certainty: the error is at least that of the difference on
-    `n_images` independent images, were the other never right where the best is wrong.
-
-    Parameters
-    ----------
-    scoring : str
-    best : ndarray of shape (n_resamples,)
-    others : ndarray of shape (n_others, n_resamples)
-    n_folds : int
-    n_images : int
-        Images that are tested in one repeat.
-
-    Returns
-    -------
-    tied : ndarray of shape (n_others,), bool
-        False where the best is better at a one-sided 5 %, Bonferroni-corrected for `n_others`.
-    """
-    tied = np.ones(len(others), bool)
-    for i, other in enumerate(others):
-        gain = float((best - other).mean())
-        if gain <= 0:
-            continue
-        least = 0.0 if scoring == "neg_log_loss" else math.sqrt(gain * (1 - gain) / n_images)
-        error = max(_corrected_error(best - other, n_folds), least)
-        level = (1 - CONFIDENCE) / len(others)
-        tied[i] = error > 0 and stats.t.sf(gain / error, len(best) - 1) > level
-    return tied
-
-
-def tied_over_images(
+def tied_with(
     scoring: str,
     truth: NDArray[np.intp],
+    tests: Sequence[NDArray[np.intp]],
     best: Sequence[Answers],
     others: Sequence[Sequence[Answers]],
     n_classes: int,
     *,
+    groups: NDArray[np.str_] | None = None,
     random_state: int,
 ) -> NDArray[np.bool_]:
-    """Tell which candidates cannot be told from the best, by bootstrap over the test images.
+    """Tell which candidates cannot be told from the best, by bootstrap over the tested images.
+
+    Scores are compared pairwise on the same images, averaged over the draws that test them: one
+    test split, or the folds of a cross-validation, whose paired outcomes are as good as
+    independent (Bayle et al.). Images of one group come and go together.
 
     Parameters
     ----------
     scoring : str
-    truth : ndarray of shape (n_test,), intp
+    truth : ndarray of shape (n_samples,), intp
+    tests : sequence of ndarray of intp
+        The images that each draw tests.
     best : sequence of ndarray
-        Its answers, one for each draw of training images.
+        Its answers to them.
     others : sequence of sequence of ndarray
     n_classes : int
+    groups : ndarray of shape (n_samples,), optional
     random_state : int
 
     Returns
     -------
     tied : ndarray of shape (n_others,), bool
         False where the best is better in all but 5 % / `n_others` of the resamples.
+
+    References
+    ----------
+    Bayle, Bayle, Janson and Mackey, *Cross-validation confidence intervals for test error*,
+    NeurIPS 2020.
     """
+    images = np.unique(np.concatenate(tests))
+    at = [np.searchsorted(images, test) for test in tests]
+    resamples = _resamples(
+        scoring,
+        truth[images],
+        random_state,
+        N_RESAMPLES,
+        None if groups is None else groups[images],
+    )
+    candidates = [best, *others]
+    shares = [_shares(scoring, truth[images], at, answers) for answers in candidates]
     lost = np.zeros(len(others))
-    for counts in _resamples(scoring, truth, random_state, N_RESAMPLES):
-        of_best = _mean_scores(scoring, truth, best, n_classes, counts)
-        for i, other in enumerate(others):
-            # Sums in another order differ in the last digits.
-            gains = of_best - _mean_scores(scoring, truth, other, n_classes, counts)
-            lost[i] += (gains <= 1e-12).sum()
+    for counts in resamples:
+        if groups is None and shares[0] is not None:
+            scores = np.array(shares, np.float64) @ counts.T
+        else:
+            scores = np.array(
+                [
+                    np.mean(
+                        [
+                            score_answers(scoring, truth[images[i]], a, n_classes, counts[:, i])
+                            for i, a in zip(at, answers, strict=True)
+                        ],
+                        axis=0,
+                    )
+                    for answers in candidates
+                ]
+            )
+        # Sums in another order differ in the last digits.
+        lost += (scores[0] - scores[1:] <= 1e-12).sum(1)
     tied: NDArray[np.bool_] = lost / N_RESAMPLES > (1 - CONFIDENCE) / max(1, len(others))
     return tied
+
+
+def _shares(
+    scoring: str,
+    truth: NDArray[np.intp],
+    tests: Sequence[NDArray[np.intp]],
+    answers: Sequence[Answers],
+) -> NDArray[np.float64] | None:
+    """Return what each image adds to the mean score of the draws, where that is such a sum."""
+    total = np.zeros(len(truth))
+    for test, given in zip(tests, answers, strict=True):
+        shares = image_shares(scoring, truth[test], given)
+        if shares is None:
+            return None
+        total[test] += shares / len(tests)
+    return total
 
 
 def _mean_scores(
@@ -206,10 +222,21 @@ def _mean_scores(
 
 
 def _resamples(
-    scoring: str, truth: NDArray[np.intp], random_state: int, n: int
+    scoring: str,
+    truth: NDArray[np.intp],
+    random_state: int,
+    n: int,
+    groups: NDArray[np.str_] | None = None,
 ) -> Iterator[NDArray[np.float64]]:
-    """Yield how often each test image is drawn; where classes are averaged, within each."""
+    """Yield how often each image is drawn: by group, or, where classes are averaged, by class."""
     rng = np.random.default_rng(random_state)
+    if groups is not None:
+        names, group = np.unique(groups, return_inverse=True)
+        for start in range(0, n, _AT_ONCE):
+            size = min(_AT_ONCE, n - start)
+            even = np.full(len(names), 1 / len(names))
+            yield rng.multinomial(len(names), even, size=size)[:, group].astype(np.float64)
+        return
     number = np.zeros(len(truth), np.intp)
     if SCORINGS[scoring].by_class:
         number = np.unique(truth, return_inverse=True)[1]

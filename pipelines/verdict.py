@@ -16,8 +16,7 @@ from pipelines.scorings import Answers, score_answers
 from pipelines.uncertainty import (
     held_out_interval,
     resampled_interval,
-    tied_over_folds,
-    tied_over_images,
+    tied_with,
 )
 
 Candidate = tuple[str, str]
@@ -37,6 +36,7 @@ class Verdict:
     scoring : str
     n_folds : int or None
         Of the outer cross-validation; None where there is a test split.
+    groups : ndarray of shape (n_samples,), str, or None
     random_state : int
     """
 
@@ -45,6 +45,7 @@ class Verdict:
     fits: dict[Candidate, list[Fit]]
     scoring: str
     n_folds: int | None
+    groups: NDArray[np.str_] | None = None
     random_state: int
 
     def comparison(self, notes: Sequence[str]) -> Comparison:
@@ -153,23 +154,16 @@ class Verdict:
         others = [candidate for candidate in self.fits if candidate != winner]
         if not others:
             return ()
-        if self.n_folds is None:
-            tied = tied_over_images(
-                self.scoring,
-                self._truth(self._draws(size)[0]),
-                [fit.answers for fit in self._of(winner, size)],
-                [[fit.answers for fit in self._of(other, size)] for other in others],
-                len(self._classes),
-                random_state=self.random_state,
-            )
-        else:
-            tied = tied_over_folds(
-                self.scoring,
-                self._scores(self._of(winner, size), size),
-                np.array([self._scores(self._of(other, size), size) for other in others]),
-                self.n_folds,
-                len(self.y),
-            )
+        tied = tied_with(
+            self.scoring,
+            np.searchsorted(self._classes, self.y),
+            [draw.test for draw in self._draws(size)],
+            [fit.answers for fit in self._of(winner, size)],
+            [[fit.answers for fit in self._of(other, size)] for other in others],
+            len(self._classes),
+            groups=self.groups,
+            random_state=self.random_state,
+        )
         names = (c[0] for c, is_tied in zip(others, tied, strict=True) if is_tied)
         return tuple(name for name in dict.fromkeys(names) if name != winner[0])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -72,7 +73,15 @@ def test_compare_writes_what_others_rely_on_and_extracts_once(
     page = (out / "report.html").read_text()
     assert "<svg" in page
     assert "http-equiv" not in page
-    assert 'src="' not in page
+    assert not re.search(r'(src|href)="(?!data:|#|https://cs231n)', page)
+    assert not re.search(r"url\(|@import", page)
+    assert report["best"]["recommended"] in [row["layer"] for row in report["layers"]]  # type: ignore[attr-defined, index]
+    assert [c["name"] for c in report["controls"]] == [  # type: ignore[attr-defined]
+        "majority", "shuffled", "pixels", "random", "concatenated",
+    ]  # fmt: skip
+    assert 0 <= report["similarity"]["value"] <= 1  # type: ignore[index]
+    assert report["advice"]["case"].startswith("linear-")  # type: ignore[index]
+    assert report["best"]["layer"] in (out / "report.md").read_text()  # type: ignore[index]
 
     # Other labels, another classifier, other sizes, half the images: nothing is extracted.
     shutil.copytree(image_folder, tmp_path / "relabelled")
@@ -86,10 +95,14 @@ def test_compare_writes_what_others_rely_on_and_extracts_once(
     assert done.returncode == 0, done.stderr
     assert (_report(again)["images_extracted"], _report(again)["images_reused"]) == (0, 33)
 
-    # The page can be made again from the JSON alone.
+    # The page can be made again from the JSON alone, and of several side by side.
     (again / "report.html").unlink()
     assert run_cli("report", again).returncode == 0
     assert "crimson" in (again / "report.html").read_text()
+    assert run_cli("report", out, again, "--out", tmp_path / "both.html").returncode == 0
+    both = (tmp_path / "both.html").read_text()
+    assert "2 comparisons side by side" in both
+    assert both.count("<section") == 2
 
 
 def test_one_more_layer_and_one_more_image_cost_only_themselves(image_folder: Path) -> None:
@@ -211,7 +224,7 @@ def test_debug_shows_where(run_cli: Run) -> None:
 def test_a_report_that_is_none(tmp_path: Path, run_cli: Run) -> None:
     for text in ("{", "{}", "[]"):
         (tmp_path / "report.json").write_text(text)
-        assert "is no report of cnn-codes" in _failed(run_cli("report", tmp_path))
+        assert "is no report of this version" in _failed(run_cli("report", tmp_path))
 
 
 def test_weights_that_answer_nan_name_layer_and_image(

@@ -32,8 +32,7 @@ from pipelines.scorings import SCORINGS, score_answers
 from pipelines.uncertainty import (
     held_out_interval,
     resampled_interval,
-    tied_over_folds,
-    tied_over_images,
+    tied_with,
 )
 
 
@@ -266,27 +265,44 @@ def test_the_corrected_interval_is_nadeau_and_bengios() -> None:
 
 
 def test_folds_that_agree_are_no_certainty() -> None:
-    best, other = np.array([0.6, 0.7]), np.array([[0.5, 0.6]])
-    assert tied_over_folds("accuracy", best, other, 2, 20).tolist() == [True]
-    best, other = np.repeat(best, 5), np.repeat(other, 5, 1)
-    assert tied_over_folds("accuracy", best, other, 10, 2000).tolist() == [False]
     low, high = resampled_interval("accuracy", np.ones(5), 5, 40)
     oracle = stats.binomtest(40, 40).proportion_ci(method="wilson")
     assert (low, high) == pytest.approx((oracle.low, oracle.high), abs=1e-12)
 
 
-def test_ties_find_a_clear_difference_and_no_other() -> None:
+@pytest.mark.parametrize("scoring", SCORINGS)
+@pytest.mark.parametrize("n_folds", [1, 5])
+def test_ties_find_a_clear_difference_and_no_other(scoring: str, n_folds: int) -> None:
     rng = np.random.default_rng(0)
-    best = rng.normal(0.9, 0.01, 10)
-    others = np.array([best - 0.2 + rng.normal(0, 0.01, 10), best + rng.normal(0, 0.01, 10), best])
-    assert tied_over_folds("accuracy", best, others, 5, 1000).tolist() == [False, True, True]
-    right = rng.random(300) < 0.9
-    worse = right & (rng.random(300) < 0.7)
-    same = rng.permutation(right)
-    truth = np.ones(300, np.intp)
-    rows = [[row.astype(float)] for row in (worse, same, right)]
-    tied = tied_over_images("accuracy", truth, [right.astype(float)], rows, 2, random_state=0)
+    truth = rng.permutation(np.arange(300) % 3)
+    clear, noise = np.eye(3)[truth], rng.normal(size=(4, 300, 3))
+    reads = SCORINGS[scoring].reads
+    candidates = []
+    for strength, own in zip((2.0, 0.7, 2.0, 2.0), noise, strict=True):
+        values = strength * clear + own
+        candidates.append(
+            values.argmax(1).astype(float) if reads == "labels"
+            else values if reads == "decisions"
+            else log_softmax(values, axis=1)[np.arange(300), truth]
+        )  # fmt: skip
+    candidates[3] = candidates[0]
+    tests = np.array_split(rng.permutation(300), n_folds)
+    of = [[c[test] for test in tests] for c in candidates]
+    tied = tied_with(scoring, truth, tests, of[0], of[1:], 3, random_state=0)
     assert tied.tolist() == [False, True, True]
+
+
+def test_images_of_one_group_are_one_witness() -> None:
+    truth = np.zeros(200, np.intp)
+    better = (np.arange(200) >= 190).astype(float)  # 10 wrong; the other 40, all of two patients
+    worse = (np.arange(200) >= 150).astype(float)
+    patients = (np.arange(200) // 25).astype(str)
+    tests = [np.arange(200)]
+    alone = tied_with("accuracy", truth, tests, [better], [[worse]], 2, random_state=0)
+    together = tied_with(
+        "accuracy", truth, tests, [better], [[worse]], 2, groups=patients, random_state=0
+    )
+    assert (alone.tolist(), together.tolist()) == ([False], [True])
 
 
 @pytest.mark.parametrize("with_test", [False, True])

@@ -90,7 +90,7 @@ def test_copies_share_a_fold_unless_told_otherwise(
     monkeypatch.setattr(experiment, "compare_layers", spy)
     protocol = Protocol(cv=2, Cs=(0.01, 1.0), group_duplicates=together)
     options = ExtractionOptions(backbone="bundled", layers="fc7.relu")
-    extraction, _ = experiment.compare(str(image_folder), options, protocol)
+    extraction = experiment.compare(str(image_folder), options, protocol).extraction
     [groups] = seen
     if together:
         names = [Path(name).stem for name in extraction.images.source.names]

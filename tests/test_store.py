@@ -384,10 +384,12 @@ def test_ctrl_c_at_any_moment_keeps_what_arrived(
             time.sleep(5)
 
     timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # Off in background jobs.
     with monkeypatch.context() as patch:
         patch.setattr(Disk, "write", slowly)
         with pytest.raises(KeyboardInterrupt):
             write()
+    signal.signal(signal.SIGINT, before)
     assert list(verify(store.place)) == []
     gaps = store.missing(KEY, [FC7], _digests(numbers))
     lacking = gaps[0].images if gaps else np.empty(0, int)
