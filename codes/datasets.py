@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,46 @@ def load_images(dataset: str | Path) -> ImageList:
             "images of each class in a folder of its own."
         )
     return images
+
+
+def list_images(paths: Sequence[str | Path]) -> ImageList:
+    """List files, and the image files in folders, as one list without labels.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+
+    Returns
+    -------
+    images : ImageList
+        Its labels are empty.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a path does not exist.
+    ValueError
+        If there is no image.
+    """
+    found: list[Path] = []
+    ignored: dict[str, int] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{str(path)!r} does not exist. Give images, or folders of them."
+            )
+        found += _image_files(path, ignored) if path.is_dir() else [path]
+    if not found:
+        raise ValueError(
+            f"There is no image in {', '.join(map(str, paths)) or 'nothing'}. Read are the endings "
+            f"{', '.join(sorted(EXTENSIONS))}."
+        )
+    return ImageList(
+        name=", ".join(map(str, paths)),
+        source=FileSource(found),
+        labels=np.full(len(found), ""),
+        ignored=ignored,
+    )
 
 
 def _load_sklearn(name: str) -> ImageList:

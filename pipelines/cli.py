@@ -14,17 +14,23 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
+from pipelines.arguments import (
+    check_folder,
+    count,
+    each_backbone,
+    parse_controls,
+    parse_grid,
+    parse_train_sizes,
+)
 from pipelines.controls import DEFAULT_CONTROLS
-from pipelines.draws import Protocol, TrainSize
-from pipelines.options import ExtractionOptions
+from pipelines.draws import Protocol
+from pipelines.fit_commands import fit, predict
+from pipelines.options import ExtractionOptions, Options
 from pipelines.progress import stdout, table, terminal
 from pipelines.store_commands import cache
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from pipelines.experiment import Experiment
-    from pipelines.results import Comparison
+    pass
 
 # Torch takes seconds to import; the commands that need it do so when they run.
 
@@ -38,9 +44,8 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-app.command(cache)
-
-Options = Annotated[ExtractionOptions, Parameter(name="*")]
+for command in (cache, fit, predict):
+    app.command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     typed = [word for word in typed if word != "--debug"]
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
-        app(typed, exit_on_error=False, print_error=False, result_action="return_none")
+        _run(typed)
     except CycloptsError as error:
         errors.print(f"cnn-codes: {error} Try `cnn-codes --help`.")
         return 2
@@ -74,6 +79,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print(f"cnn-codes: {_message(error)}")
         return 1
     return 0
+
+
+def _run(words: list[str]) -> None:
+    if words[:1] != ["compare"] or count(words, "--backbone") < 2:
+        app(words, exit_on_error=False, print_error=False, result_action="return_none")
+        return
+    from pipelines.report import render_again
+
+    folders = []
+    for own, folder in each_backbone(words):
+        stdout().print(f"== {folder.name} ==", soft_wrap=True)
+        _run(own)
+        folders.append(folder)
+    page = render_again(folders, folders[0].parent / "report.html")
+    stdout().print(f"Side by side: {page}", soft_wrap=True)
 
 
 @app.command
@@ -225,15 +245,15 @@ def compare(
     """
     protocol = Protocol(
         classifiers=("svm", "logistic") if classifier == "both" else (classifier,),
-        Cs=_parse_grid(Cs),
+        Cs=parse_grid(Cs),
         cv=cv,
         repeats=repeats,
-        train_sizes=_parse_train_sizes(train_sizes),
+        train_sizes=parse_train_sizes(train_sizes),
         scoring=scoring,
         group_duplicates=group_duplicates,
         random_state=options.random_state,
     )
-    _compare(dataset, options, protocol, out, jobs, _parse_controls(controls))
+    _compare(dataset, options, protocol, out, jobs, parse_controls(controls))
 
 
 @app.command
@@ -263,133 +283,17 @@ def _compare(
     controls: Sequence[str],
 ) -> None:
     from pipelines.experiment import compare
-    from pipelines.page import leaks_sentence, sentence
     from pipelines.report import make_report, write_report
+    from pipelines.summary import print_summary
 
-    _check_folder(out)
+    check_folder(out)
     if jobs == 0:
         raise ValueError("--jobs 0: allowed are 1 or more, or -1 for one on each core.")
     done = compare(dataset, options, protocol, controls=controls, n_jobs=jobs, narrator=terminal())
-    extraction, comparison = done.extraction, done.comparison
     command = ["cnn-codes", *sys.argv[1:]]
     found = make_report(done, options, protocol, command=[shlex.quote(word) for word in command])
-    write_report(out, found, comparison)
-    console = stdout()
-    console.print(_scores_table(done))
-    for note in comparison.notes:
-        console.print(f"Note: {note}.", soft_wrap=True)
-    if found["leaks"]:
-        terminal().say(
-            f"Warning: {leaks_sentence(found['leaks'])} (copies, byte by byte). Scores may be too "
-            f"good; {out / 'report.html'} lists them."
-        )
-    if any(control.alarm for control in done.controls):
-        terminal().say(
-            "Warning: shuffled labels are predicted far better than by chance. Something leaks: do "
-            "not trust these scores."
-        )
-    _warn_of_edges(comparison)
-    console.print(
-        f"{extraction.n_extracted} images extracted, {extraction.n_reused} found in the store"
-        + (f", {len(extraction.skipped)} skipped" if extraction.skipped else ""),
-        soft_wrap=True,
-    )
-    console.print(sentence(found), soft_wrap=True)
-    console.print(done.advice.text, soft_wrap=True)
-    console.print(f"{out / 'report.html'}, report.md, report.json, scores.csv", soft_wrap=True)
-
-
-def _check_folder(out: Path) -> None:
-    """Refuse now what could not be written when all is computed."""
-    there = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ValueError(
-            f"--out {str(out)!r}: {str(there)!r} is not a folder that can be written to. Choose "
-            "another."
-        )
-
-
-def _scores_table(done: Experiment) -> Table:
-    extraction, comparison = done.extraction, done.comparison
-    sizes = list(dict.fromkeys(row.train_size for row in comparison.layers))
-    heads = [f"{size} a class" if size != "all" else "all" for size in sizes]
-    scored = table("layer", "depth", "classifier", *heads, "95 % interval", "")
-    scores = {(r.layer, r.classifier, r.train_size): r for r in comparison.layers}
-    best = comparison.best
-    for tap in extraction.taps:
-        for classifier in dict.fromkeys(row.classifier for row in comparison.layers):
-            rows = [scores[tap.layer.name, classifier, size] for size in sizes]
-            last = scores[tap.layer.name, classifier, best.train_size]
-            is_best = (tap.layer.name, classifier) == (best.layer, best.classifier)
-            words = ["chosen"] * is_best + ["tied"] * (tap.layer.name in best.tied)
-            if best.tied and tap.layer.name == best.recommended and words:
-                words.append("recommended")
-            scored.add_row(
-                tap.layer.name,
-                f"{tap.layer.depth:.2f}",
-                classifier,
-                *(f"{row.score:.3f}" for row in rows),
-                f"{last.ci_low:.3f} – {last.ci_high:.3f}",
-                ", ".join(words),
-                style="bold" if is_best else "",
-            )
-    for control in done.controls:
-        scored.add_row(
-            control.name,
-            "",
-            "" if control.name == "majority" else best.classifier,
-            *[""] * (len(sizes) - 1),
-            f"{control.score:.3f}",
-            f"{control.ci_low:.3f} – {control.ci_high:.3f}",
-            "control",
-            style="dim",
-        )
-    return scored
-
-
-def _warn_of_edges(comparison: Comparison) -> None:
-    edges = [
-        f"{row.layer} ({row.classifier}, {row.train_size}, {row.C_at_edge})"
-        for row in comparison.layers
-        if row.C_at_edge
-    ]
-    if edges:
-        terminal().say(
-            f"Warning: the best C is at the edge of the grid for {', '.join(edges)}. A wider --Cs "
-            "may raise these scores."
-        )
-
-
-def _parse_grid(text: str) -> tuple[float, ...]:
-    try:
-        if ":" not in text:
-            return tuple(float(part) for part in text.split(","))
-        low, high, count = text.split(":")
-        start, stop, n = float(low), float(high), int(count)
-        if not (0 < start < stop and n >= 2):
-            raise ValueError
-        return tuple(start * (stop / start) ** (i / (n - 1)) for i in range(n))
-    except ValueError:
-        raise ValueError(
-            f"--Cs {text!r} is no grid. Allowed: LOW:HIGH:COUNT, such as 1e-6:1e2:9, or values "
-            "joined by commas, each positive and larger than the last."
-        ) from None
-
-
-def _parse_train_sizes(text: str) -> tuple[TrainSize, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    try:
-        numbers = sorted({int(part) for part in parts if part != "all"})
-        return (*numbers, "all") if "all" in parts else tuple(numbers)
-    except ValueError:
-        raise ValueError(
-            f"--train-sizes {text!r} is no list. Allowed: numbers of images of each class and "
-            "all, joined by commas, such as 5,20,all."
-        ) from None
-
-
-def _parse_controls(text: str) -> list[str]:
-    return [] if text == "none" else [part.strip() for part in text.split(",")]
+    write_report(out, found, done.comparison)
+    print_summary(done, found, out)
 
 
 def _message(error: Exception) -> str:

@@ -156,6 +156,7 @@ def _majority(numbers: NDArray[np.intp], draw: Draw, comparison: Comparison) -> 
     return Fit(
         C=np.nan,
         C_at_edge=None,
+        converged=True,
         cv_scores=nothing,
         cv_score=0.0,
         train_score=0.0,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 
 from pipelines.draws import Draw, Protocol
 from pipelines.linear import LinearSVCCV, LogisticCV
@@ -26,6 +28,8 @@ class Fit:
         The chosen one.
     C_at_edge : {"low", "high"} or None
         Whether it lies at the end of the grid, and scores still rise towards that end.
+    converged : bool
+        Whether every fit of it is certified to be within `tol` of the optimum.
     cv_scores : ndarray of shape (n_Cs,)
         Mean score over the inner folds at each C of the grid.
     cv_score : float
@@ -40,6 +44,7 @@ class Fit:
 
     C: float
     C_at_edge: str | None
+    converged: bool
     cv_scores: NDArray[np.float64]
     cv_score: float
     train_score: float
@@ -74,7 +79,11 @@ def evaluate_layer(
     for draw in draws:
         model = ESTIMATORS[classifier](
             Cs=Cs, cv=draw.inner, scoring=scoring, random_state=protocol.random_state
-        ).fit(X[draw.train], y[draw.train])
+        )
+        with warnings.catch_warnings():
+            # It would reach the terminal from other processes, once for each draw.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(X[draw.train], y[draw.train])
         predicted, answers = _answer(model, X[draw.test], truth[draw.test], scoring)
         _, of_train = _answer(model, X[draw.train], truth[draw.train], scoring)
         trained = score_answers(scoring, truth[draw.train], of_train, len(classes))
@@ -83,6 +92,7 @@ def evaluate_layer(
             Fit(
                 C=float(model.C_),
                 C_at_edge=model.C_at_edge_,
+                converged=bool(model.certificate_ <= model.tol),
                 cv_scores=cv_scores,
                 cv_score=float(cv_scores[Cs == model.C_][0]),
                 train_score=float(trained[0]),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 DTYPES = ("float16", "float32")
 
@@ -71,3 +74,7 @@ class ExtractionOptions:
                 f"batch_size={self.batch_size}, workers={self.workers}: allowed are 1 or more, "
                 "0 or more."
             )
+
+
+Options = Annotated[ExtractionOptions, Parameter(name="*")]
+"""Each field an option of a command."""

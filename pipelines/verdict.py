@@ -64,7 +64,7 @@ class Verdict:
             classes=tuple(self._classes.tolist()),
             confusion=confusion,
             mistakes=mistakes,
-            notes=tuple(notes),
+            notes=(*notes, *self._unconverged()),
         )
 
     def best(self, size: TrainSize) -> Best:
@@ -190,6 +190,14 @@ class Verdict:
                         predicted=str(self._classes[answer]),
                     )
         return tuple(map(tuple, confusion.tolist())), tuple(mistakes.values())
+
+    def _unconverged(self) -> list[str]:
+        return [
+            f"{layer} ({classifier}): {n} of {len(fits)} fits are not certified to have converged "
+            "at the largest C; a smaller end of --Cs avoids it"
+            for (layer, classifier), fits in self.fits.items()
+            if (n := sum(not fit.converged for fit in fits))
+        ]
 
     def _folds(self) -> list[FoldScore]:
         return [

@@ -1,0 +1,268 @@
+"""The fitted pipeline: the chosen depth's classifier, and all it takes to predict with it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import skops.io
+from numpy.typing import NDArray
+
+from codes import ImageList, load_backbone
+from pipelines.draws import Protocol, inner_splits
+from pipelines.evaluation import ESTIMATORS
+from pipelines.experiment import compare
+from pipelines.extraction import Extraction, extract, versions
+from pipelines.leaks import group_copies
+from pipelines.linear import LinearSVCCV, LogisticCV
+from pipelines.options import ExtractionOptions
+from pipelines.progress import Narrator, Silent
+from pipelines.scorings import default_scoring
+
+FORMAT = 1
+_TRUSTED = [f"{kind.__module__}.{kind.__qualname__}" for kind in ESTIMATORS.values()]
+_FREE = ("device", "batch_size", "workers", "store", "skip_unreadable")
+"""Options that the codes do not depend on: each prediction has its own."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedPipeline:
+    """A fitted classifier, and how the codes that it takes are made.
+
+    Attributes
+    ----------
+    classifier : LinearSVCCV or LogisticCV
+        Fitted on every image of the dataset.
+    options : ExtractionOptions
+        Backbone, the one layer, pooling, activation side, image size, precision.
+    weights_digest : str
+        SHA-256 of the weights.
+    architecture, preprocessing : dict
+        As in the key of the codes.
+    card : dict
+        What a reader wants to know: dataset, classes, expected score, versions.
+    """
+
+    classifier: LinearSVCCV | LogisticCV
+    options: ExtractionOptions
+    weights_digest: str
+    architecture: dict[str, Any]
+    preprocessing: dict[str, Any]
+    card: dict[str, Any]
+
+    def predict(
+        self, images: ImageList, options: ExtractionOptions, *, narrator: Narrator | None = None
+    ) -> tuple[Extraction, NDArray[np.str_], NDArray[np.float64]]:
+        """Predict the class of each image.
+
+        Parameters
+        ----------
+        images : ImageList
+            Their labels are not looked at.
+        options : ExtractionOptions
+            `options` with another device, batch size, store, place of the weights.
+        narrator : Narrator, optional
+
+        Returns
+        -------
+        extraction : Extraction
+            Without images that were skipped.
+        labels : ndarray of shape (n_images,), str
+        scores : ndarray of shape (n_images, n_classes)
+            Probabilities of a logistic regression, decision values of an SVM.
+
+        Raises
+        ------
+        ValueError
+            If the backbone is not the one that the classifier was fitted on.
+        """
+        backbone = load_backbone(
+            options.backbone,
+            weights=options.weights,
+            image_size=options.image_size,
+            random_state=options.random_state,
+        )
+        if backbone.weights_digest != self.weights_digest:
+            raise ValueError(
+                f"The weights {backbone.weights!r} have the SHA-256 "
+                f"{backbone.weights_digest[:16]}…; this pipeline was fitted on codes of "
+                f"{self.card['weights']!r}, {self.weights_digest[:16]}…. Give the same with "
+                "--weights."
+            )
+        found = {
+            "architecture": backbone.architecture, "preprocessing": asdict(backbone.preprocessing)
+        }  # fmt: skip
+        for name, value in found.items():
+            if _plain(value) != _plain(getattr(self, name)):
+                raise ValueError(
+                    f"The {name} of {options.backbone!r} is {value}; this pipeline was fitted with "
+                    f"{getattr(self, name)}. Use the versions that it was made with: "
+                    f"{self.card['versions']}."
+                )
+        extraction = extract(images, options, backbone=backbone, narrator=narrator)
+        X = extraction.codes(self.card["layer"])
+        labels = np.asarray(self.classifier.predict(X))
+        if isinstance(self.classifier, LogisticCV):
+            return extraction, labels, np.asarray(self.classifier.predict_proba(X), np.float64)
+        values = np.asarray(self.classifier.decision_function(X), np.float64)
+        if values.ndim == 1:
+            values = np.column_stack([-values, values])
+        return extraction, labels, values
+
+
+def fit(
+    dataset: str,
+    options: ExtractionOptions,
+    protocol: Protocol,
+    *,
+    n_jobs: int = 1,
+    narrator: Narrator | None = None,
+) -> FittedPipeline:
+    """Choose a depth as `pipelines.experiment.compare` does, and fit it on every image.
+
+    Parameters
+    ----------
+    dataset : str
+        As for `codes.load_images`.
+    options : ExtractionOptions
+        With one layer there is nothing to choose; what can be expected is measured all the same.
+    protocol : Protocol
+    n_jobs : int, default=1
+    narrator : Narrator, optional
+
+    Returns
+    -------
+    fitted : FittedPipeline
+
+    Raises
+    ------
+    ValueError
+        As `pipelines.experiment.compare`.
+    """
+    narrator = narrator or Silent()
+    done = compare(dataset, options, protocol, controls=(), n_jobs=n_jobs, narrator=narrator)
+    extraction, best = done.extraction, done.comparison.best
+    images = extraction.images
+    groups = images.groups
+    if protocol.group_duplicates:
+        groups = group_copies(extraction.digests, groups)
+    rng = np.random.default_rng(protocol.random_state)
+    classifier = ESTIMATORS[best.classifier](
+        Cs=np.array(protocol.Cs),
+        cv=inner_splits(images.labels, groups, protocol.cv, rng),
+        scoring=protocol.scoring or default_scoring(images.labels),
+        random_state=protocol.random_state,
+    ).fit(extraction.codes(best.layer), images.labels)
+    classifier.cv = protocol.cv  # The folds are no part of what is kept.
+    classifier.Cs = list(protocol.Cs)
+    backbone = extraction.backbone
+    return FittedPipeline(
+        classifier=classifier,
+        options=replace(options, layers=best.layer, store=None),
+        weights_digest=backbone.weights_digest,
+        architecture=backbone.architecture,
+        preprocessing=asdict(backbone.preprocessing),
+        card={
+            "dataset": images.name,
+            "n_images": len(images),
+            "classes": [str(name) for name in classifier.classes_],
+            "layer": best.layer,
+            "tied": list(best.tied),
+            "classifier": best.classifier,
+            "C": float(classifier.C_),
+            "weights": backbone.weights,
+            "scoring": done.comparison.scoring,
+            "expected": [best.score, best.ci_low, best.ci_high],
+            "versions": versions(),
+        },
+    )
+
+
+def save(fitted: FittedPipeline, file: Path) -> None:
+    """Write a fitted pipeline with skops: reading it back runs no code of the file's.
+
+    Parameters
+    ----------
+    fitted : FittedPipeline
+    file : Path
+        Replaced at once.
+    """
+    kept = {field.name: getattr(fitted, field.name) for field in fields(fitted)}
+    kept["options"] = {k: v for k, v in asdict(fitted.options).items() if k not in _FREE}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.partial")
+    draft.write_bytes(skops.io.dumps({"format": FORMAT, **kept}))
+    draft.replace(file)
+
+
+def load(file: Path) -> FittedPipeline:
+    """Read what `save` wrote.
+
+    Parameters
+    ----------
+    file : Path
+
+    Returns
+    -------
+    fitted : FittedPipeline
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is something else, or would run code that is not ours.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{str(file)!r} does not exist. Give a file that `cnn-codes fit --out` wrote."
+        )
+    refused = f"{str(file)!r} is no pipeline of this version of cnn-codes"
+    again = "Make one with `cnn-codes fit --out`."
+    try:
+        strange = sorted(set(skops.io.get_untrusted_types(file=file)) - set(_TRUSTED))
+        if strange:
+            raise ValueError(f"it holds {', '.join(strange)}, which is not read")
+        kept = skops.io.load(file, trusted=_TRUSTED)
+        if kept.pop("format") != FORMAT:
+            raise ValueError("its format is another")
+        kept["options"] = ExtractionOptions(**kept["options"])
+        return FittedPipeline(**kept)
+    except Exception as error:  # Whatever the file is made to raise.
+        raise ValueError(f"{refused}: {error}. {again}") from error
+
+
+def write_predictions(
+    out: IO[str],
+    extraction: Extraction,
+    labels: NDArray[np.str_],
+    scores: NDArray[np.float64],
+    classes: Sequence[str],
+) -> None:
+    """Write a CSV file with the columns path, label, score, and the score of every class.
+
+    Parameters
+    ----------
+    out : text file
+    extraction : Extraction
+    labels : ndarray of shape (n_images,)
+    scores : ndarray of shape (n_images, n_classes)
+    classes : sequence of str
+    """
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["path", "label", "score", *classes])
+    rows = zip(extraction.images.source.names, labels.tolist(), scores, strict=True)
+    for name, label, values in rows:
+        score = values[list(classes).index(label)]
+        writer.writerow([name, label, f"{score:.6g}", *(f"{value:.6g}" for value in values)])
+
+
+def _plain(value: Any) -> Any:
+    """Make tuples and lists equal."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
