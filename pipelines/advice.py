@@ -99,9 +99,11 @@ def advise(
         after = f"after {earliest} (depth {depths[earliest]:.2f})"
         text = f"Fine-tune what comes {after}; its codes are as good as any deeper ones here."
     elif case == "fine-tune-all":
-        text = f"Fine-tune the whole network; until then, a linear classifier on {best.layer}."
+        text = (
+            f"Fine-tune the whole network; until then, a linear classifier on {best.recommended}."
+        )
     else:
-        text = f"Train a linear classifier on the codes of {best.layer}; do not fine-tune."
+        text = f"Train a linear classifier on the codes of {best.recommended}; do not fine-tune."
     agrees = top in tied if case == "linear-top" else earliest != top
     if not large:
         text += (

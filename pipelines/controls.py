@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipelines.draws import Draw, Protocol, inner_splits, make_draws
 from pipelines.evaluation import Fit, evaluate_layer
 from pipelines.results import Comparison
-from pipelines.scorings import SCORINGS, chance
+from pipelines.scorings import SCORINGS, image_weights
 from pipelines.verdict import Verdict
 
 CONTROLS = {
@@ -26,6 +26,8 @@ CONTROLS = {
 }
 """Name → what it is."""
 DEFAULT_CONTROLS = ("majority", "shuffled", "pixels", "random", "concatenated")
+
+N_PERMUTATIONS, MOST_PERMUTED = 1999, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +97,6 @@ def run_controls(
         random_state=protocol.random_state,
     )
     numbers = np.unique(y, return_inverse=True)[1]
-    tested = numbers[np.concatenate([draw.test for draw in draws])]
-    by_chance = chance(comparison.scoring, tested, len(comparison.classes))
     tasks = (delayed(_fits)(name, read, y, draws, comparison, same) for name, read in codes.items())
     done = {}
     for name, fits, width in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
@@ -114,11 +114,64 @@ def run_controls(
                 score=score,
                 ci_low=low,
                 ci_high=high,
-                # Twice as far as the 95 % interval reaches: one false alarm in tens of thousands.
-                alarm=name == "shuffled" and bool(score - 2 * (score - low) > by_chance),
+                alarm=name == "shuffled"
+                and better_than_chance(
+                    numbers,
+                    [draw.test for draw in draws],
+                    [fit.predicted for fit in fits],
+                    groups=groups,
+                    random_state=protocol.random_state,
+                ),
             )
         )
     return controls
+
+
+def better_than_chance(
+    truth: NDArray[np.intp],
+    tests: Sequence[NDArray[np.intp]],
+    predicted: Sequence[NDArray[np.intp]],
+    *,
+    groups: NDArray[np.str_] | None = None,
+    random_state: int,
+) -> bool:
+    """Test whether predictions know anything of the labels, by permuting these.
+
+    Parameters
+    ----------
+    truth : ndarray of shape (n_samples,), intp
+    tests : sequence of ndarray of intp
+        The images that each draw tests.
+    predicted : sequence of ndarray of intp
+        The classes predicted for them.
+    groups : ndarray of shape (n_samples,), optional
+        One image of each group is looked at: others would not be independent of it.
+    random_state : int
+
+    Returns
+    -------
+    better : bool
+        At 1 in 1,000, in balanced accuracy.
+
+    References
+    ----------
+    Ojala and Garriga, *Permutation tests for studying classifier performance*, JMLR 2010.
+    """
+    rng = np.random.default_rng(random_state)
+    found, permuted = 0.0, np.zeros(N_PERMUTATIONS)
+    for test, answers in zip(tests, predicted, strict=True):
+        looked_at = rng.permutation(len(test))
+        if groups is not None:
+            looked_at = looked_at[np.unique(groups[test[looked_at]], return_index=True)[1]]
+        looked_at = looked_at[:MOST_PERMUTED]
+        labels, given = truth[test[looked_at]], answers[looked_at]
+        weights = image_weights("balanced_accuracy", labels)
+        found += float(weights @ (labels == given))
+        for i in range(N_PERMUTATIONS):
+            order = rng.permutation(len(labels))
+            permuted[i] += weights[order] @ (labels[order] == given)
+    # As good as the best, but for the last digits of a sum in another order.
+    return bool((1 + (permuted >= found - 1e-9).sum()) / (1 + N_PERMUTATIONS) <= 0.001)
 
 
 def _fits(
@@ -177,8 +230,12 @@ def _evaluate_shuffled(
     for number, draw in enumerate(draws):
         rng = np.random.default_rng([protocol.random_state, number])
         shuffled = y.copy()
-        shuffled[draw.train] = rng.permutation(y[draw.train])
+        shuffled[draw.train] = _shuffle(y[draw.train], rng)
         # Folds that choose C need every class; groups have lost their classes.
         inner = inner_splits(shuffled[draw.train], None, protocol.cv, rng)
         fits += evaluate_layer(X, shuffled, [replace(draw, inner=inner)], classifier, protocol)
     return fits
+
+
+def _shuffle(labels: NDArray[np.str_], rng: np.random.Generator) -> NDArray[np.str_]:
+    return np.asarray(rng.permutation(labels))

@@ -96,7 +96,8 @@ def depth_curve(
             axes.axhline(
                 control["score"], color=_INK, alpha=0.45, linewidth=1, linestyle=(0, (4, 3))
             )
-            axes.text(0.008, control["score"], control["name"], fontsize=8, va="bottom", alpha=0.8)
+        for level, names in _close(controls, 0.04 * (axes.get_ylim()[1] - axes.get_ylim()[0])):
+            axes.text(0.008, level, names, fontsize=8, va="bottom", alpha=0.8)
         top = axes.secondary_xaxis("top")
         top.set_xticks([row["depth"] for row in first], [_short(row["layer"]) for row in first])
         top.tick_params(labelsize=8, rotation=40, length=3)
@@ -104,6 +105,17 @@ def depth_curve(
             label.set_horizontalalignment("left")
         axes.legend(loc="lower right", fontsize=9)
         return _svg(figure, "Score against depth")
+
+
+def _close(controls: Sequence[dict[str, Any]], apart: float) -> list[tuple[float, str]]:
+    """Write controls whose levels are close to each other as one."""
+    levels: list[tuple[float, str]] = []
+    for control in sorted(controls, key=lambda control: float(control["score"])):
+        if levels and control["score"] - levels[-1][0] < apart:
+            levels[-1] = (control["score"], f"{levels[-1][1]}, {control['name']}")
+        else:
+            levels.append((control["score"], control["name"]))
+    return levels
 
 
 def size_map(rows: Sequence[dict[str, Any]]) -> str:

@@ -145,30 +145,6 @@ def default_scoring(y: NDArray[np.str_]) -> str:
     return "balanced_accuracy" if counts.max() > 1.5 * counts.min() else "accuracy"
 
 
-def chance(scoring: str, truth: NDArray[np.intp], n_classes: int) -> float:
-    """Return what the best answer that looks at no image scores.
-
-    Parameters
-    ----------
-    scoring : str
-        Of `SCORINGS`.
-    truth : ndarray of shape (n_test,), intp
-    n_classes : int
-
-    Returns
-    -------
-    score : float
-        Of the commonest class, or of answering with the classes' shares.
-    """
-    shares = np.bincount(truth, minlength=n_classes) / len(truth)
-    if scoring == "neg_log_loss":
-        return float(np.sum(shares[shares > 0] * np.log(shares[shares > 0])))
-    if scoring == "average_precision":
-        return float(shares[1] if n_classes == 2 else shares[shares > 0].mean())
-    answers = np.full(len(truth), shares.argmax(), np.float64)
-    return float(score_answers(scoring, truth, answers, n_classes)[0])
-
-
 def _totals(
     classes: NDArray[Any], counts: NDArray[np.float64], n_classes: int
 ) -> NDArray[np.float64]:

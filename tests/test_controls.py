@@ -1,0 +1,223 @@
+"""Controls at their known levels, similarity in its known order, advice by its table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.dummy import DummyClassifier
+from sklearn.metrics import get_scorer
+from torch import nn
+
+from codes import load_backbone
+from codes.datasets import list_images
+from codes.evidence import EvidenceReader, scramble_phases
+from pipelines import ExtractionOptions, Protocol, compare_layers
+from pipelines.advice import CASES, LARGE, advise
+from pipelines.controls import better_than_chance, run_controls
+from pipelines.draws import make_draws
+from pipelines.experiment import compare
+from pipelines.extraction import extract
+from pipelines.scorings import SCORINGS
+from pipelines.similarity import Similarity, measure_similarity
+from tests.conftest import draw_image
+
+
+def _made(n: int = 150) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat([0, 1, 2], [n // 2, n // 3, n - n // 2 - n // 3]))
+    X = rng.normal(size=(n, 10)) + 2 * np.eye(3, 10)[labels]
+    return X.astype(np.float32), np.array(["a", "b", "c"])[labels]
+
+
+@pytest.mark.parametrize("scoring", SCORINGS)
+@pytest.mark.parametrize("with_test", [False, True])
+def test_controls_stand_where_they_must(scoring: str, with_test: bool) -> None:
+    X, y = _made()
+    test = np.arange(len(y)) >= 100 if with_test else None
+    protocol = Protocol(
+        Cs=(1e-3, 1e-2, 1e-1), cv=3, repeats=1, scoring=scoring, classifiers=("logistic",)
+    )
+    found = compare_layers({"good": X}, y, protocol=protocol, test=test)
+    controls = run_controls(
+        {"majority": lambda: X, "shuffled": lambda: X, "pixels": lambda: X},
+        found, y, protocol=protocol, test=test,
+    )  # fmt: skip
+    majority, shuffled, same = controls
+    draws, _ = make_draws(y, protocol, test=test)
+    strategy = "prior" if SCORINGS[scoring].reads != "labels" else "most_frequent"
+    oracle = [
+        get_scorer(scoring)(
+            DummyClassifier(strategy=strategy).fit(X[d.train], y[d.train]), X[d.test], y[d.test]
+        )
+        for d in draws
+    ]
+    assert majority.score == pytest.approx(np.mean(oracle))
+    assert same.score == pytest.approx(found.best.score)  # The same codes score the same.
+    assert shuffled.score < found.best.score
+    assert not any(control.alarm for control in controls)
+
+
+def test_labels_that_leak_into_the_codes_of_shuffled_images_raise_the_alarm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X, y = _made()
+    protocol = Protocol(Cs=(1e-2,), cv=3, repeats=1)
+    found = compare_layers({"good": X}, y, protocol=protocol)
+    # As if shuffling had not been: what was trained on knows the answers.
+    monkeypatch.setattr("pipelines.controls._shuffle", lambda labels, rng: labels)
+    [shuffled] = run_controls({"shuffled": lambda: X}, found, y, protocol=protocol)
+    assert shuffled.alarm
+
+
+def test_chance_is_called_chance_nearly_always() -> None:
+    rng = np.random.default_rng(0)
+    alarms = 0
+    for seed in range(60):
+        truth = rng.integers(0, 3, 80)
+        alarms += better_than_chance(
+            truth, [np.arange(80)], [rng.integers(0, 3, 80)], random_state=seed
+        )
+    assert alarms <= 1
+    truth = np.repeat([0, 1, 2, 0, 1, 2], 20)
+    patients = np.repeat(list("abcdef"), 20)  # Each patient's images are one witness.
+    tests = [np.arange(120)]
+    assert better_than_chance(truth, tests, [truth], random_state=0)
+    assert not better_than_chance(truth, tests, [truth], groups=patients, random_state=0)
+
+
+def test_an_experiment_runs_every_control_on_its_own_images(image_folder: Path) -> None:
+    names = ("majority", "shuffled", "pixels", "random", "concatenated", "pre")
+    options = ExtractionOptions(backbone="bundled", layers="conv5.relu,fc7.relu")
+    protocol = Protocol(Cs=(1e-3, 1e-2), cv=3, repeats=1)
+    done = compare(str(image_folder), options, protocol, controls=names)
+    assert [control.name for control in done.controls] == list(names)
+    widths = {control.name: control.n_features for control in done.controls}
+    taps = {tap.layer.name: tap.n_features for tap in done.extraction.taps}
+    best = taps[done.comparison.best.layer]
+    assert widths == {
+        "majority": 0, "shuffled": best, "pixels": 768, "random": best, "pre": best,
+        "concatenated": sum(taps.values()),
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="Controls luck are unknown"):
+        compare(str(image_folder), options, protocol, controls=("luck",))
+
+
+def test_scrambling_keeps_amplitudes_and_loses_phases() -> None:
+    pixels = torch.from_numpy(np.array(draw_image(3).resize((64, 64)))).permute(2, 0, 1)
+    soft = (pixels // 8 + 112).to(torch.uint8)  # Away from where it would be clipped.
+    scrambled = scramble_phases(soft, b"seed")
+    assert torch.equal(scrambled, scramble_phases(soft, b"seed"))
+    assert not torch.equal(scrambled, scramble_phases(soft, b"other"))
+    before, after = (
+        np.abs(np.fft.fft2(image.numpy().astype(float))) for image in (soft, scrambled)
+    )
+    strong = before > 1000  # Weaker ones are lost in the rounding to whole numbers.
+    assert strong.sum() > 100
+    np.testing.assert_allclose(after[strong], before[strong], rtol=0.2)
+    np.testing.assert_allclose(scrambled.float().mean((1, 2)), soft.float().mean((1, 2)), atol=3)
+
+
+def _net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2),
+        nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    )  # fmt: skip
+
+
+def _save(folder: Path, images: list[np.ndarray]) -> Path:
+    folder.mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def test_batch_normalisation_remembers_what_it_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    smooth = [np.asarray(draw_image(i).resize((64, 64))) for i in range(40)]
+    noise = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(40)]
+    own, half = _save(tmp_path / "own", smooth), _save(tmp_path / "half", smooth[:20])
+    other = _save(tmp_path / "other", noise)
+    net = _net()
+
+    def build() -> nn.Module:
+        return net
+
+    monkeypatch.setattr("tests.test_controls.build", build, raising=False)
+    backbone = load_backbone("tests.test_controls:build", image_size=64)
+    pixels = [backbone.preprocessing.crop(Image.fromarray(image)) for image in smooth]
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # Plain averages.
+            module.reset_running_stats()
+    net.train()(backbone.preprocessing.normalize(torch.stack(pixels)))
+    net.eval()
+    options = ExtractionOptions(
+        backbone="tests.test_controls:build", image_size=64, layers="2", store=tmp_path / "store"
+    )
+    found = {
+        folder.name: measure_similarity(extract(list_images([folder]), options))
+        for folder in (own, half, other)
+    }
+    values = {name: [layer.value for layer in f.by_layer] for name, f in found.items()}
+    assert [round(layer.depth, 2) for layer in found["own"].by_layer] == [0.33, 0.67]
+    assert values["own"] == pytest.approx([1, 1], abs=1e-3)
+    assert min(values["half"]) > 0.9
+    assert max(values["other"]) < min(values["half"])
+    assert found["own"].witness == "the source classifier"
+    again = measure_similarity(extract(list_images([own]), options))
+    assert again == found["own"]  # Out of the store.
+
+
+def build() -> nn.Module:
+    """Stand in for a network of one's own."""
+    return _net()
+
+
+def test_evidence_is_that_of_the_whole_network(image_folder: Path) -> None:
+    backbone = load_backbone("bundled")
+    images = list_images([image_folder])
+    digests = np.zeros((len(images), 32), np.uint8)
+    reader = EvidenceReader(backbone)
+    found = np.concatenate([b["output"] for b in reader.read(images, digests, batch_size=7)])
+    crops = torch.stack([backbone.preprocessing.crop(images.source.open(i)) for i in range(5)])
+    with torch.inference_mode():
+        scores = backbone.model(backbone.preprocessing.normalize(crops))
+    np.testing.assert_allclose(found[:5, 0], scores.logsumexp(1), rtol=1e-4)
+
+
+def test_random_weights_know_nothing(image_folder: Path) -> None:
+    options = ExtractionOptions(backbone="bundled", weights="none", layers="fc7.relu")
+    found = measure_similarity(extract(list_images([image_folder]), options))
+    assert found.value is None
+    assert "random" in found.witness
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("value", [0.9, 0.1, None])
+def test_advice_is_that_of_the_table(large: bool, value: float | None) -> None:
+    X, y = _made()
+    rng = np.random.default_rng(0)
+    codes = {"early": X, "late": X + rng.normal(size=X.shape) * 3}
+    found = compare_layers(codes, y, protocol=Protocol(Cs=(1e-2,), cv=3, train_sizes=(5, "all")))
+    similarity = Similarity(
+        value=value, ci_low=value, ci_high=value, witness="", n_images=9, by_layer=()
+    )
+    n = LARGE if large else 100
+    said = advise(found, similarity, {"early": 0.2, "late": 1.0}, n, n / 3)
+    similar = value == 0.9  # Not measured: the best depth is early.
+    assert (said.large, said.similar) == (large, similar)
+    assert said.case == CASES[large, similar][0]
+    assert "early" in said.text or said.case == "fine-tune-all"
+    assert ("fine-tune" in said.text.lower()) == (large or "do not fine-tune" in said.text)
+    if (large, similar) == (False, True):
+        assert "would advise otherwise" in said.text  # The top is worse here.
+    assert any("for each doubling" in line for line in said.evidence)
+    assert found.best.layer == replace(found.best).layer
