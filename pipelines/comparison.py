@@ -87,7 +87,6 @@ def compare_layers(
         draws=draws,
         fits=fits,
         scoring=protocol.scoring or default_scoring(y),
-        n_folds=protocol.cv if test is None else None,
         groups=groups,
         random_state=protocol.random_state,
     )

@@ -92,7 +92,6 @@ def run_controls(
         draws=draws,
         fits={},
         scoring=comparison.scoring,
-        n_folds=protocol.cv if test is None else None,
         groups=groups,
         random_state=protocol.random_state,
     )

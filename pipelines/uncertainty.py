@@ -16,28 +16,35 @@ N_RESAMPLES = 5000
 _AT_ONCE = 500
 
 
-def held_out_interval(
+def score_interval(
     scoring: str,
+    score: float,
     truth: NDArray[np.intp],
     answers: Sequence[Answers],
     n_classes: int,
     *,
+    groups: NDArray[np.str_] | None = None,
     random_state: int,
 ) -> tuple[float, float]:
-    """Bound a score measured on one fixed set of test images.
+    """Bound a score measured on images that had no part in the training.
 
     Wilson's interval for a proportion, with as many images as would give the same standard error:
-    that of the score over the test images, and that of its mean over draws of training images. The
-    former is known for (balanced) accuracy, and the bootstrap's otherwise. Log loss is no
-    proportion: normal theory on its logarithm.
+    that over the images (outcomes of a cross-validation are as good as independent, Bayle et al.),
+    and that of the mean over draws of training images. The former is known for (balanced) accuracy,
+    and the bootstrap's otherwise, or where images come in groups. Log loss is no proportion: normal
+    theory on its logarithm.
 
     Parameters
     ----------
     scoring : str
-    truth : ndarray of shape (n_test,), intp
+    score : float
+        Mean over the draws.
+    truth : ndarray of shape (n_tested,), intp
     answers : sequence of ndarray
-        One for each draw of training images, as for `pipelines.scorings.score_answers`.
+        One for each draw, or each repeat of a cross-validation, as for
+        `pipelines.scorings.score_answers`.
     n_classes : int
+    groups : ndarray of shape (n_tested,), optional
     random_state : int
 
     Returns
@@ -47,73 +54,42 @@ def held_out_interval(
     References
     ----------
     Wilson, *Probable inference, the law of succession, and statistical inference*, JASA 1927.
+    Bayle, Bayle, Janson and Mackey, *Cross-validation confidence intervals for test error*,
+    NeurIPS 2020.
 
     Examples
     --------
     >>> truth, answers = np.zeros(100, np.intp), np.repeat([0.0, 1.0], [90, 10])
-    >>> low, high = held_out_interval("accuracy", truth, [answers], 2, random_state=0)
+    >>> low, high = score_interval("accuracy", 0.9, truth, [answers], 2, random_state=0)
     >>> round(low, 3), round(high, 3)
     (0.826, 0.945)
     """
     scores = np.array([float(score_answers(scoring, truth, a, n_classes)[0]) for a in answers])
-    mean = float(scores.mean())
     between = float(scores.var(ddof=1)) / len(scores) if len(scores) > 1 else 0.0
-    weights = image_weights(scoring, truth)
-    n = 1 / float(np.square(weights).sum())
-    if scoring == "neg_log_loss":
-        per_image = np.mean(answers, axis=0)
-        error = math.sqrt(float(per_image.var()) / n + between)
-        z = stats.norm.ppf((1 + CONFIDENCE) / 2)
-        if mean == 0:  # Every probability is 1.
-            return 0.0, 0.0
-        factor = math.exp(z * error / -mean)
-        return mean * factor, mean / factor
-    if not 0 < mean < 1:
-        return _wilson(mean, n)
-    variance = mean * (1 - mean) / n
-    if scoring in ("f1_macro", "average_precision"):
-        resampled = [
-            _mean_scores(scoring, truth, answers, n_classes, counts)
-            for counts in _resamples(scoring, truth, random_state, 1000)
+    n = 1 / float(np.square(image_weights(scoring, truth)).sum())
+    if groups is not None:
+        n = min(n, float(len(np.unique(groups))))
+    resampled = groups is not None or scoring in ("f1_macro", "average_precision")
+    variance = 0.0
+    if resampled:
+        of_resamples = [
+            np.mean([score_answers(scoring, truth, a, n_classes, counts) for a in answers], axis=0)
+            for counts in _resamples(scoring, truth, random_state, 1000, groups)
         ]
-        variance = max(float(np.concatenate(resampled).var()), variance / len(truth))
-    return _wilson(mean, mean * (1 - mean) / (variance + between))
-
-
-def resampled_interval(
-    scoring: str, scores: NDArray[np.float64], n_folds: int, n_images: int
-) -> tuple[float, float]:
-    """Bound a score averaged over the folds of a repeated cross-validation.
-
-    The folds share training images, so that the variance between them understates the variance of
-    their mean; Nadeau and Bengio's correction adds the share of test to training images. Folds that
-    happen to agree are no certainty: the interval is at least Wilson's for as many images.
-
-    Parameters
-    ----------
-    scoring : str
-    scores : ndarray of shape (n_repeats * n_folds,)
-    n_folds : int
-        At least 2.
-    n_images : int
-        Images that are tested in one repeat.
-
-    Returns
-    -------
-    low, high : float
-        Within [0, 1], or below 0 for log loss.
-
-    References
-    ----------
-    Nadeau and Bengio, *Inference for the generalization error*, Machine Learning 2003.
-    """
-    mean = float(scores.mean())
-    t = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(scores) - 1))
-    half = t * _corrected_error(scores, n_folds)
+        variance = float(np.concatenate(of_resamples).var())
     if scoring == "neg_log_loss":
-        return mean - half, min(0.0, mean + half)
-    low, high = _wilson(mean, n_images)
-    return max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half))
+        if score == 0:  # Every probability is 1.
+            return 0.0, 0.0
+        if not resampled:
+            variance = float(np.mean(answers, axis=0).var()) / n
+        z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+        factor = math.exp(z * math.sqrt(variance + between) / -score)
+        return score * factor, score / factor
+    if not 0 < score < 1:
+        return _wilson(score, n)
+    least = score * (1 - score) / len(truth)  # As of so many independent images.
+    variance = max(variance, least) if resampled else score * (1 - score) / n
+    return _wilson(score, score * (1 - score) / (variance + between))
 
 
 def tied_with(
@@ -206,21 +182,6 @@ def _shares(
     return total
 
 
-def _mean_scores(
-    scoring: str,
-    truth: NDArray[np.intp],
-    answers: Sequence[Answers],
-    n_classes: int,
-    counts: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Average over draws of training images the score of each resample of the test images."""
-    shares = [share for a in answers if (share := image_shares(scoring, truth, a)) is not None]
-    if shares:
-        return np.asarray(counts @ np.mean(shares, axis=0))
-    of_draws = [score_answers(scoring, truth, a, n_classes, counts) for a in answers]
-    return np.asarray(np.mean(of_draws, axis=0))
-
-
 def _resamples(
     scoring: str,
     truth: NDArray[np.intp],
@@ -255,8 +216,3 @@ def _wilson(p: float, n: float) -> tuple[float, float]:
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
-
-
-def _corrected_error(values: NDArray[np.float64], n_folds: int) -> float:
-    # A fold tests one image for every n_folds - 1 in its training pool.
-    return math.sqrt((1 / len(values) + 1 / (n_folds - 1)) * float(values.var(ddof=1)))

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from pipelines.draws import Draw, TrainSize
 from pipelines.evaluation import Fit
 from pipelines.results import Best, Comparison, FoldScore, LayerScore, Mistake
-from pipelines.scorings import Answers, score_answers
+from pipelines.scorings import score_answers
 from pipelines.uncertainty import (
-    held_out_interval,
-    resampled_interval,
+    score_interval,
     tied_with,
 )
 
@@ -34,8 +33,6 @@ class Verdict:
     fits : dict of Candidate to list of Fit
         One for each draw; layers in forward order.
     scoring : str
-    n_folds : int or None
-        Of the outer cross-validation; None where there is a test split.
     groups : ndarray of shape (n_samples,), str, or None
     random_state : int
     """
@@ -44,7 +41,6 @@ class Verdict:
     draws: list[Draw]
     fits: dict[Candidate, list[Fit]]
     scoring: str
-    n_folds: int | None
     groups: NDArray[np.str_] | None = None
     random_state: int
 
@@ -111,18 +107,29 @@ class Verdict:
 
     def scored(self, fits: Sequence[Fit], size: TrainSize) -> tuple[float, float, float]:
         """Give the mean score of a fit on each draw of a size, and its 95 % interval."""
-        scores = self._scores(fits, size)
-        if self.n_folds is None:
-            low, high = held_out_interval(
-                self.scoring,
-                self._truth(self._draws(size)[0]),
-                [fit.answers for fit in fits],
-                len(self._classes),
-                random_state=self.random_state,
-            )
-        else:
-            low, high = resampled_interval(self.scoring, scores, self.n_folds, len(self.y))
-        return float(scores.mean()), low, high
+        draws = self._draws(size)
+        score = float(np.mean([self._score(*pair) for pair in zip(draws, fits, strict=True)]))
+        # The folds of one repeat test each image once, together; a test split is tested again by
+        # each draw.
+        numbers = [draw.repeat for draw in draws]
+        repeats = [
+            [i for i, n in enumerate(numbers) if n == number] for number in sorted(set(numbers))
+        ]
+        tested = np.concatenate([draws[i].test for i in repeats[0]])
+        order = [np.argsort(np.concatenate([draws[i].test for i in of])) for of in repeats]
+        low, high = score_interval(
+            self.scoring,
+            score,
+            self._numbers[np.sort(tested)],
+            [
+                np.concatenate([fits[i].answers for i in of])[sort]
+                for of, sort in zip(repeats, order, strict=True)
+            ],
+            len(self._classes),
+            groups=None if self.groups is None else self.groups[np.sort(tested)],
+            random_state=self.random_state,
+        )
+        return score, low, high
 
     @cached_property
     def sizes(self) -> list[TrainSize]:
@@ -133,8 +140,12 @@ class Verdict:
     def _classes(self) -> NDArray[np.str_]:
         return np.unique(self.y)
 
+    @cached_property
+    def _numbers(self) -> NDArray[np.intp]:
+        return np.searchsorted(self._classes, self.y)
+
     def _truth(self, draw: Draw) -> NDArray[np.intp]:
-        return np.searchsorted(self._classes, self.y[draw.test])
+        return self._numbers[draw.test]
 
     def _draws(self, size: TrainSize) -> list[Draw]:
         return [draw for draw in self.draws if draw.train_size == size]
@@ -143,12 +154,9 @@ class Verdict:
         pairs = zip(self.draws, self.fits[candidate], strict=True)
         return [fit for draw, fit in pairs if draw.train_size == size]
 
-    def _scores(self, fits: Sequence[Fit], size: TrainSize) -> NDArray[np.float64]:
-        pairs = zip(self._draws(size), fits, strict=True)
-        return np.array([self._score(draw, fit.answers) for draw, fit in pairs])
-
-    def _score(self, draw: Draw, answers: Answers) -> float:
-        return float(score_answers(self.scoring, self._truth(draw), answers, len(self._classes))[0])
+    def _score(self, draw: Draw, fit: Fit) -> float:
+        found = score_answers(self.scoring, self._truth(draw), fit.answers, len(self._classes))
+        return float(found[0])
 
     def _tied(self, winner: Candidate, size: TrainSize) -> tuple[str, ...]:
         others = [candidate for candidate in self.fits if candidate != winner]
@@ -156,7 +164,7 @@ class Verdict:
             return ()
         tied = tied_with(
             self.scoring,
-            np.searchsorted(self._classes, self.y),
+            self._numbers,
             [draw.test for draw in self._draws(size)],
             [fit.answers for fit in self._of(winner, size)],
             [[fit.answers for fit in self._of(other, size)] for other in others],
@@ -208,7 +216,7 @@ class Verdict:
                 repeat=draw.repeat,
                 fold=draw.fold,
                 C=fit.C,
-                score=self._score(draw, fit.answers),
+                score=self._score(draw, fit),
                 n_train=len(draw.train),
                 n_test=len(draw.test),
             )

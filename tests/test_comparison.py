@@ -30,8 +30,7 @@ from pipelines.draws import make_draws
 from pipelines.evaluation import evaluate_layer
 from pipelines.scorings import SCORINGS, score_answers
 from pipelines.uncertainty import (
-    held_out_interval,
-    resampled_interval,
+    score_interval,
     tied_with,
 )
 
@@ -222,15 +221,16 @@ def test_probabilities_are_not_made_up() -> None:
 
 
 def _interval(scoring: str, truth: np.ndarray, *answers: np.ndarray) -> tuple[float, float]:
-    return held_out_interval(scoring, truth, answers, int(truth.max()) + 1, random_state=0)
+    k = int(truth.max()) + 1
+    score = np.mean([score_answers(scoring, truth, a, k)[0] for a in answers])
+    return score_interval(scoring, float(score), truth, answers, k, random_state=0)
 
 
 def test_the_wilson_interval_is_scipys() -> None:
     truth = np.zeros(100, np.intp)
     for right in (0, 3, 50, 100):
-        found = held_out_interval(
-            "accuracy", truth, [(np.arange(100) >= right) * 1.0], 2, random_state=0
-        )
+        answers = (np.arange(100) >= right) * 1.0
+        found = score_interval("accuracy", right / 100, truth, [answers], 2, random_state=0)
         oracle = stats.binomtest(right, 100).proportion_ci(method="wilson")
         assert found == pytest.approx((oracle.low, oracle.high), abs=1e-12)
 
@@ -251,23 +251,31 @@ def test_intervals_are_as_wide_as_scores_vary(scoring: str) -> None:
     expected = float(score_answers(scoring, many, all_answers, k)[0])
     for _ in range(200):
         taken = rng.choice(len(many), n, replace=False)
-        low, high = held_out_interval(scoring, many[taken], [all_answers[taken]], k, random_state=0)
+        low, high = _interval(scoring, many[taken], all_answers[taken])
         kept.append(low <= expected <= high)
     assert 0.91 <= np.mean(kept) <= 0.985
 
 
-def test_the_corrected_interval_is_nadeau_and_bengios() -> None:
-    scores = np.array([0.8, 0.9, 0.85, 0.7, 0.75])
-    low, high = resampled_interval("accuracy", scores, 5, 10_000)
-    error = np.sqrt((1 / 5 + 1 / 4) * scores.var(ddof=1))
-    oracle = stats.t.interval(0.95, 4, loc=scores.mean(), scale=error)
-    assert (low, high) == pytest.approx((oracle[0], min(1.0, oracle[1])))
+def test_groups_widen_an_interval() -> None:
+    truth, right = np.zeros(200, np.intp), (np.arange(200) >= 150) * 1.0
+    patients = (np.arange(200) // 25).astype(str)
+    alone = score_interval("accuracy", 0.75, truth, [right], 2, random_state=0)
+    together = score_interval("accuracy", 0.75, truth, [right], 2, groups=patients, random_state=0)
+    assert together[1] - together[0] > 2 * (alone[1] - alone[0])
+    every = score_interval(
+        "accuracy", 1.0, truth, [truth * 1.0], 2, groups=patients, random_state=0
+    )
+    oracle = stats.binomtest(8, 8).proportion_ci(method="wilson")
+    assert every == pytest.approx((oracle.low, oracle.high))
 
 
-def test_folds_that_agree_are_no_certainty() -> None:
-    low, high = resampled_interval("accuracy", np.ones(5), 5, 40)
-    oracle = stats.binomtest(40, 40).proportion_ci(method="wilson")
-    assert (low, high) == pytest.approx((oracle.low, oracle.high), abs=1e-12)
+def test_an_interval_of_folds_is_that_of_their_images() -> None:
+    X, y = load_iris(return_X_y=True)
+    protocol = Protocol(Cs=(0.1,), cv=5, repeats=1, scoring="accuracy")
+    found = compare_layers({"sepal": X[:, :2]}, y.astype(str), protocol=protocol)
+    [row] = found.layers
+    oracle = stats.binomtest(round(row.score * 150), 150).proportion_ci(method="wilson")
+    assert (row.ci_low, row.ci_high) == pytest.approx((oracle.low, oracle.high), abs=1e-9)
 
 
 @pytest.mark.parametrize("scoring", SCORINGS)
