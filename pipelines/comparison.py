@@ -101,4 +101,8 @@ def _evaluate(
     protocol: Protocol,
 ) -> tuple[Candidate, list[Fit]]:
     X = codes() if callable(codes) else np.asarray(codes)
+    if len(X) != len(y):
+        raise ValueError(
+            f"Layer {candidate[0]!r} has codes of {len(X)} images, and there are {len(y)} labels."
+        )
     return candidate, evaluate_layer(X, y, draws, candidate[1], protocol)

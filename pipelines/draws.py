@@ -182,6 +182,8 @@ def _check_classes(
 ) -> None:
     pool = np.ones(len(y), bool) if test is None else ~test
     if test is not None:
+        if not test.any():
+            raise ValueError("The test split has no image. Add some, or leave the split out.")
         absent = sorted(set(y.tolist()) - set(y[pool].tolist()))
         if absent:
             raise ValueError(

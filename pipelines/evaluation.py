@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from pipelines.draws import Draw, Protocol
 from pipelines.linear import LinearSVCCV, LogisticCV
-from pipelines.scorings import SCORINGS, default_scoring, score_answers
+from pipelines.scorings import SCORINGS, default_scoring, score_answers, scorer
 
 ESTIMATORS = {"svm": LinearSVCCV, "logistic": LogisticCV}
 
@@ -78,7 +78,10 @@ def evaluate_layer(
     fits = []
     for draw in draws:
         model = ESTIMATORS[classifier](
-            Cs=Cs, cv=draw.inner, scoring=scoring, random_state=protocol.random_state
+            Cs=Cs,
+            cv=draw.inner,
+            scoring=scorer(scoring, classes.tolist()),
+            random_state=protocol.random_state,
         )
         with warnings.catch_warnings():
             # It would reach the terminal from other processes, once for each draw.

@@ -21,7 +21,7 @@ from pipelines.leaks import group_copies
 from pipelines.linear import LinearSVCCV, LogisticCV
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent
-from pipelines.scorings import default_scoring
+from pipelines.scorings import scorer
 
 FORMAT = 1
 _TRUSTED = [f"{kind.__module__}.{kind.__qualname__}" for kind in ESTIMATORS.values()]
@@ -154,10 +154,11 @@ def fit(
     classifier = ESTIMATORS[best.classifier](
         Cs=np.array(protocol.Cs),
         cv=inner_splits(images.labels, groups, protocol.cv, rng),
-        scoring=protocol.scoring or default_scoring(images.labels),
+        scoring=scorer(done.comparison.scoring, done.comparison.classes),
         random_state=protocol.random_state,
     ).fit(extraction.codes(best.layer), images.labels)
-    classifier.cv = protocol.cv  # The folds are no part of what is kept.
+    # The folds are no part of what is kept.
+    classifier.cv, classifier.scoring = protocol.cv, done.comparison.scoring
     classifier.Cs = list(protocol.Cs)
     backbone = extraction.backbone
     return FittedPipeline(

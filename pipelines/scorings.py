@@ -6,12 +6,13 @@ resamples at once: a resample is how often it counts each test image.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, make_scorer
 
 Answers = NDArray[np.float64]
 _Score = Callable[[NDArray[np.intp], Answers, NDArray[np.float64], int], NDArray[np.float64]]
@@ -37,6 +38,32 @@ class Scoring:
     reads: str
     by_class: bool
     compute: _Score
+
+
+def scorer(scoring: str, classes: Sequence[str]) -> Any:
+    """Return what scikit-learn takes as ``scoring`` for labels that are words.
+
+    Parameters
+    ----------
+    scoring : str
+        Of `SCORINGS`.
+    classes : sequence of str
+        Sorted; of two, the second is the positive one.
+
+    Returns
+    -------
+    scoring : str or callable
+
+    Examples
+    --------
+    >>> scorer("f1_macro", ["benign", "malignant"])
+    'f1_macro'
+    """
+    if scoring != "average_precision" or len(classes) > 2:
+        return scoring
+    return make_scorer(
+        average_precision_score, response_method="decision_function", pos_label=classes[1]
+    )
 
 
 def score_answers(

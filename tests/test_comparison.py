@@ -215,6 +215,19 @@ def test_a_layer_scores_as_the_scorer_of_scikit_learn(scoring: str) -> None:
         assert row.score == pytest.approx(oracle, abs=2e-4)
 
 
+def test_of_two_classes_the_second_is_looked_for() -> None:
+    X, y = load_iris(return_X_y=True)
+    X, y = X[50:, :2], np.array(["", "benign", "malignant"])[y[50:]]
+    protocol = Protocol(cv=3, Cs=(0.1,), scoring="average_precision", repeats=1)
+    found = compare_layers({"sepal": X}, y, protocol=protocol)
+    draws, _ = make_draws(y, protocol)
+    for draw, row in zip(draws, found.folds, strict=True):
+        model = make_pipeline(StandardScaler(), LinearSVC(C=0.1, tol=1e-8, max_iter=100_000))
+        values = model.fit(X[draw.train], y[draw.train]).decision_function(X[draw.test])
+        oracle = average_precision_score(y[draw.test] == "malignant", values)
+        assert row.score == pytest.approx(oracle, abs=1e-6)
+
+
 def test_probabilities_are_not_made_up() -> None:
     with pytest.raises(ValueError, match="Use classifier logistic"):
         Protocol(scoring="neg_log_loss")
@@ -354,6 +367,23 @@ def test_identical_layers_are_tied_and_the_first_is_named() -> None:
     found = compare_layers({"a": X, "b": X.copy()}, y.astype(str), protocol=Protocol(Cs=(0.1,)))
     assert found.best.layer == "a"
     assert found.best.tied == ("b",)
+
+
+def test_codes_that_lack_images() -> None:
+    y = _labels([9, 9])
+    with pytest.raises(ValueError, match="'a' has codes of 17 images, and there are 18 labels"):
+        compare_layers({"a": np.ones((17, 2))}, y, protocol=Protocol(cv=3))
+    with pytest.raises(ValueError, match="The test split has no image"):
+        compare_layers({"a": np.ones((18, 2))}, y, test=np.zeros(18, bool))
+
+
+def test_constant_codes_are_at_chance() -> None:
+    X, y = load_iris(return_X_y=True)
+    codes = {"nothing": np.ones((150, 3)), "petal": X[:, 2:]}
+    found = compare_layers(codes, y.astype(str), protocol=Protocol(Cs=(0.1,), cv=3))
+    assert (found.best.layer, found.best.tied) == ("petal", ())
+    low, high = next((r.ci_low, r.ci_high) for r in found.layers if r.layer == "nothing")
+    assert low < 1 / 3 < high
 
 
 def test_nothing_to_compare() -> None:
