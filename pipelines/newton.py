@@ -32,7 +32,7 @@ CG_LIMIT, CG_FEWEST = 500, 5
 # Weights that are shorter than this part of what the samples pull are zero but for rounding.
 ZERO = 1e-10
 # Where rounding forbids a better certificate, so many steps without one end the search.
-PATIENCE = 10
+PATIENCE = 30
 
 
 @dataclass(frozen=True)
