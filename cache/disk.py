@@ -29,8 +29,7 @@ class Disk:
 
     def __init__(self, root: Path) -> None:
         self.root, self.name = root, str(root)
-        there = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
-        if not there.is_dir():
+        if not _nearest(root.absolute()).is_dir():
             raise StoreError(f"The store {self.name!r} is or lies in a file; a folder is needed.")
         self.busy = "is used by a running process; wait until it has ended."
         self.n_threads = min(4, os.cpu_count() or 1)
@@ -119,8 +118,7 @@ class Disk:
 
     def require_space(self, n_bytes: int) -> None:
         """Refuse to begin what the disk cannot hold."""
-        at = next(folder for folder in [self.root, *self.root.parents] if folder.exists())
-        free = shutil.disk_usage(at).free
+        free = shutil.disk_usage(_nearest(self.root.absolute())).free
         if n_bytes > free:
             raise OSError(
                 errno.ENOSPC,
@@ -162,10 +160,7 @@ class Disk:
 
     def _lockable(self, group: str) -> bool:
         file = self.root / USE / f"{group}.db"
-        nearest = next(
-            path for path in (file, file.parent, self.root, *self.root.parents) if path.exists()
-        )
-        return os.access(nearest, os.W_OK)
+        return os.access(_nearest(file.absolute()), os.W_OK)
 
     @contextmanager
     def _taken(self, group: str) -> Iterator[bool]:
@@ -195,6 +190,11 @@ class Disk:
             lock = ReadWriteLock(file, is_singleton=False)
             acquire(lock)
         return lock
+
+
+def _nearest(path: Path) -> Path:
+    """Give the path, or of the folders that it would lie in the first that is there."""
+    return next(at for at in (path, *path.parents) if at.exists())
 
 
 def _write(path: Path, data: bytes) -> None:

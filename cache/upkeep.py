@@ -124,7 +124,8 @@ def prune(
 def _remove(place: Place, holding: Holding) -> bool:
     """Remove a part, unless somebody wrote or used it since it was listed; whether it was."""
     part = Part(place, holding.path)
-    uses = {file.path: file.modified for file in place.files(USE)}
+    group = part.path.split("/")[0]
+    uses = {file.path: file.modified for file in place.files(f"{USE}/{group}")}
     if uses.get(f"{USE}/{part.path}", 0.0) > holding.used or (
         part.segments and not holding.n_images
     ):

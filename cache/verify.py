@@ -128,7 +128,8 @@ def _verify_part(place: Place, path: str) -> Iterator[Fault]:
             yield Fault(path=f"{path}/{FILE}", why="it is gone", repair=path)
             return
         # Its writer did not live to finish them: nothing reads them.
-        yield from (_foreign(file) for file in sorted(files) if not Part(place, path).owns(file))
+        part = Part(place, path)
+        yield from (_foreign(file) for file in sorted(files) if not part.owns(file))
         return
     for name in place.folders(f"{path}/{COMMITTED}"):
         marker = f"{path}/{COMMITTED}/{name}"

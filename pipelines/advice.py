@@ -53,7 +53,7 @@ class Advice:
 
 def advise(
     comparison: Comparison,
-    similarity: Similarity | None,
+    similarity: Similarity,
     depths: dict[str, float],
     n_train: int,
     n_per_class: float,
@@ -63,7 +63,7 @@ def advise(
     Parameters
     ----------
     comparison : Comparison
-    similarity : Similarity or None
+    similarity : Similarity
         Where it was not measured, an early best depth counts as dissimilar.
     depths : dict of str to float
         Layer → depth, in forward order.
@@ -77,10 +77,9 @@ def advise(
     advice : Advice
     """
     best = comparison.best
-    names = list(depths)
-    top = names[-1]
+    top = list(depths)[-1]
     large = n_train >= LARGE
-    measured = None if similarity is None else similarity.value
+    measured = similarity.value
     similar = depths[best.layer] >= 0.75 if measured is None else measured >= SIMILAR
     case, notes = CASES[large, similar]
     evidence = [f"{n_train:,} training images ({'large' if large else 'small'}: from {LARGE:,} on)"]
@@ -93,18 +92,15 @@ def advise(
         kind = "similar" if similar else "dissimilar"
         evidence.append(f"similarity {measured:.2f} ({kind}: {SIMILAR} is the border)")
     evidence += _curve(comparison, n_per_class)
-    tied = [name for name in names if name in (best.layer, *best.tied)]
-    earliest = tied[0]
+    earliest = best.recommended
     if case == "fine-tune-from":
         after = f"after {earliest} (depth {depths[earliest]:.2f})"
         text = f"Fine-tune what comes {after}; its codes are as good as any deeper ones here."
     elif case == "fine-tune-all":
-        text = (
-            f"Fine-tune the whole network; until then, a linear classifier on {best.recommended}."
-        )
+        text = f"Fine-tune the whole network; until then, a linear classifier on {earliest}."
     else:
-        text = f"Train a linear classifier on the codes of {best.recommended}; do not fine-tune."
-    agrees = top in tied if case == "linear-top" else earliest != top
+        text = f"Train a linear classifier on the codes of {earliest}; do not fine-tune."
+    agrees = top in (best.layer, *best.tied) if case == "linear-top" else earliest != top
     if not large:
         text += (
             " That is what the CS231n notes advise for"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipelines.draws import TrainSize
+from pipelines.draws import CLASSIFIERS, TrainSize
 
 
 def check_folder(out: Path) -> None:
@@ -59,6 +59,17 @@ def parse_train_sizes(text: str) -> tuple[TrainSize, ...]:
             f"--train-sizes {text!r} is no list. Allowed: numbers of images of each class and "
             "all, joined by commas, such as 5,20,all."
         ) from None
+
+
+def parse_classifiers(text: str) -> tuple[str, ...]:
+    """Read which classifiers are meant.
+
+    Examples
+    --------
+    >>> parse_classifiers("both"), parse_classifiers("svm")
+    (('svm', 'logistic'), ('svm',))
+    """
+    return CLASSIFIERS if text == "both" else (text,)
 
 
 def parse_controls(text: str) -> list[str]:

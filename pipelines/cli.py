@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
@@ -18,6 +18,7 @@ from pipelines.arguments import (
     check_folder,
     count,
     each_backbone,
+    parse_classifiers,
     parse_controls,
     parse_grid,
     parse_train_sizes,
@@ -28,9 +29,6 @@ from pipelines.fit_commands import fit, predict
 from pipelines.options import ExtractionOptions, Options
 from pipelines.progress import stdout, table, terminal
 from pipelines.store_commands import cache
-
-if TYPE_CHECKING:
-    pass
 
 # Torch takes seconds to import; the commands that need it do so when they run.
 
@@ -244,7 +242,7 @@ def compare(
         Processes that train classifiers; -1 for one on each core.
     """
     protocol = Protocol(
-        classifiers=("svm", "logistic") if classifier == "both" else (classifier,),
+        classifiers=parse_classifiers(classifier),
         Cs=parse_grid(Cs),
         cv=cv,
         repeats=repeats,

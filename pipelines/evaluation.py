@@ -83,12 +83,13 @@ def evaluate_layer(
             scoring=scorer(scoring, classes.tolist()),
             random_state=protocol.random_state,
         )
+        X_train, y_train = X[draw.train], y[draw.train]
         with warnings.catch_warnings():
             # It would reach the terminal from other processes, once for each draw.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(X[draw.train], y[draw.train])
+            model.fit(X_train, y_train)
         predicted, answers = _answer(model, X[draw.test], truth[draw.test], scoring)
-        _, of_train = _answer(model, X[draw.train], truth[draw.train], scoring)
+        _, of_train = _answer(model, X_train, truth[draw.train], scoring)
         trained = score_answers(scoring, truth[draw.train], of_train, len(classes))
         cv_scores = model.scores_.mean(1)
         fits.append(
@@ -106,13 +107,27 @@ def evaluate_layer(
     return fits
 
 
+def decision_values(model: LinearSVCCV | LogisticCV, X: NDArray[Any]) -> NDArray[np.float64]:
+    """Give a decision value to every class, to each of two as well.
+
+    Parameters
+    ----------
+    model : LinearSVCCV or LogisticCV
+    X : ndarray of shape (n_samples, n_features)
+
+    Returns
+    -------
+    values : ndarray of shape (n_samples, n_classes)
+    """
+    values = np.asarray(model.decision_function(X), np.float64)
+    return np.column_stack([-values, values]) if values.ndim == 1 else values
+
+
 def _answer(
     model: LinearSVCCV | LogisticCV, X: NDArray[Any], truth: NDArray[np.intp], scoring: str
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Return the number of the class of each image, and what the score reads."""
-    values = np.asarray(model.decision_function(X), np.float64)
-    if values.ndim == 1:
-        values = np.column_stack([-values, values])
+    values = decision_values(model, X)
     predicted: NDArray[np.intp] = values.argmax(1)  # Ties go to the first class, as in `predict`.
     reads = SCORINGS[scoring].reads
     if reads == "probabilities":

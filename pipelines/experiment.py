@@ -25,6 +25,23 @@ from pipelines.similarity import Similarity, measure_similarity
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Compared:
+    """A comparison of the depths of a dataset.
+
+    Attributes
+    ----------
+    extraction : Extraction
+    groups : ndarray of shape (n_samples,), str, or None
+        The dataset's own, with copies of an image put together.
+    comparison : Comparison
+    """
+
+    extraction: Extraction
+    groups: NDArray[np.str_] | None
+    comparison: Comparison
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Experiment:
     """A comparison, and what belongs to it.
 
@@ -42,6 +59,51 @@ class Experiment:
     controls: tuple[Control, ...]
     similarity: Similarity
     advice: Advice
+
+
+def compare_depths(
+    dataset: str,
+    options: ExtractionOptions,
+    protocol: Protocol,
+    *,
+    n_jobs: int = 1,
+    narrator: Narrator,
+) -> Compared:
+    """Extract what is missing, then compare the depths.
+
+    Parameters
+    ----------
+    dataset, options, protocol, n_jobs, narrator
+        As for `compare`.
+
+    Returns
+    -------
+    compared : Compared
+
+    Raises
+    ------
+    ValueError
+        As `extract`, and if a class is too small for the folds.
+    """
+    images = load_images(dataset)
+    make_draws(images.labels, protocol, test=images.test, groups=images.groups)  # Fail early.
+    extraction = extract(images, options, narrator=narrator)
+    images = extraction.images
+    groups = images.groups
+    if protocol.group_duplicates:
+        groups = group_copies(extraction.digests, groups)
+    n_fits = len(extraction.taps) * len(protocol.classifiers)
+    with timed(extraction.seconds, "compare"), narrator.step("Comparing", n_fits) as advance:
+        comparison = compare_layers(
+            extraction.readers,
+            images.labels,
+            protocol=protocol,
+            test=images.test,
+            groups=groups,
+            n_jobs=n_jobs,
+            advance=advance,
+        )
+    return Compared(extraction=extraction, groups=groups, comparison=comparison)
 
 
 def compare(
@@ -82,24 +144,9 @@ def compare(
         raise ValueError(
             f"Controls {', '.join(unknown)} are unknown. Allowed: {', '.join(CONTROLS)}, or none."
         )
-    images = load_images(dataset)
-    make_draws(images.labels, protocol, test=images.test, groups=images.groups)  # Fail early.
-    extraction = extract(images, options, narrator=narrator)
+    compared = compare_depths(dataset, options, protocol, n_jobs=n_jobs, narrator=narrator)
+    extraction, comparison = compared.extraction, compared.comparison
     images = extraction.images
-    groups = images.groups
-    if protocol.group_duplicates:
-        groups = group_copies(extraction.digests, groups)
-    n_fits = len(extraction.taps) * len(protocol.classifiers)
-    with timed(extraction.seconds, "compare"), narrator.step("Comparing", n_fits) as advance:
-        comparison = compare_layers(
-            extraction.readers,
-            images.labels,
-            protocol=protocol,
-            test=images.test,
-            groups=groups,
-            n_jobs=n_jobs,
-            advance=advance,
-        )
     with timed(extraction.seconds, "controls"):
         readers = _control_readers(controls, extraction, comparison, options, narrator)
         with narrator.step("Controls", len(readers)) as advance:
@@ -109,7 +156,7 @@ def compare(
                 images.labels,
                 protocol=protocol,
                 test=images.test,
-                groups=groups,
+                groups=compared.groups,
                 n_jobs=n_jobs,
                 advance=advance,
             )

@@ -146,12 +146,7 @@ def extract(
             f"Left aside: {', '.join(f'{what} ({n})' for what, n in images.ignored.items())}."
         )
     with timed(seconds, "load"):
-        backbone = backbone or load_backbone(
-            options.backbone,
-            weights=options.weights,
-            image_size=options.image_size,
-            random_state=options.random_state,
-        )
+        backbone = backbone or backbone_of(options)
         extractor = _extractor(backbone, options, options.layers)
     store = CodeStore(options.store)
     with (
@@ -211,6 +206,25 @@ def extract(
         n_reused=len(kept) - n_extracted,
         skipped=skipped,
         seconds=seconds,
+    )
+
+
+def backbone_of(options: ExtractionOptions) -> Backbone:
+    """Load the network that some options name.
+
+    Parameters
+    ----------
+    options : ExtractionOptions
+
+    Returns
+    -------
+    backbone : Backbone
+    """
+    return load_backbone(
+        options.backbone,
+        weights=options.weights,
+        image_size=options.image_size,
+        random_state=options.random_state,
     )
 
 

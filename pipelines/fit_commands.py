@@ -10,7 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pipelines.arguments import check_folder, parse_grid
+from pipelines.arguments import check_folder, parse_classifiers, parse_grid
 from pipelines.draws import Protocol
 from pipelines.options import Options
 from pipelines.progress import stdout, terminal
@@ -48,7 +48,7 @@ def fit(
 
     check_folder(out.parent)
     protocol = Protocol(
-        classifiers=("svm", "logistic") if classifier == "both" else (classifier,),
+        classifiers=parse_classifiers(classifier),
         Cs=parse_grid(Cs),
         cv=cv,
         repeats=repeats,

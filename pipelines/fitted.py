@@ -12,12 +12,12 @@ import numpy as np
 import skops.io
 from numpy.typing import NDArray
 
-from codes import ImageList, load_backbone
+from cache.key import canonical_json
+from codes import ImageList
 from pipelines.draws import Protocol, inner_splits
-from pipelines.evaluation import ESTIMATORS
-from pipelines.experiment import compare
-from pipelines.extraction import Extraction, extract, versions
-from pipelines.leaks import group_copies
+from pipelines.evaluation import ESTIMATORS, decision_values
+from pipelines.experiment import compare_depths
+from pipelines.extraction import Extraction, backbone_of, extract, versions
 from pipelines.linear import LinearSVCCV, LogisticCV
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent
@@ -80,12 +80,7 @@ class FittedPipeline:
         ValueError
             If the backbone is not the one that the classifier was fitted on.
         """
-        backbone = load_backbone(
-            options.backbone,
-            weights=options.weights,
-            image_size=options.image_size,
-            random_state=options.random_state,
-        )
+        backbone = backbone_of(options)
         if backbone.weights_digest != self.weights_digest:
             raise ValueError(
                 f"The weights {backbone.weights!r} have the SHA-256 "
@@ -97,7 +92,7 @@ class FittedPipeline:
             "architecture": backbone.architecture, "preprocessing": asdict(backbone.preprocessing)
         }  # fmt: skip
         for name, value in found.items():
-            if _plain(value) != _plain(getattr(self, name)):
+            if canonical_json(value) != canonical_json(getattr(self, name)):
                 raise ValueError(
                     f"The {name} of {options.backbone!r} is {value}; this pipeline was fitted with "
                     f"{getattr(self, name)}. Use the versions that it was made with: "
@@ -108,10 +103,7 @@ class FittedPipeline:
         labels = np.asarray(self.classifier.predict(X))
         if isinstance(self.classifier, LogisticCV):
             return extraction, labels, np.asarray(self.classifier.predict_proba(X), np.float64)
-        values = np.asarray(self.classifier.decision_function(X), np.float64)
-        if values.ndim == 1:
-            values = np.column_stack([-values, values])
-        return extraction, labels, values
+        return extraction, labels, decision_values(self.classifier, X)
 
 
 def fit(
@@ -143,17 +135,13 @@ def fit(
     ValueError
         As `pipelines.experiment.compare`.
     """
-    narrator = narrator or Silent()
-    done = compare(dataset, options, protocol, controls=(), n_jobs=n_jobs, narrator=narrator)
+    done = compare_depths(dataset, options, protocol, n_jobs=n_jobs, narrator=narrator or Silent())
     extraction, best = done.extraction, done.comparison.best
     images = extraction.images
-    groups = images.groups
-    if protocol.group_duplicates:
-        groups = group_copies(extraction.digests, groups)
     rng = np.random.default_rng(protocol.random_state)
     classifier = ESTIMATORS[best.classifier](
         Cs=np.array(protocol.Cs),
-        cv=inner_splits(images.labels, groups, protocol.cv, rng),
+        cv=inner_splits(images.labels, done.groups, protocol.cv, rng),
         scoring=scorer(done.comparison.scoring, done.comparison.classes),
         random_state=protocol.random_state,
     ).fit(extraction.codes(best.layer), images.labels)
@@ -260,10 +248,3 @@ def write_predictions(
     for name, label, values in rows:
         score = values[list(classes).index(label)]
         writer.writerow([name, label, f"{score:.6g}", *(f"{value:.6g}" for value in values)])
-
-
-def _plain(value: Any) -> Any:
-    """Make tuples and lists equal."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -85,16 +85,16 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
         "at_edge": [row for row in at_best if row["C_at_edge"]],
         "alarm": next((c for c in report["controls"] if c["alarm"]), None),
         "cases": CASES,
-        "figures": _draw(report) if draw else {},
+        "figures": _draw(report, at_best, scoring) if draw else {},
     }
 
 
-def _draw(report: dict[str, Any]) -> dict[str, str | None]:
+def _draw(
+    report: dict[str, Any], at_best: list[dict[str, Any]], scoring: str
+) -> dict[str, str | None]:
     """Draw the figures of one report."""
     best, rows = report["best"], report["layers"]
-    at_best = [row for row in rows if row["train_size"] == best["train_size"]]
     of_best = [row for row in rows if row["classifier"] == best["classifier"]]
-    scoring = SCORINGS[report["protocol"]["scoring"]].title
     both = [row for row in at_best if row in of_best]
     sizes = {row["train_size"] for row in rows}
     return {

@@ -69,11 +69,12 @@ def score_interval(
     n = 1 / float(np.square(image_weights(scoring, truth)).sum())
     if groups is not None:
         n = min(n, float(len(np.unique(groups))))
-    resampled = groups is not None or scoring in ("f1_macro", "average_precision")
+    resampled = groups is not None or image_shares(scoring, truth, answers[0]) is None
     variance = 0.0
     if resampled:
+        tests = [np.arange(len(truth))] * len(answers)
         of_resamples = [
-            np.mean([score_answers(scoring, truth, a, n_classes, counts) for a in answers], axis=0)
+            _mean_scores(scoring, truth, tests, answers, n_classes, counts)
             for counts in _resamples(scoring, truth, random_state, 1000, groups)
         ]
         variance = float(np.concatenate(of_resamples).var())
@@ -150,13 +151,7 @@ def tied_with(
         else:
             scores = np.array(
                 [
-                    np.mean(
-                        [
-                            score_answers(scoring, truth[images[i]], a, n_classes, counts[:, i])
-                            for i, a in zip(at, answers, strict=True)
-                        ],
-                        axis=0,
-                    )
+                    _mean_scores(scoring, truth[images], at, answers, n_classes, counts)
                     for answers in candidates
                 ]
             )
@@ -164,6 +159,22 @@ def tied_with(
         lost += (scores[0] - scores[1:] <= 1e-12).sum(1)
     tied: NDArray[np.bool_] = lost / N_RESAMPLES > (1 - CONFIDENCE) / max(1, len(others))
     return tied
+
+
+def _mean_scores(
+    scoring: str,
+    truth: NDArray[np.intp],
+    tests: Sequence[NDArray[np.intp]],
+    answers: Sequence[Answers],
+    n_classes: int,
+    counts: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Average over the draws the score of each resample of the images."""
+    of_draws = [
+        score_answers(scoring, truth[test], given, n_classes, counts[:, test])
+        for test, given in zip(tests, answers, strict=True)
+    ]
+    return np.asarray(np.mean(of_draws, axis=0))
 
 
 def _shares(
