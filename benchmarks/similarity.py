@@ -1,8 +1,9 @@
-"""How similar SqueezeNet finds photographs, scans and noise to what it was trained on.
+"""How similar networks find photographs, scans and noise to what they were trained on.
 
     python benchmarks/similarity.py --data ../shared
 
-prints the table of ``benchmarks/README.md``. ``--toy`` takes seconds and asks the bundled backbone.
+prints a table of ``benchmarks/README.md``. ``--backbone bundled`` asks the bundled backbone, and
+``--cifar WEIGHTS`` the residual network that ``cifar_resnet.py`` trained. ``--toy`` takes seconds.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from codes import load_images  # noqa: E402
+from codes.bundled import N_CLASSES  # noqa: E402
 from codes.datasets import list_images  # noqa: E402
+from codes.drawing import Drawings  # noqa: E402
+from codes.pretrain import TEST_START  # noqa: E402
 from pipelines import ExtractionOptions  # noqa: E402
 from pipelines.extraction import extract  # noqa: E402
 from pipelines.similarity import measure_similarity  # noqa: E402
@@ -45,19 +49,45 @@ def save(folder: Path, images: list[Image.Image]) -> Path:
     return folder
 
 
-def make_folders(scratch: Path, data: Path | None, n: int) -> dict[str, Path]:
+def blobs(rng: np.random.Generator) -> Image.Image:
+    """Draw twelve soft bright spots on black, as of a fluorescence microscope."""
+    y, x = np.mgrid[:224, :224]
+    values = np.zeros((224, 224, 3))
+    for _ in range(12):
+        (cy, cx), radius = rng.uniform(20, 204, 2), rng.uniform(6, 20)
+        spot = np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * radius**2))
+        values += spot[..., None] * rng.uniform(0.4, 1, 3)
+    return Image.fromarray((values.clip(0, 1) * 255).astype(np.uint8))
+
+
+def page(rng: np.random.Generator) -> Image.Image:
+    """Draw a page of text."""
+    image = Image.new("RGB", (300, 300), "white")
+    for y in range(10, 290, 14):
+        line = "".join(rng.choice(list("abcdefghij klmno pqrst"), 45))
+        ImageDraw.Draw(image).text((10, y), line, fill="black")
+    return image
+
+
+def make_folders(scratch: Path, data: Path | None, n: int, seed: int) -> dict[str, Path]:
     """Gather n images of each kind."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     digits = load_images("sklearn:digits")
+    drawings = Drawings(n_classes=N_CLASSES)
     kinds = {
+        "the bundled backbone's drawings": [
+            Image.fromarray(drawings[TEST_START + i][0]) for i in range(n)
+        ],
         "scanned digits": [digits.source.open(i) for i in rng.choice(len(digits), n, False)],
+        "soft spots on black": [blobs(rng) for _ in range(n)],
+        "pages of text": [page(rng) for _ in range(n)],
         "noise, 1/f": [noise(rng, 1.0) for _ in range(n)],
         "noise, white": [noise(rng, 0.0) for _ in range(n)],
     }
     if data is not None:
         files = sorted((data / "data/clothing/train").rglob("*.jpg"))
         clothing = [Image.open(files[i]) for i in rng.choice(len(files), n, False)]
-        with zipfile.ZipFile(data / "data/cifar10/train.zip") as archive:
+        with zipfile.ZipFile(data / "data/cifar10/test.zip") as archive:
             names = [name for name in archive.namelist() if name.endswith(".jpg")]
             cifar = [
                 Image.open(io.BytesIO(archive.read(names[i])))
@@ -71,26 +101,33 @@ def make_folders(scratch: Path, data: Path | None, n: int) -> dict[str, Path]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared")
+    parser.add_argument("--backbone", choices=["squeezenet1_0", "bundled"], default="squeezenet1_0")
+    parser.add_argument("--cifar", type=Path, help="weights of cifar_resnet.py, in its place")
+    parser.add_argument("--random-state", type=int, default=0, help="draws other images")
     parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
-    data = None if options.toy else options.data
+    if options.cifar is not None:
+        asked = {"backbone": "cifar_resnet:network", "weights": str(options.cifar)}
+        asked |= {"image_size": 32, "layers": "avgpool"}
+    elif options.toy or options.backbone == "bundled":
+        asked = {"backbone": "bundled", "layers": "fc7.relu"}
+    else:
+        weights = options.data / "weights/squeezenet1_0-imagenet.pth"
+        asked = {"backbone": "squeezenet1_0", "weights": str(weights), "layers": "classifier.2"}
+    n, data = (8, None) if options.toy else (200, options.data)
+    print("| images | similarity | 95 % interval |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
-        backbone = ExtractionOptions(backbone="bundled", layers="fc7.relu", store=scratch)
-        if data is not None:
-            backbone = ExtractionOptions(
-                backbone="squeezenet1_0",
-                weights=str(data / "weights/squeezenet1_0-imagenet.pth"),
-                layers="classifier.2",
-                store=scratch,
-            )
-        print("| images | similarity | 95 % interval |\n|---|---|---|")
-        n = 8 if options.toy else 200
-        for kind, folder in make_folders(Path(scratch), data, n).items():
-            found = measure_similarity(extract(list_images([folder]), backbone))
-            print(f"| {kind} | {found.value:.2f} | {found.ci_low:.2f} – {found.ci_high:.2f} |")
+        folders = make_folders(Path(scratch), data, n, options.random_state)
+        for kind, folder in folders.items():
+            images = list_images([folder])
+            found = measure_similarity(extract(images, ExtractionOptions(**asked, store=scratch)))
+            row = f"| {kind} | {found.value:.2f} | {found.ci_low:.2f} – {found.ci_high:.2f} |"
+            if found.by_layer:
+                row += f" {np.mean([layer.value for layer in found.by_layer]):.2f} |"
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import scipy.fft
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
@@ -24,6 +25,8 @@ from codes.images import ImageList
 
 OUTPUT = "output"
 """Name of what the source classifier says: energy, energy when scrambled, spread when scrambled."""
+EXCHANGES = 2
+"""Times that a scrambled image gets its values back."""
 
 
 class EvidenceReader:
@@ -136,7 +139,11 @@ class EvidenceReader:
 
 
 def scramble_phases(pixels: Tensor, seed: bytes) -> Tensor:
-    """Give an image random Fourier phases, the same for all channels; amplitudes stay.
+    """Give an image random Fourier phases; amplitudes and the values of the pixels stay.
+
+    Random phases alone would put values outside of the range of pixels, and clipping them makes
+    another image of what is mostly black or mostly white. So the values are put back by their
+    order, then the amplitudes, a few times in turn.
 
     Parameters
     ----------
@@ -146,18 +153,32 @@ def scramble_phases(pixels: Tensor, seed: bytes) -> Tensor:
     Returns
     -------
     scrambled : Tensor of shape (3, height, width), uint8
-        Clipped to the range of pixels.
+        Each channel has the very values of the original, and nearly its amplitudes.
+
+    References
+    ----------
+    Schreiber and Schmitz, *Improved surrogate data for nonlinearity tests*, Phys. Rev. Lett. 77,
+    1996.
 
     Examples
     --------
-    >>> flat = torch.full((3, 4, 4), 100, dtype=torch.uint8)  # nothing but a mean
-    >>> bool((scramble_phases(flat, b"1") == flat).all())
-    True
+    >>> ramp = torch.arange(48, dtype=torch.uint8).reshape(3, 4, 4)
+    >>> scrambled = scramble_phases(ramp, b"1")
+    >>> torch.equal(scrambled, ramp), torch.equal(scrambled.flatten().sort()[0], ramp.flatten())
+    (False, True)
     """
-    image = pixels.numpy().astype(np.float64)
+    image = pixels.numpy()
+    values = np.sort(image.reshape(len(image), -1), axis=1)
+    original = scipy.fft.rfft2(image.astype(np.float32))
+    amplitudes = np.abs(original)
     rng = np.random.default_rng(list(seed))
-    # Phases of real noise: they make a real image.
-    phases = np.angle(np.fft.fft2(rng.normal(size=image.shape[1:])))
-    phases[0, 0] = 0.0  # The mean stays.
-    scrambled = np.fft.ifft2(np.fft.fft2(image) * np.exp(1j * phases)).real
-    return torch.from_numpy(scrambled.round().clip(0, 255).astype(np.uint8))
+    noise = rng.standard_normal(image.shape[1:], dtype=np.float32)
+    # The same is added to the phases of every channel, so that colours stay together.
+    spectrum = original * np.exp(1j * np.angle(scipy.fft.rfft2(noise)))
+    for _ in range(EXCHANGES):
+        phases = np.exp(1j * np.angle(spectrum))
+        wanted = scipy.fft.irfft2(amplitudes * phases, s=image.shape[1:]).reshape(values.shape)
+        ordered = np.empty_like(values)
+        np.put_along_axis(ordered, wanted.argsort(axis=1, kind="stable"), values, axis=1)
+        spectrum = scipy.fft.rfft2(ordered.reshape(image.shape).astype(np.float32))
+    return torch.from_numpy(ordered.reshape(image.shape))
