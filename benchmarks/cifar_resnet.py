@@ -80,7 +80,7 @@ def train(model: nn.Module, images: Tensor, labels: Tensor, *, epochs: int) -> N
         optimiser.step()
         schedule.step()
         if step % 100 == 0:
-            print(f"step {step} of {steps}: loss {float(loss):.3f}", flush=True)
+            print(f"step {step} of {steps}: loss {loss.item():.3f}", flush=True)
 
 
 def main() -> None:

@@ -75,14 +75,16 @@ class DigestMemory:
         finally:
             self._base.close()
 
-    def of(self, path: str, compute: Callable[[], bytes]) -> bytes:
-        """Recall a file's digest, or compute and remember it.
+    def of(self, path: str, compute: Callable[[], bytes], *, member: str = "") -> bytes:
+        """Recall the digest of a file, or of a member of an archive; or compute and remember it.
 
         Parameters
         ----------
         path : str
         compute : callable
             Reads the file.
+        member : str, optional
+            Which file in the archive.
 
         Returns
         -------
@@ -96,13 +98,14 @@ class DigestMemory:
         """
         path = os.path.abspath(path)
         before = _state(path)
-        known = self._known.get(path)
+        name = f"{path}/{member}" if member else path
+        known = self._known.get(name)
         if known is not None and known[:3] == before:
             return known[3]
         digest = compute()
         if _state(path) == before and max(before[1:]) < time.time_ns() - SETTLED * 1e9:
-            self._known[path] = (*before, digest)
-            self._learnt.append((path, *before, digest))
+            self._known[name] = (*before, digest)
+            self._learnt.append((name, *before, digest))
         return digest
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codes.decoding import EXTENSIONS
-from codes.images import ArraySource, FileSource, ImageList
+from codes.decoding import EXTENSIONS, is_image
+from codes.images import ArraySource, FileSource, ImageList, ImageSource, JoinedSource
+from codes.published import load_torchvision
+from codes.trees import ArchiveTree, FolderTree, Tree, is_archive
 
 _COLUMNS = ("path", "label", "split", "group")
 SPLITS = ("train", "validation", "test")
@@ -19,15 +23,19 @@ _SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation
                 "testing": "test"}  # fmt: skip
 
 
-def load_images(dataset: str | Path) -> ImageList:
+def load_images(dataset: str | Path, *, page: int | None = None) -> ImageList:
     """List the images of a dataset; no image is decoded.
 
     Parameters
     ----------
     dataset : str or Path
         A folder of class folders; a folder with ``train/`` and ``test/`` (and ``validation/``)
-        folders of class folders; a CSV file with the columns ``path,label`` and, if wanted,
-        ``split,group`` (paths are relative to the file); or ``"sklearn:digits"``.
+        folders of class folders; a ``.zip`` or ``.tar`` archive of either, or a folder with
+        ``train.zip`` and ``test.zip``; a CSV file with the columns ``path,label`` and, if wanted,
+        ``split,group`` (paths are relative to the file); ``"torchvision:NAME"``, downloaded by
+        torchvision; or ``"sklearn:digits"``.
+    page : int, optional
+        Which page of files with several (TIFF, GIF), from 1.
 
     Returns
     -------
@@ -47,23 +55,19 @@ def load_images(dataset: str | Path) -> ImageList:
     >>> len(digits), str(digits.labels[0]), digits.source.open(0).size
     (1797, '0', (8, 8))
     """
+    _check_page(page)
     name = str(dataset)
     if name.startswith("sklearn:"):
         images = _load_sklearn(name)
     elif name.startswith("torchvision:"):
-        raise ValueError(
-            f"{name!r} is not read yet. Allowed: a folder of class folders, a CSV file, "
-            "sklearn:digits. Save the dataset's images in class folders."
-        )
+        images = load_torchvision(name.removeprefix("torchvision:"))
     elif not Path(name).exists():
         raise FileNotFoundError(
-            f"Dataset {name!r} does not exist. Allowed: a folder of class folders, a CSV file "
-            "with the columns path,label, or sklearn:digits."
+            f"Dataset {name!r} does not exist. Allowed: a folder of class folders, a .zip or .tar "
+            "of one, a CSV file with the columns path,label, torchvision:NAME, or sklearn:digits."
         )
-    elif Path(name).is_dir():
-        images = _load_folder(Path(name))
     else:
-        images = _load_csv(Path(name))
+        images = _load_path(Path(name), page)
     classes = np.unique(images.labels)
     if len(classes) < 2:
         raise ValueError(
@@ -73,12 +77,14 @@ def load_images(dataset: str | Path) -> ImageList:
     return images
 
 
-def list_images(paths: Sequence[str | Path]) -> ImageList:
-    """List files, and the image files in folders, as one list without labels.
+def list_images(paths: Sequence[str | Path], *, page: int | None = None) -> ImageList:
+    """List files, and the image files in folders and archives, as one list without labels.
 
     Parameters
     ----------
     paths : sequence of str or Path
+    page : int, optional
+        As for `load_images`.
 
     Returns
     -------
@@ -92,25 +98,36 @@ def list_images(paths: Sequence[str | Path]) -> ImageList:
     ValueError
         If there is no image.
     """
-    found: list[Path] = []
-    ignored: dict[str, int] = {}
+    _check_page(page)
+    sources: list[ImageSource] = []
+    ignored: Counter[str] = Counter()
     for path in map(Path, paths):
         if not path.exists():
             raise FileNotFoundError(
-                f"{str(path)!r} does not exist. Give images, or folders of them."
+                f"{str(path)!r} does not exist. Give images, or folders or archives of them."
             )
-        found += _image_files(path, ignored) if path.is_dir() else [path]
-    if not found:
+        if path.is_dir() or is_archive(path):
+            tree: Tree = FolderTree(path) if path.is_dir() else ArchiveTree(path)
+            sources.append(tree.source(_image_files(tree.below(), ignored), page))
+        else:
+            sources.append(FileSource([path], page=page))
+    source = JoinedSource(sources)
+    if not source.names:
         raise ValueError(
             f"There is no image in {', '.join(map(str, paths)) or 'nothing'}. Read are the endings "
             f"{', '.join(sorted(EXTENSIONS))}."
         )
     return ImageList(
         name=", ".join(map(str, paths)),
-        source=FileSource(found),
-        labels=np.full(len(found), ""),
-        ignored=ignored,
+        source=source,
+        labels=np.full(len(source.names), ""),
+        ignored=dict(ignored),
     )
+
+
+def _check_page(page: int | None) -> None:
+    if page is not None and page < 1:
+        raise ValueError(f"page={page}: pages count from 1.")
 
 
 def _load_sklearn(name: str) -> ImageList:
@@ -129,79 +146,105 @@ def _load_sklearn(name: str) -> ImageList:
     )
 
 
-def _load_folder(folder: Path) -> ImageList:
-    children = sorted(child.name for child in folder.iterdir() if child.is_dir())
-    found = {name: _SPLIT_NAMES[name.lower()] for name in children if name.lower() in _SPLIT_NAMES}
-    if "train" in found.values() and len(found) > 1:
-        others = [name for name in children if name not in found and not name.startswith(".")]
-        if others:
-            raise ValueError(
-                f"{str(folder)!r} holds the splits {', '.join(found)} beside other folders "
-                f"({', '.join(others[:5])}). Give a folder with splits only or classes only."
-            )
-        parts = [(_class_folders(folder / name), split) for name, split in found.items()]
-    else:
-        parts = [(_class_folders(folder), "")]
-    paths: list[Path] = []
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A place whose folders are classes; `split` is empty where a dataset is not cut."""
+
+    tree: Tree
+    at: str = ""
+    split: str = ""
+
+
+def _load_path(path: Path, page: int | None) -> ImageList:
+    if path.is_dir():
+        return _load_parts(str(path), _folder_parts(path), page)
+    if is_archive(path):
+        tree = ArchiveTree(path)
+        found, others = _split_names(tree.folders())
+        return _load_parts(str(path), _cut(tree, found, others), page)
+    return _load_csv(path, page)
+
+
+def _folder_parts(folder: Path) -> list[_Part]:
+    tree = FolderTree(folder)
+    packed, _ = _split_names([file for file in tree.files() if is_archive(folder / file)])
+    found, others = _split_names(tree.folders())
+    if not packed or len(packed | found) < 2:
+        return _cut(tree, found, others)
+    _refuse_others(tree.name, packed | found, others)
+    archives = [_Part(tree=ArchiveTree(folder / f), split=split) for f, split in packed.items()]
+    return archives + [_Part(tree=tree, at=name, split=split) for name, split in found.items()]
+
+
+def _split_names(names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Tell names of splits, of folders or archives, from others."""
+    stems = {name: name.lower().removesuffix(Path(name.lower()).suffix) for name in names}
+    found = {name: _SPLIT_NAMES[stem] for name, stem in stems.items() if stem in _SPLIT_NAMES}
+    return found, [name for name in names if name not in found]
+
+
+def _cut(tree: Tree, found: dict[str, str], others: list[str]) -> list[_Part]:
+    """Take a tree as splits, or as classes."""
+    if "train" not in found.values() or len(found) < 2:
+        return [_Part(tree=tree)]
+    _refuse_others(tree.name, found, others)
+    return [_Part(tree=tree, at=name, split=split) for name, split in found.items()]
+
+
+def _refuse_others(name: str, found: Iterable[str], others: list[str]) -> None:
+    if others:
+        raise ValueError(
+            f"{name!r} holds the splits {', '.join(found)} beside other folders "
+            f"({', '.join(others[:5])}). Give a folder with splits only or classes only."
+        )
+
+
+def _load_parts(name: str, parts: list[_Part], page: int | None) -> ImageList:
+    sources: list[ImageSource] = []
     labels: list[str] = []
     splits: list[str] = []
-    ignored: dict[str, int] = {}
-    for classes, split in parts:
-        stray = [path for path in classes[0].parent.iterdir() if _is_image(path)]
-        if stray:
-            beside = "beside the class folders"
-            ignored[beside] = ignored.get(beside, 0) + len(stray)
-        for label in classes:
-            files = _image_files(label, ignored)
-            if not files:
-                ignored["empty folder"] = ignored.get("empty folder", 0) + 1
-            paths += files
-            labels += [label.name] * len(files)
-            splits += [split] * len(files)
-    if not paths:
+    ignored: Counter[str] = Counter()
+    for part in parts:
+        ignored["beside the class folders"] += sum(map(is_image, part.tree.files(part.at)))
+        files: list[str] = []
+        for folder in _class_folders(part):
+            found = _image_files(part.tree.below(folder), ignored)
+            ignored["empty folder"] += not found
+            files += found
+            labels += [Path(folder).name] * len(found)
+        splits += [part.split] * len(files)
+        sources.append(part.tree.source(files, page))
+    if not labels:
         raise ValueError(
-            f"{str(folder)!r} has class folders but no image in them. Read are the endings "
+            f"{name!r} has class folders but no image in them. Read are the endings "
             f"{', '.join(sorted(EXTENSIONS))}."
         )
     return ImageList(
-        name=str(folder),
-        source=FileSource(paths),
+        name=name,
+        source=sources[0] if len(sources) == 1 else JoinedSource(sources),
         labels=np.array(labels),
         splits=np.array(splits) if len(parts) > 1 else None,
-        ignored=ignored,
+        ignored=dict(+ignored),
     )
 
 
-def _class_folders(folder: Path) -> list[Path]:
-    classes = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+def _class_folders(part: _Part) -> list[str]:
+    classes = part.tree.folders(part.at)
     if not classes:
+        place = str(Path(part.tree.name) / part.at)
         raise ValueError(
-            f"{str(folder)!r} has no class folders. Expected one folder for each class, such as "
-            f"{str(folder / 'cat')!r}, with that class's images in it."
+            f"{place!r} has no class folders. Expected one folder for each class, such as "
+            f"{str(Path(place) / 'cat')!r}, with that class's images in it."
         )
-    return sorted(classes)
+    return classes
 
 
-def _image_files(folder: Path, ignored: dict[str, int]) -> list[Path]:
-    # A broken link is kept, to be reported with the images that cannot be read.
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if (path.is_file() or (path.is_symlink() and not path.exists()))
-        and not path.name.startswith(".")
-    )
-    for path in files:
-        if not _is_image(path):
-            ending = path.suffix.lower() or "(none)"
-            ignored[ending] = ignored.get(ending, 0) + 1
-    return [path for path in files if _is_image(path)]
+def _image_files(files: Sequence[str], ignored: Counter[str]) -> list[str]:
+    ignored.update(Path(file).suffix.lower() or "(none)" for file in files if not is_image(file))
+    return [file for file in files if is_image(file)]
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS
-
-
-def _load_csv(file: Path) -> ImageList:
+def _load_csv(file: Path, page: int | None) -> ImageList:
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines)
@@ -229,7 +272,7 @@ def _load_csv(file: Path) -> ImageList:
         )
     images = ImageList(
         name=str(file),
-        source=FileSource(paths),
+        source=FileSource(paths, page=page),
         labels=np.array([row["label"].strip() for row in rows]),
         splits=_csv_splits(file, rows) if "split" in columns else None,
         groups=np.array([row["group"].strip() for row in rows]) if "group" in columns else None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import warnings
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +23,19 @@ class UnreadableImageError(ValueError):
     """One image cannot be decoded; the message says why."""
 
 
-def decode_file(path: str | Path) -> Image.Image:
+def is_image(name: str) -> bool:
+    """Tell by its ending whether a file is taken for an image."""
+    return PurePath(name).suffix.lower() in EXTENSIONS
+
+
+def decode_file(path: str | Path, *, page: int | None = None) -> Image.Image:
     """Decode an image file completely.
 
     Parameters
     ----------
     path : str or Path
+    page : int, optional
+        Which page of a file with several, from 1. A file with one page is read as it is.
 
     Returns
     -------
@@ -37,18 +46,40 @@ def decode_file(path: str | Path) -> Image.Image:
     Raises
     ------
     UnreadableImageError
-        If the file is empty, truncated, no image, a decompression bomb or has several pages.
+        If the file is empty, truncated, no image, a decompression bomb, has several pages and
+        none was chosen, or fewer than the one that was.
     """
     try:
-        if Path(path).stat().st_size == 0:
+        with open(path, "rb") as file:
+            return _decode(file, page)
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or str(error)) from error
+
+
+def decode_bytes(content: bytes, *, page: int | None = None) -> Image.Image:
+    """Decode the content of an image file, as `decode_file` does.
+
+    Parameters
+    ----------
+    content : bytes
+    page : int, optional
+
+    Returns
+    -------
+    image : PIL.Image.Image
+    """
+    return _decode(io.BytesIO(content), page)
+
+
+def _decode(file: BinaryIO, page: int | None) -> Image.Image:
+    try:
+        if not file.read(1):
             raise UnreadableImageError("the file is empty")
+        file.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if getattr(image, "n_frames", 1) > 1:
-                    raise UnreadableImageError(
-                        f"it has {image.n_frames} pages or frames, and one was expected"  # type: ignore[attr-defined]
-                    )
+            with Image.open(file) as image:
+                _turn_to(image, page)
                 return to_rgb(ImageOps.exif_transpose(image))
     except UnreadableImageError:
         raise
@@ -58,6 +89,20 @@ def decode_file(path: str | Path) -> Image.Image:
         raise UnreadableImageError(f"refused as a decompression bomb ({error})") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …
         raise UnreadableImageError(str(error) or type(error).__name__) from error
+
+
+def _turn_to(image: Image.Image, page: int | None) -> None:
+    """Turn to the page that was asked for, of an image that has several."""
+    n_pages = getattr(image, "n_frames", 1)
+    if n_pages == 1:
+        return
+    if page is None:
+        raise UnreadableImageError(
+            f"it has {n_pages} pages or frames, and one was expected: choose with --page"
+        )
+    if page > n_pages:
+        raise UnreadableImageError(f"it has {n_pages} pages, and --page {page} was asked for")
+    image.seek(page - 1)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

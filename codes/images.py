@@ -20,8 +20,8 @@ from codes.decoding import decode_file, to_rgb
 class DigestMemory(Protocol):
     """Remembers what files are known by."""
 
-    def of(self, path: str, compute: Callable[[], bytes]) -> bytes:
-        """Recall the digest of the file at `path`, or compute and remember it."""
+    def of(self, path: str, compute: Callable[[], bytes], *, member: str = "") -> bytes:
+        """Recall the digest of a file, or of a member of an archive; or compute it."""
 
 
 class ImageSource(Protocol):
@@ -44,10 +44,13 @@ class FileSource:
     Parameters
     ----------
     paths : sequence of Path
+    page : int, optional
+        Which page of files with several, from 1; part of what an image is known by.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], *, page: int | None = None) -> None:
         self.names = [str(path) for path in paths]
+        self._page = page
 
     def digest(self, index: int, memory: DigestMemory | None = None) -> bytes:
         """Return the SHA-256 of a file; a number of no file where it cannot be read.
@@ -57,13 +60,14 @@ class FileSource:
         """
         compute = partial(_digest_file, self.names[index])
         try:
-            return compute() if memory is None else memory.of(self.names[index], compute)
+            found = compute() if memory is None else memory.of(self.names[index], compute)
+            return of_page(found, self._page)
         except OSError:
             return os.urandom(32)
 
     def open(self, index: int) -> Image.Image:
         """Decode a file to RGB."""
-        return decode_file(self.names[index])
+        return decode_file(self.names[index], page=self._page)
 
 
 class ArraySource:
@@ -147,6 +151,35 @@ class ImageList:
         )
 
 
+class JoinedSource:
+    """Images of several sources, one source after the other.
+
+    Parameters
+    ----------
+    sources : sequence of ImageSource
+    """
+
+    def __init__(self, sources: Sequence[ImageSource]) -> None:
+        self._sources = list(sources)
+        self._ends = np.cumsum([len(source.names) for source in sources])
+        self.names = [name for source in sources for name in source.names]
+
+    def _find(self, index: int) -> tuple[ImageSource, int]:
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        source = self._sources[number]
+        return source, int(index - (self._ends[number] - len(source.names)))
+
+    def digest(self, index: int, memory: DigestMemory | None = None) -> bytes:
+        """Return what an image is known by to its source."""
+        source, place = self._find(index)
+        return source.digest(place, memory)
+
+    def open(self, index: int) -> Image.Image:
+        """Decode an image to RGB."""
+        source, place = self._find(index)
+        return source.open(place)
+
+
 class _Subset:
     def __init__(self, source: ImageSource, indices: NDArray[np.intp]) -> None:
         self._source = source
@@ -158,6 +191,11 @@ class _Subset:
 
     def open(self, index: int) -> Image.Image:
         return self._source.open(int(self._indices[index]))
+
+
+def of_page(digest: bytes, page: int | None) -> bytes:
+    """Turn the digest of a file into that of one of its pages."""
+    return digest if page is None else hashlib.sha256(digest + f"page {page}".encode()).digest()
 
 
 def _digest_file(path: str) -> bytes:

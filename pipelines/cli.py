@@ -169,8 +169,9 @@ def extract(
     Parameters
     ----------
     dataset
-        A folder of class folders, a folder with train/ and test/ in it, a CSV file with the
-        columns path,label (and split,group), or sklearn:digits.
+        A folder of class folders, a folder with train/ and test/ in it, a .zip or .tar of either,
+        a CSV file with the columns path,label (and split,group), torchvision:NAME, or
+        sklearn:digits.
     rank
         Which of several processes that fill one store this is, from 0. Default: torchrun's or
         Slurm's.
@@ -182,7 +183,9 @@ def extract(
     from pipelines.shares import find_share
 
     share = find_share(rank, world_size)
-    done = extract(load_images(dataset), options, share=share, narrator=terminal())
+    done = extract(
+        load_images(dataset, page=options.page), options, share=share, narrator=terminal()
+    )
     who = f"Rank {share.rank} of {share.world_size}: " if share.world_size > 1 else ""
     skipped = f", {len(done.skipped)} skipped" if done.skipped else ""
     stdout().print(
@@ -214,8 +217,9 @@ def compare(
     Parameters
     ----------
     dataset
-        A folder of class folders, a folder with train/ and test/ in it, a CSV file with the
-        columns path,label (and split,group), or sklearn:digits.
+        A folder of class folders, a folder with train/ and test/ in it, a .zip or .tar of either,
+        a CSV file with the columns path,label (and split,group), torchvision:NAME, or
+        sklearn:digits.
     out
         Folder of the report.
     classifier

@@ -85,7 +85,7 @@ def compare_depths(
     ValueError
         As `extract`, and if a class is too small for the folds.
     """
-    images = load_images(dataset)
+    images = load_images(dataset, page=options.page)
     make_draws(images.labels, protocol, test=images.test, groups=images.groups)  # Fail early.
     extraction = extract(images, options, narrator=narrator)
     images = extraction.images

@@ -56,13 +56,13 @@ class Extraction:
     """
 
     images: ImageList
-    digests: NDArray[np.uint8]
-    backbone: Backbone
-    taps: list[Tap]
+    digests: NDArray[np.uint8] = field(repr=False)
+    backbone: Backbone = field(repr=False)
+    taps: list[Tap] = field(repr=False)
     device: str
     store: CodeStore
-    key: ExtractionKey
-    arrays: dict[str, CodesKey]
+    key: ExtractionKey = field(repr=False)
+    arrays: dict[str, CodesKey] = field(repr=False)
     n_extracted: int
     n_reused: int
     skipped: dict[str, str]

@@ -112,7 +112,8 @@ def predict(
         store=store,
         skip_unreadable=skip_unreadable,
     )
-    extraction, labels, scores = fitted.predict(list_images(images), options, narrator=terminal())
+    found = list_images(images, page=options.page)
+    extraction, labels, scores = fitted.predict(found, options, narrator=terminal())
     for name, why in extraction.skipped.items():
         terminal().say(f"Skipped {name}: {why}")
     with nullcontext(sys.stdout) if out is None else out.open("w", newline="") as target:

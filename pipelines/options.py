@@ -25,6 +25,8 @@ class ExtractionOptions:
         control). Default: the backbone's own, downloaded by torchvision.
     image_size : int, optional
         Side of the network's input, in pixels. Default: its own.
+    page : int, optional
+        Which page of image files with several (TIFF, GIF), from 1. Default: they are refused.
     layers : str
         "default" (the last activation of each resolution and everything after the last
         convolution), "all", or names and regular expressions joined by commas.
@@ -54,6 +56,7 @@ class ExtractionOptions:
     backbone: str
     weights: str | None = None
     image_size: int | None = None
+    page: int | None = None
     layers: str = "default"
     pool: str = "grid"
     activation: str = "post"

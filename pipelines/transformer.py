@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from codes.datasets import list_images
+from codes.trees import is_archive
 from pipelines.extraction import extract
 from pipelines.options import ExtractionOptions
 
@@ -29,6 +30,7 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         One layer's name.
     weights : str, optional
     image_size : int, optional
+    page : int, optional
     pool : str, default="grid"
     activation : {"post", "pre"}, default="post"
     precision : str, default="float32"
@@ -54,6 +56,7 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         *,
         weights: str | None = None,
         image_size: int | None = None,
+        page: int | None = None,
         pool: str = "grid",
         activation: str = "post",
         precision: str = "float32",
@@ -67,6 +70,7 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.layer = layer
         self.weights = weights
         self.image_size = image_size
+        self.page = page
         self.pool = pool
         self.activation = activation
         self.precision = precision
@@ -113,10 +117,10 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             If an image cannot be read, or the layer's name stands for several layers.
         """
         paths = [Path(str(path)) for path in np.asarray(X, object).ravel()]
-        folders = [str(path) for path in paths if path.is_dir()]
-        if folders:
-            raise ValueError(f"{folders[0]!r} is a folder; one image file a row is needed.")
-        extraction = extract(list_images(paths), self._options())
+        several = [str(path) for path in paths if path.is_dir() or is_archive(path)]
+        if several:
+            raise ValueError(f"{several[0]!r} is no single image; one image file a row is needed.")
+        extraction = extract(list_images(paths, page=self.page), self._options())
         if len(extraction.taps) != 1:
             names = ", ".join(tap.layer.name for tap in extraction.taps)
             raise ValueError(f"layer={self.layer!r} stands for {names}; name one of them.")

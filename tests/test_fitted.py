@@ -113,7 +113,7 @@ def test_a_transformer_works_in_a_pipeline_of_scikit_learn(image_folder: Path) -
     np.testing.assert_array_equal(scores, cross_val_score(classifier, X, images.labels))
     with pytest.raises(ValueError, match="stands for"):
         CodesTransformer(layer="fc..relu").transform(paths[:2])
-    with pytest.raises(ValueError, match="is a folder"):
+    with pytest.raises(ValueError, match="is no single image"):
         CodesTransformer().transform([image_folder])
     with pytest.raises(FileNotFoundError, match="does not exist"):
         CodesTransformer().transform(["absent.png"])

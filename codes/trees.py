@@ -1,0 +1,272 @@
+"""Trees: folders of images, on the disk or packed in a zip or tar archive, seen alike."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from PIL import Image
+
+from codes.decoding import UnreadableImageError, decode_bytes, is_image
+from codes.images import DigestMemory, FileSource, ImageSource, of_page
+
+ARCHIVES = (".zip", ".tar")
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+DAMAGED = (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError)
+MAX_MEMBER = 2**30
+"""Bytes of a file in an archive; what claims to be larger is taken for a decompression bomb."""
+
+
+class Tree(Protocol):
+    """Folders of files. Places in it are relative paths with slashes; ``""`` is its root."""
+
+    name: str
+
+    def folders(self, at: str = "") -> list[str]:
+        """List the folders right in a place, sorted, without hidden ones."""
+
+    def files(self, at: str = "") -> list[str]:
+        """List the files right in a place, sorted, without hidden ones."""
+
+    def below(self, at: str = "") -> list[str]:
+        """List all files below a place, sorted, without hidden ones."""
+
+    def source(self, files: Sequence[str], page: int | None) -> ImageSource:
+        """Return the images in these files."""
+
+
+class FolderTree:
+    """A folder on the disk.
+
+    Parameters
+    ----------
+    root : Path
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.name = str(root)
+
+    def folders(self, at: str = "") -> list[str]:
+        """List the folders right in a place."""
+        return self._children(at, lambda path: path.is_dir())
+
+    def files(self, at: str = "") -> list[str]:
+        """List the files right in a place."""
+        return self._children(at, lambda path: not path.is_dir())
+
+    def _children(self, at: str, wanted: Callable[[Path], bool]) -> list[str]:
+        children = (path for path in (self._root / at).iterdir() if wanted(path))
+        return sorted(self._place(path) for path in children if not path.name.startswith("."))
+
+    def below(self, at: str = "") -> list[str]:
+        """List all files below a place."""
+        # A broken link is kept, to be reported with the images that cannot be read.
+        return sorted(
+            self._place(path)
+            for path in (self._root / at).rglob("*")
+            if (path.is_file() or (path.is_symlink() and not path.exists()))
+            and not path.name.startswith(".")
+        )
+
+    def _place(self, path: Path) -> str:
+        return path.relative_to(self._root).as_posix()
+
+    def source(self, files: Sequence[str], page: int | None) -> FileSource:
+        """Return the images in these files."""
+        return FileSource([self._root / file for file in files], page=page)
+
+
+class ArchiveTree:
+    """A zip archive, or a tar archive that is not compressed: any file of it is read at once.
+
+    Folders that all files have in common are left out: what a folder was packed with.
+
+    Parameters
+    ----------
+    archive : Path
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, empty, or compressed as a whole.
+    """
+
+    def __init__(self, archive: Path) -> None:
+        if archive.name.lower().endswith(COMPRESSED):
+            raise ValueError(
+                f"{str(archive)!r} is compressed as a whole, so that no image of it can be read "
+                f"without all before it. Allowed: {', '.join(ARCHIVES)}. Decompress it (gunzip, "
+                "unxz, …) to a .tar, or repack it as a .zip."
+            )
+        self._archive = archive
+        self.name = str(archive)
+        try:
+            with _Archive(archive) as opened:
+                members = [name for name in opened.names if not _hidden(name)]
+        except DAMAGED as error:
+            raise ValueError(f"{str(archive)!r} cannot be read as an archive: {error}.") from error
+        if not members:
+            raise ValueError(f"{str(archive)!r} holds no file.")
+        self._members = sorted(members)
+        self._top = _common_folder(self._members)
+
+    def folders(self, at: str = "") -> list[str]:
+        """List the folders right in a place."""
+        return sorted({"/".join(parts) for parts, is_file in self._steps(at) if not is_file})
+
+    def files(self, at: str = "") -> list[str]:
+        """List the files right in a place."""
+        return sorted({"/".join(parts) for parts, is_file in self._steps(at) if is_file})
+
+    def _steps(self, at: str) -> Iterator[tuple[tuple[str, ...], bool]]:
+        depth = len(PurePosixPath(at).parts)
+        for file in self.below(at):
+            parts = PurePosixPath(file).parts
+            yield parts[: depth + 1], len(parts) == depth + 1
+
+    def below(self, at: str = "") -> list[str]:
+        """List all files below a place."""
+        start = f"{self._top}{at}/" if at else self._top
+        return [name[len(self._top) :] for name in self._members if name.startswith(start)]
+
+    def source(self, files: Sequence[str], page: int | None) -> ArchiveSource:
+        """Return the images in these files."""
+        return ArchiveSource(self._archive, [self._top + file for file in files], page=page)
+
+
+def is_archive(path: Path) -> bool:
+    """Tell by its ending whether a file is taken for an archive."""
+    return path.is_file() and path.name.lower().endswith((*ARCHIVES, *COMPRESSED))
+
+
+def _hidden(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.name.startswith(".") or "__MACOSX" in path.parts
+
+
+def _plain(name: str) -> str:
+    """Take leading dots and doubled slashes out of a name."""
+    return PurePosixPath(name).as_posix()
+
+
+def _common_folder(names: Sequence[str]) -> str:
+    """Give the folders above all class folders, with a slash at the end; or nothing."""
+    folders = [PurePosixPath(name).parts[:-2] for name in names if is_image(name)]
+    common = ""
+    for steps in zip(*folders, strict=False):
+        if len(set(steps)) > 1:
+            break
+        common += f"{steps[0]}/"
+    return common
+
+
+class ArchiveSource:
+    """Images in an archive; known by the SHA-256 of the file, as if it were unpacked.
+
+    Parameters
+    ----------
+    archive : Path
+    members : sequence of str
+        Their names in it.
+    page : int, optional
+        As for `codes.images.FileSource`.
+    """
+
+    def __init__(self, archive: Path, members: Sequence[str], *, page: int | None = None) -> None:
+        self.names = [f"{archive}/{member}" for member in members]
+        self._archive, self._members, self._page = archive, list(members), page
+        self._opened: _Archive | None = None
+        self._process = 0
+
+    def digest(self, index: int, memory: DigestMemory | None = None) -> bytes:
+        """Return the SHA-256 of a file in the archive."""
+        compute = partial(self._digest, index)
+        if memory is None:
+            return of_page(compute(), self._page)
+        found = memory.of(str(self._archive), compute, member=self._members[index])
+        return of_page(found, self._page)
+
+    def _digest(self, index: int) -> bytes:
+        try:
+            return hashlib.sha256(self._read(index)).digest()
+        except UnreadableImageError:
+            return os.urandom(32)  # To open it fails too, so that it is listed.
+
+    def open(self, index: int) -> Image.Image:
+        """Decode a file in the archive to RGB."""
+        return decode_bytes(self._read(index), page=self._page)
+
+    def _read(self, index: int) -> bytes:
+        # A process that was forked shares the place in the file with its parent.
+        if self._opened is None or self._process != os.getpid():
+            try:
+                self._opened, self._process = _Archive(self._archive), os.getpid()
+            except DAMAGED as error:
+                raise UnreadableImageError(f"its archive cannot be read: {error}") from error
+        return self._opened.read(self._members[index])
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_opened": None}
+
+
+class _Archive:
+    """An archive that is open: the names of its files, and their content."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[bytes] = path.open("rb")
+        self._members: dict[str, tuple[int, Callable[[], bytes]]] = {}
+        try:
+            if path.suffix.lower() == ".zip":
+                packed = zipfile.ZipFile(self._file)
+                for file in packed.infolist():
+                    if not file.is_dir():
+                        read = partial(packed.read, file)
+                        self._members[_plain(file.filename)] = file.file_size, read
+                return
+            with tarfile.open(fileobj=self._file, mode="r:") as tar:
+                for member in tar:
+                    if member.isreg():
+                        read = partial(self._cut_out, member.offset_data, member.size)
+                        self._members[_plain(member.name)] = member.size, read
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the files, without leading dots."""
+        return list(self._members)
+
+    def read(self, name: str) -> bytes:
+        """Read a file; what cannot be read is an unreadable image."""
+        size, read = self._members[name]
+        if size > MAX_MEMBER:
+            raise UnreadableImageError(f"refused as a decompression bomb ({size} bytes)")
+        try:
+            return read()
+        except Exception as error:  # BadZipFile, RuntimeError (a password), zlib.error, OSError, …
+            raise UnreadableImageError(f"it cannot be taken from its archive: {error}") from error
+
+    def _cut_out(self, start: int, size: int) -> bytes:
+        self._file.seek(start)
+        content = self._file.read(size)
+        if len(content) < size:
+            raise OSError("the archive ends within it")
+        return content
+
+    def __del__(self) -> None:
+        # An image source has no end of its own but this.
+        self._file.close()
+
+    def __enter__(self) -> _Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()

@@ -1,0 +1,205 @@
+"""Images that are packed in archives, in files of several pages, or in published datasets."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torchvision
+from PIL import Image
+
+from codes import load_images
+from codes.datasets import list_images
+from codes.decoding import UnreadableImageError
+from codes.images import digest_images
+from pipelines import ExtractionOptions
+from pipelines.extraction import UnreadableImagesError, extract
+from pipelines.transformer import CodesTransformer
+from tests.conftest import draw_image
+
+OPTIONS = ExtractionOptions(backbone="bundled", layers="fc7.relu", workers=2, batch_size=8)
+
+
+def _zip(folder: Path, file: Path, top: str = "") -> Path:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("__MACOSX/red/._00.png", b"what a Mac adds")
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, top + path.relative_to(folder).as_posix())
+    return file
+
+
+def _tar(folder: Path, file: Path, top: str = "") -> Path:
+    with tarfile.open(file, "w") as archive:
+        archive.add(folder, arcname=f"./{top}")
+    return file
+
+
+@pytest.mark.parametrize("top", ["", "birds/", "home/birds/"])
+@pytest.mark.parametrize(("pack", "ending"), [(_zip, ".zip"), (_tar, ".tar")])
+def test_a_packed_folder_is_the_folder(
+    pack: Callable[[Path, Path, str], Path], ending: str, top: str, image_folder: Path
+) -> None:
+    (image_folder / "red" / "notes.txt").write_text("no image")
+    (image_folder / "red" / "deeper").mkdir()
+    draw_image(999).save(image_folder / "red" / "deeper" / "one.JPG")
+    packed = load_images(pack(image_folder, image_folder.with_name(f"packed{ending}"), top))
+    plain = load_images(image_folder)
+    assert packed.labels.tolist() == plain.labels.tolist()
+    assert packed.ignored == plain.ignored == {".txt": 1}
+    np.testing.assert_array_equal(digest_images(packed), digest_images(plain))
+    for i in range(len(plain)):
+        assert packed.source.open(i).tobytes() == plain.source.open(i).tobytes()
+
+
+def test_codes_of_a_packed_folder_are_those_of_the_folder(image_folder: Path) -> None:
+    for i in range(60, 240):  # Enough for two processes to decode them.
+        draw_image(i).save(image_folder / "red" / f"{i}.png")
+    packed = load_images(_zip(image_folder, image_folder.with_name("packed.zip")))
+    done = extract(packed, OPTIONS)
+    assert done.n_extracted == len(np.unique(done.digests, axis=0)) > 200
+    again = extract(load_images(image_folder), OPTIONS)
+    assert again.n_extracted == 0
+    np.testing.assert_array_equal(done.codes("fc7.relu"), again.codes("fc7.relu"))
+
+
+def test_splits_may_be_packed_together_or_each(image_folder: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut"
+    for name in ("train", "test"):
+        shutil.copytree(image_folder, cut / name)
+    each = tmp_path / "each"
+    each.mkdir()
+    _zip(cut / "train", each / "train.zip", "train/")
+    _tar(cut / "test", each / "Test.tar")
+    mixed = tmp_path / "mixed"
+    shutil.copytree(image_folder, mixed / "train")
+    _tar(cut / "test", mixed / "test.tar")
+    for form in (cut, _zip(cut, tmp_path / "cut.zip", "birds/"), each, mixed):
+        images = load_images(form)
+        names, counts = np.unique(images.splits, return_counts=True)
+        assert dict(zip(names, counts, strict=True)) == {"test": 36, "train": 36}
+        assert images.source.open(71).mode == "RGB"
+    (mixed / "other").mkdir()
+    with pytest.raises(ValueError, match=r"beside other folders \(other\)"):
+        load_images(mixed)
+
+
+def test_damaged_and_compressed_archives_are_refused(image_folder: Path, tmp_path: Path) -> None:
+    packed = _zip(image_folder, tmp_path / "whole.zip")
+    (tmp_path / "cut.zip").write_bytes(packed.read_bytes()[:-100])
+    (tmp_path / "text.tar").write_text("no archive, but long enough to be looked at" * 99)
+    with tarfile.open(tmp_path / "all.tar.gz", "w:gz") as archive:
+        archive.add(image_folder, arcname="birds")
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
+        pass
+    for name, what in {
+        "cut.zip": "cannot be read as an archive",
+        "text.tar": "cannot be read as an archive",
+        "all.tar.gz": "compressed as a whole.*gunzip",
+        "empty.zip": "holds no file",
+    }.items():
+        with pytest.raises(ValueError, match=what):
+            load_images(tmp_path / name)
+
+
+def test_damage_within_an_archive_is_an_unreadable_image(image_folder: Path) -> None:
+    packed = _zip(image_folder, image_folder.with_name("packed.zip"))
+    with zipfile.ZipFile(packed) as archive:
+        member = archive.getinfo("red/03.png")
+    content = bytearray(packed.read_bytes())
+    middle = member.header_offset + 40 + member.compress_size // 2
+    content[middle] ^= 0xFF
+    packed.write_bytes(content)
+    with pytest.raises(UnreadableImagesError, match=r"1 of 36 .*\n.*red/03.png: .*archive"):
+        extract(load_images(packed), OPTIONS)
+    tar = _tar(image_folder, image_folder.with_name("packed.tar"))
+    images = load_images(tar)
+    tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])  # While it is read.
+    with pytest.raises(UnreadableImageError, match="archive cannot be read: unexpected end"):
+        images.source.open(35)
+
+
+def test_an_archive_to_predict_is_a_list_of_images(image_folder: Path) -> None:
+    packed = _zip(image_folder, image_folder.with_name("packed.zip"))
+    images = list_images([image_folder / "red" / "00.png", packed, image_folder / "blue"])
+    assert len(images) == 1 + 36 + 12
+    with pytest.raises(ValueError, match="no single image"):
+        CodesTransformer().transform([packed])
+
+
+def test_pages_are_chosen(image_folder: Path) -> None:
+    pages = [draw_image(i) for i in (500, 501, 502)]
+    for label in ("red", "blue"):
+        file = image_folder / label / "pages.tif"
+        pages[0].save(file, save_all=True, append_images=pages[1:])
+    with pytest.raises(UnreadableImagesError, match=r"3 pages or frames.*--page"):
+        extract(load_images(image_folder), OPTIONS)
+    second = load_images(image_folder, page=2)
+    place = [Path(name).name for name in second.source.names].index("pages.tif")
+    assert second.source.open(place).tobytes() == pages[1].tobytes()
+    assert second.source.open(0).mode == "RGB"  # A file of one page is read as it is.
+    third = load_images(image_folder, page=3)
+    assert second.source.digest(place) != third.source.digest(place)
+    packed = load_images(_zip(image_folder, image_folder.with_name("packed.zip")), page=2)
+    np.testing.assert_array_equal(digest_images(packed), digest_images(second))
+    with pytest.raises(UnreadableImagesError, match=r"3 pages, and --page 4"):
+        extract(load_images(image_folder, page=4), OPTIONS)
+    with pytest.raises(ValueError, match="pages count from 1"):
+        load_images(image_folder, page=0)
+
+
+class _Published(torchvision.datasets.VisionDataset):
+    """Stands in for a dataset that cannot be downloaded here."""
+
+    classes = ("cat", "dog")
+
+    def __init__(self, root: Path, split: str = "train", download: bool = False) -> None:
+        if split not in ("train", "val", "test"):
+            raise ValueError(split)
+        super().__init__(root)
+        self.targets = [0, 1, 1] if split == "train" else [1]
+        self.start = {"train": 0, "val": 3, "test": 4}[split]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return draw_image(self.start + index), self.targets[index]
+
+
+def test_datasets_of_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CNN_CODES_DATA", str(tmp_path))
+    monkeypatch.setattr(torchvision.datasets, "Pets", _Published, raising=False)
+    images = load_images("torchvision:Pets")
+    assert images.labels.tolist() == ["cat", "dog", "dog", "dog", "dog"]
+    assert images.splits is not None
+    assert images.splits.tolist() == ["train"] * 3 + ["validation", "test"]
+    for i in range(5):
+        assert images.source.open(i).tobytes() == draw_image(i).tobytes()
+    assert len(np.unique(digest_images(images), axis=0)) == 5
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(torchvision.datasets.cifar, "download_and_extract_archive", fail)
+    with pytest.raises(OSError, match=r"CIFAR10 is not in .*no network.*CNN_CODES_DATA"):
+        load_images("torchvision:CIFAR10")
+    with pytest.raises(ValueError, match="no dataset 'Nix'"):
+        load_images("torchvision:Nix")
+    with pytest.raises(ValueError, match="arguments of its own"):
+        load_images("torchvision:CocoDetection")
+
+
+def test_what_is_in_memory_only_is_decoded_alike() -> None:
+    from codes.decoding import decode_bytes
+
+    kept = io.BytesIO()
+    draw_image(1).save(kept, "PNG")
+    assert decode_bytes(kept.getvalue()).tobytes() == draw_image(1).tobytes()
+    with pytest.raises(UnreadableImageError, match="empty"):
+        decode_bytes(b"")
