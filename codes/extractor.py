@@ -20,7 +20,7 @@ from codes.layers import Layer, select_layers
 from codes.pooling import pool_codes, pooled_width, resolve_pooling
 from codes.preprocessing import Preprocessing
 
-EXTRACTOR_VERSION = 1
+EXTRACTOR_VERSION = 2
 """Raised whenever the same input would give other codes; part of every key."""
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -148,7 +148,6 @@ class CodeExtractor:
         """
         with torch.inference_mode(), no_tf32():
             images = self.preprocessing.normalize(pixels.to(self.device, non_blocking=True))
-            images = images.to(memory_format=torch.channels_last)
             dtype = PRECISIONS[self.precision]
             with torch.autocast(self.device.type, dtype, enabled=self.precision != "float32"):
                 codes: dict[str, Tensor] = self._network(images)
@@ -241,8 +240,10 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
 def _collate(
     items: list[tuple[Tensor | None, str | None]],
 ) -> tuple[Tensor, list[str | None]]:
-    pixels = [pixels for pixels, _ in items if pixels is not None]
-    return torch.stack(pixels) if pixels else torch.empty(0), [why for _, why in items]
+    # Stacked as they lie in memory, channels last.
+    pixels = [pixels.permute(1, 2, 0) for pixels, _ in items if pixels is not None]
+    batch = torch.stack(pixels).permute(0, 3, 1, 2) if pixels else torch.empty(0)
+    return batch, [why for _, why in items]
 
 
 def _cut(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx.GraphModule:

@@ -111,15 +111,16 @@ def pool_codes(codes: Tensor, pool: str, layout: str) -> Tensor:
     >>> pool_codes(torch.ones(2, 3, 8, 8), "grid:2", "nchw").shape
     torch.Size([2, 12])
     """
-    codes = codes.float()
     if layout == "nhwc":
         codes = codes.permute(0, 3, 1, 2)
     elif layout == "ntc":
         codes = codes.permute(0, 2, 1)
     if pool == "flatten":
-        return codes.flatten(1).clone(memory_format=torch.contiguous_format)
+        return codes.flatten(1).to(torch.float32, copy=True)
     if pool == "avg":
-        return codes.flatten(2).mean(2)
+        return codes.mean(tuple(range(2, codes.ndim)), dtype=torch.float32)
     if pool == "max":
-        return codes.flatten(2).amax(2)
-    return F.adaptive_avg_pool2d(codes, int(pool.removeprefix("grid:"))).flatten(1)
+        return codes.amax(tuple(range(2, codes.ndim))).float()
+    # In the codes' own precision (sums are float32 inside): a float32 copy of a map would take
+    # as long as some layers do.
+    return F.adaptive_avg_pool2d(codes, int(pool.removeprefix("grid:"))).flatten(1).float()
