@@ -18,6 +18,7 @@ LARGE = 5000
 linear classifiers on codes kept up with fine-tuning in most of Kornblith, Shlens and Le, *Do better
 ImageNet models transfer better?* (CVPR 2019)."""
 SIMILAR = 0.5
+NEAR_TOP = 0.75
 
 CASES = {
     (False, True): ("linear-top", "a linear classifier on codes near the top"),
@@ -80,7 +81,7 @@ def advise(
     top = list(depths)[-1]
     large = n_train >= LARGE
     measured = similarity.value
-    similar = depths[best.layer] >= 0.75 if measured is None else measured >= SIMILAR
+    similar = depths[best.layer] >= NEAR_TOP if measured is None else measured >= SIMILAR
     case, notes = CASES[large, similar]
     evidence = [f"{n_train:,} training images ({'large' if large else 'small'}: from {LARGE:,} on)"]
     if measured is None:
@@ -95,13 +96,14 @@ def advise(
     earliest = best.recommended
     if case == "fine-tune-from":
         after = f"after {earliest} (depth {depths[earliest]:.2f})"
-        text = f"Fine-tune what comes {after}; its codes are as good as any deeper ones here."
+        text = f"Fine-tune what comes {after}; no deeper codes were found to be better here."
     elif case == "fine-tune-all":
-        text = f"Fine-tune the whole network; until then, a linear classifier on {earliest}."
+        text = f"Fine-tune the whole network; until then, a linear classifier on {best.layer}."
     else:
-        text = f"Train a linear classifier on the codes of {earliest}; do not fine-tune."
-    agrees = top in (best.layer, *best.tied) if case == "linear-top" else earliest != top
-    if not large:
+        text = f"Train a linear classifier on the codes of {best.layer}; do not fine-tune."
+    near_top = max(depths[layer] for layer in (best.layer, *best.tied)) >= NEAR_TOP
+    agrees = near_top if case == "linear-top" else earliest != top
+    if not large and len(depths) > 1:
         text += (
             " That is what the CS231n notes advise for"
             if agrees

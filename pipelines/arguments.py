@@ -19,6 +19,13 @@ def check_folder(out: Path) -> None:
         )
 
 
+def check_file(out: Path) -> None:
+    """Refuse now a file that could not be written when all is computed."""
+    check_folder(out.parent)
+    if out.is_dir():
+        raise ValueError(f"--out {str(out)!r} is a folder; name a file in it.")
+
+
 def parse_grid(text: str) -> tuple[float, ...]:
     """Read values of C.
 
@@ -89,7 +96,8 @@ def each_backbone(words: Sequence[str]) -> Iterator[tuple[list[str], Path]]:
     Parameters
     ----------
     words : sequence of str
-        With ``--backbone`` twice or more, and ``--weights`` as often or not at all.
+        With ``--backbone`` twice or more, and ``--weights`` as often or not at all; ``default``
+        stands for a backbone's own.
 
     Yields
     ------
@@ -111,14 +119,16 @@ def each_backbone(words: Sequence[str]) -> Iterator[tuple[list[str], Path]]:
     if weights and len(weights) != len(backbones):
         raise ValueError(
             f"{len(backbones)} backbones and {len(weights)} --weights were given. Give one for "
-            "each, in the same order, or none."
+            "each, in the same order (default: the backbone's own), or none."
         )
     for number, backbone in enumerate(backbones):
         name = "".join(
             letter if letter.isalnum() or letter in "._-" else "_" for letter in backbone
         )
         folder = Path(outs[-1] if outs else "cnn-codes-report") / f"{number + 1}-{name}"
-        own = ["--weights", weights[number]] if weights else []
+        own = []
+        if weights and weights[number] != "default":
+            own = ["--weights", weights[number]]
         yield [*rest, "--backbone", backbone, *own, "--out", str(folder)], folder
 
 

@@ -80,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> None:
-    if words[:1] != ["compare"] or count(words, "--backbone") < 2:
+    alone = count(words, "--backbone") < 2 or {"--help", "-h"} & set(words)
+    if words[:1] != ["compare"] or alone:
         app(words, exit_on_error=False, print_error=False, result_action="return_none")
         return
     from pipelines.report import render_again
@@ -273,6 +274,10 @@ def report(*folders: Path, out: Path | None = None) -> None:
 
     if not folders:
         raise ValueError("No folder was given. Give one or more that `compare --out` wrote.")
+    if out is not None:
+        check_folder(out.parent)
+        if out.suffix != ".html":
+            raise ValueError(f"--out {str(out)!r}: the page is HTML; name it with .html.")
     stdout().print(str(render_again(folders, out)), soft_wrap=True)
 
 

@@ -43,7 +43,8 @@ def compare_layers(
     test : ndarray of shape (n_samples,), bool, optional
         The test split.
     groups : ndarray of shape (n_samples,), optional
-        Images of one group are never on two sides of a fold.
+        Images of one group are never on two sides of a fold. For copies of an image see
+        `pipelines.leaks.group_copies`. A test split is taken as it is.
     n_jobs : int, default=1
         Processes, as in joblib.
     advance : callable, optional
@@ -70,6 +71,8 @@ def compare_layers(
     if not codes:
         raise ValueError("There is no layer to compare.")
     y = np.asarray(y)
+    test = None if test is None else _of_each(test, "test", len(y)).astype(bool)
+    groups = None if groups is None else _of_each(groups, "groups", len(y))
     draws, notes = make_draws(y, protocol, test=test, groups=groups)
     candidates = [(layer, name) for layer in codes for name in protocol.classifiers]
     tasks = (
@@ -91,6 +94,13 @@ def compare_layers(
         random_state=protocol.random_state,
     )
     return verdict.comparison(notes)
+
+
+def _of_each(values: Any, name: str, n: int) -> NDArray[Any]:
+    array = np.asarray(values)
+    if array.shape != (n,):
+        raise ValueError(f"{name} has the shape {array.shape}; one value for each of {n} labels.")
+    return array
 
 
 def _evaluate(

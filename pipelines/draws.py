@@ -39,7 +39,8 @@ class Protocol:
         "average_precision". None: balanced accuracy where the largest class has over 1.5 times the
         images of the smallest, otherwise accuracy.
     group_duplicates : bool
-        Whether copies of an image, byte by byte, are on the same side of every fold.
+        Whether `pipelines.experiment.compare` keeps copies of an image, byte by byte, on the same
+        side of every fold. `compare_layers` sees codes only: give it `leaks.group_copies`.
     random_state : int
     """
 
@@ -226,11 +227,25 @@ def _outer_splits(
         splits = [
             split
             for repeat in range(repeats)
-            for split in StratifiedGroupKFold(
-                n_splits=cv, shuffle=True, random_state=seed + repeat
-            ).split(y, y, groups)
+            for split in _group_folds(y, groups, cv, seed + repeat)
         ]
     return [(i // cv, i % cv, split) for i, split in enumerate(splits)]
+
+
+def _group_folds(y: NDArray[np.str_], groups: NDArray[np.str_], cv: int, seed: int) -> list[Split]:
+    """Cut folds that keep groups together and leave every class on the training side of each."""
+    n_classes = len(np.unique(y))
+    for attempt in range(20):
+        # Other seeds than those of the repeats, which count on from the first.
+        folds = StratifiedGroupKFold(n_splits=cv, shuffle=True, random_state=seed + 1000 * attempt)
+        splits = list(folds.split(y, y, groups))
+        if all(len(np.unique(y[train])) == n_classes and len(test) for train, test in splits):
+            return splits
+    raise ValueError(
+        f"In 20 ways to cut {cv} folds that keep groups together, a class is missing from the "
+        "training images of one: too few groups hold it, or one holds most of it. Use fewer folds "
+        "with --cv, or add groups."
+    )
 
 
 def _draw(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ _MARKERS = ("o", "s", "^", "D")
 
 _STYLE: Any = {
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "svg.hashsalt": "cnn-codes",
     "font.family": "sans-serif",
     "font.size": 11,
@@ -76,14 +78,12 @@ def depth_curve(
                 marker=_MARKERS[i], markersize=6, linewidth=1.5, label=classifier,
             )  # fmt: skip
         first = [row for row in rows if row["classifier"] == classifiers[0]]
-        chosen = [row for row in rows if all(row[k] == best[k] for k in ("layer", "classifier"))]
+        chosen = [row for row in rows if "chosen" in row["roles"]]
         axes.scatter(
             [row["depth"] for row in chosen], [row["score"] for row in chosen],
             s=220, facecolors="none", edgecolors=_INK, linewidths=1.5, zorder=5, label="chosen",
         )  # fmt: skip
-        tied = [
-            r for r in rows if r["layer"] in best["tied"] and r["classifier"] == best["classifier"]
-        ]
+        tied = [row for row in rows if "tied" in row["roles"]]
         axes.scatter(
             [row["depth"] for row in tied], [row["score"] for row in tied],
             s=220, facecolors="none", edgecolors=_INK, linestyles=":", linewidths=1.5, zorder=5,
@@ -103,7 +103,7 @@ def depth_curve(
         top.tick_params(labelsize=8, rotation=40, length=3)
         for label in top.get_xticklabels():
             label.set_horizontalalignment("left")
-        axes.legend(loc="lower right", fontsize=9)
+        axes.legend(loc="best", fontsize=9, markerscale=0.6)
         return _svg(figure, "Score against depth")
 
 
@@ -310,7 +310,10 @@ def _short(layer: str) -> str:
 
 def _svg(figure: Figure, title: str) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    with warnings.catch_warnings():
+        # Letters are drawn by the browser, which has fonts for all scripts.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     # Sized by the page, not by itself; named for those who do not see it.

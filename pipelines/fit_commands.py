@@ -10,7 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pipelines.arguments import check_folder, parse_classifiers, parse_grid
+from pipelines.arguments import check_file, parse_classifiers, parse_grid
 from pipelines.draws import Protocol
 from pipelines.options import Options
 from pipelines.progress import stdout, terminal
@@ -46,7 +46,7 @@ def fit(
     """
     from pipelines.fitted import fit, save
 
-    check_folder(out.parent)
+    check_file(out)
     protocol = Protocol(
         classifiers=parse_classifiers(classifier),
         Cs=parse_grid(Cs),
@@ -66,6 +66,14 @@ def fit(
         f"{score:.3f} (95 % interval {low:.3f} to {high:.3f}).",
         soft_wrap=True,
     )
+    if card["cheapest"] != card["layer"]:
+        stdout().print(
+            f"{card['cheapest']} cannot be told from it and is cheaper to compute; to fit that, "
+            f"add --layers {card['cheapest']}.",
+            soft_wrap=True,
+        )
+    for note in card["notes"]:
+        terminal().say(f"Warning: {note}")
     stdout().print(str(out), soft_wrap=True)
 
 
@@ -102,6 +110,10 @@ def predict(
     from codes.datasets import list_images
     from pipelines.fitted import load, write_predictions
 
+    if not images:
+        raise ValueError("No images were given. Name image files, or folders or archives of them.")
+    if out is not None:
+        check_file(out)
     fitted = load(file)
     options = replace(
         fitted.options,
@@ -116,5 +128,9 @@ def predict(
     extraction, labels, scores = fitted.predict(found, options, narrator=terminal())
     for name, why in extraction.skipped.items():
         terminal().say(f"Skipped {name}: {why}")
-    with nullcontext(sys.stdout) if out is None else out.open("w", newline="") as target:
+    with (
+        nullcontext(sys.stdout)
+        if out is None
+        else out.open("w", newline="", encoding="utf-8") as target
+    ):
         write_predictions(target, extraction, labels, scores, fitted.card["classes"])

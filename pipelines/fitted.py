@@ -18,9 +18,11 @@ from pipelines.draws import Protocol, inner_splits
 from pipelines.evaluation import ESTIMATORS, decision_values
 from pipelines.experiment import compare_depths
 from pipelines.extraction import Extraction, backbone_of, extract, versions
+from pipelines.leaks import find_leaks, leaks_sentence
 from pipelines.linear import LinearSVCCV, LogisticCV
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent
+from pipelines.results import LayerScore
 from pipelines.scorings import scorer
 
 FORMAT = 1
@@ -114,7 +116,7 @@ def fit(
     n_jobs: int = 1,
     narrator: Narrator | None = None,
 ) -> FittedPipeline:
-    """Choose a depth as `pipelines.experiment.compare` does, and fit it on every image.
+    """Choose as `pipelines.experiment.compare` does, and fit the chosen depth on every image.
 
     Parameters
     ----------
@@ -138,20 +140,26 @@ def fit(
     done = compare_depths(dataset, options, protocol, n_jobs=n_jobs, narrator=narrator or Silent())
     extraction, best = done.extraction, done.comparison.best
     images = extraction.images
+    own = next(
+        row
+        for row in done.comparison.layers
+        if (row.layer, row.classifier, row.train_size)
+        == (best.layer, best.classifier, best.train_size)
+    )
     rng = np.random.default_rng(protocol.random_state)
-    classifier = ESTIMATORS[best.classifier](
+    classifier = ESTIMATORS[own.classifier](
         Cs=np.array(protocol.Cs),
         cv=inner_splits(images.labels, done.groups, protocol.cv, rng),
         scoring=scorer(done.comparison.scoring, done.comparison.classes),
         random_state=protocol.random_state,
-    ).fit(extraction.codes(best.layer), images.labels)
+    ).fit(extraction.codes(own.layer), images.labels)
     # The folds are no part of what is kept.
     classifier.cv, classifier.scoring = protocol.cv, done.comparison.scoring
     classifier.Cs = list(protocol.Cs)
     backbone = extraction.backbone
     return FittedPipeline(
         classifier=classifier,
-        options=replace(options, layers=best.layer, store=None),
+        options=replace(options, layers=own.layer, store=None),
         weights_digest=backbone.weights_digest,
         architecture=backbone.architecture,
         preprocessing=asdict(backbone.preprocessing),
@@ -159,16 +167,32 @@ def fit(
             "dataset": images.name,
             "n_images": len(images),
             "classes": [str(name) for name in classifier.classes_],
-            "layer": best.layer,
+            "layer": own.layer,
+            "cheapest": best.recommended,
             "tied": list(best.tied),
-            "classifier": best.classifier,
+            "classifier": own.classifier,
             "C": float(classifier.C_),
             "weights": backbone.weights,
             "scoring": done.comparison.scoring,
             "expected": [best.score, best.ci_low, best.ci_high],
+            "notes": _notes(extraction, images, own),
             "versions": versions(),
         },
     )
+
+
+def _notes(extraction: Extraction, images: ImageList, own: LayerScore) -> list[str]:
+    """Say what may make the expected score wrong."""
+    leaks = find_leaks(extraction.digests, images.source.names, images.labels, images.test)
+    notes = []
+    if leaks:
+        told = leaks_sentence([asdict(leak) for leak in leaks])
+        notes.append(f"{told} (copies, byte by byte). The expected score may be too good.")
+    if own.C_at_edge:
+        notes.append(
+            f"the best C is at the {own.C_at_edge} edge of the grid. A wider --Cs may do better."
+        )
+    return notes
 
 
 def save(fitted: FittedPipeline, file: Path) -> None:
@@ -243,7 +267,8 @@ def write_predictions(
     classes : sequence of str
     """
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["path", "label", "score", *classes])
+    own = ["path", "label", "score"]
+    writer.writerow([*own, *(f"class {name}" if name in own else name for name in classes)])
     rows = zip(extraction.images.source.names, labels.tolist(), scores, strict=True)
     for name, label, values in rows:
         score = values[list(classes).index(label)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,3 +107,22 @@ def _distinct(digests: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.
     """Give each row the number of its image, and count the rows of each image."""
     _, image, counts = np.unique(digests, axis=0, return_inverse=True, return_counts=True)
     return image.ravel(), counts
+
+
+def leaks_sentence(leaks: Sequence[dict[str, Any]]) -> str:
+    """Say how many images have copies where these make scores too good.
+
+    Parameters
+    ----------
+    leaks : sequence of dict
+        ``report.json``'s ``leaks``.
+
+    Returns
+    -------
+    sentence : str
+    """
+    kinds = [leak["kind"] for leak in leaks]
+    return "; ".join(
+        f"{kinds.count(kind)} image{'s' * (kinds.count(kind) > 1)} {kind}"
+        for kind in dict.fromkeys(kinds)
+    )

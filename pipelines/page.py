@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jinja2
 
 from pipelines import figures
 from pipelines.advice import CASES
+from pipelines.leaks import leaks_sentence
 from pipelines.scorings import SCORINGS
 
 
@@ -35,6 +37,7 @@ def render(reports: Sequence[dict[str, Any]]) -> str:
             title=f"{_dataset(reports[0])}: {reports[0]['best']['recommended']} of {names[0]}"
             if len(reports) == 1
             else f"{len(reports)} comparisons",
+            alike=len({report["protocol"]["scoring"] for report in reports}) == 1,
             together=figures.depth_curves(reports) if len(reports) > 1 else None,
         )
     )
@@ -65,19 +68,30 @@ def _environment(*, html: bool) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["score"] = lambda value: f"{value:.3f}"
+    environment.filters["text"] = lambda words: str(words) if html else _as_markdown(words)
     return environment
+
+
+def _as_markdown(words: object) -> str:
+    """Escape what Markdown would take for markup."""
+    return re.sub(r"([\\`*_<>|$\[\]])", r"\\\1", str(words)).replace("\n", " ")
 
 
 def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[str, Any]:
     """Gather what a template shows of one report."""
     best, rows = report["best"], report["layers"]
-    at_best = [row for row in rows if row["train_size"] == best["train_size"]]
+    at_best = [
+        row | {"roles": roles(best, row["layer"], row["classifier"])}
+        for row in rows
+        if row["train_size"] == best["train_size"]
+    ]
     scoring = SCORINGS[report["protocol"]["scoring"]].title
     return {
         "id": f"r{number}",
         "report": report,
         "dataset": _dataset(report),
         "sentence": sentence(report),
+        "cautions": cautions(report),
         "leaks": leaks_sentence(report["leaks"]),
         "scoring": scoring,
         "size_sentence": size_sentence(report),
@@ -95,7 +109,7 @@ def _draw(
     """Draw the figures of one report."""
     best, rows = report["best"], report["layers"]
     of_best = [row for row in rows if row["classifier"] == best["classifier"]]
-    both = [row for row in at_best if row in of_best]
+    both = [row for row in at_best if row["classifier"] == best["classifier"]]
     sizes = {row["train_size"] for row in rows}
     return {
         "curve": figures.depth_curve(at_best, best, scoring, report["controls"]),
@@ -122,44 +136,116 @@ def sentence(report: dict[str, Any]) -> str:
     sentence : str
     """
     best = report["best"]
-    rows = {
-        row["layer"]: row
-        for row in reversed(report["layers"])
-        if row["train_size"] == best["train_size"]
-    }
+    rows = [row for row in report["layers"] if row["train_size"] == best["train_size"]]
+    named = {(row["layer"], row["classifier"]): _named(report, row) for row in rows}
+    chosen = (best["layer"], best["classifier"])
+    cheap = (best["recommended"], best["recommended_classifier"])
+    tied = [named[tuple(pair)] for pair in best["tied_classifiers"]]
     size = "all training images" if best["train_size"] == "all" else (
         f"{best['train_size']} training images of each class"
     )  # fmt: skip
-    chosen, cheap = best["layer"], best["recommended"]
-    first = f"With {size}, take the codes of {chosen} (depth {rows[chosen]['depth']:.2f}): "
+    own = next(row for row in rows if (row["layer"], row["classifier"]) == chosen)
+    first = f"With {size}, take the codes of {named[chosen]} (depth {own['depth']:.2f}): "
     if len(rows) == 1:
         first += "it is the only depth compared."
-    elif not best["tied"]:
+    elif not tied and not best["better"]:
         first += "every other depth is worse."
+    elif not tied:
+        first += "it has the best cross-validation score."
     else:
-        everything = len(best["tied"]) == len(rows) - 1
         first = (
-            f"With {size}, the codes of {chosen} (depth {rows[chosen]['depth']:.2f}) do best, but "
-            + ("no other depth" if everything else "they")
-            + " can"
-            + ("" if everything else "not")
+            f"With {size}, the codes of {named[chosen]} (depth {own['depth']:.2f}) have the best "
+            "cross-validation score, but "
+            + ("no other depth can" if len(tied) == len(rows) - 1 else "they cannot")
             + " be told from "
-            + ("them" if everything else _join(best["tied"], "or"))
+            + ("them" if len(tied) == len(rows) - 1 else _join(tied, "or"))
             + ". "
         )
         if cheap == chosen:
-            first += f"Take {chosen}: it is also the cheapest of these to compute."
+            first += f"Take {named[chosen]}: it is also the cheapest of these to compute."
         else:
-            row = rows[cheap]
+            row = next(row for row in rows if (row["layer"], row["classifier"]) == cheap)
             first += (
-                f"Take {cheap} (depth {row['depth']:.2f}, its own score {row['score']:.3f}): it "
-                "is the cheapest of these to compute."
+                f"Take {named[cheap]} (depth {row['depth']:.2f}, its own score "
+                f"{row['score']:.3f}): it is the cheapest of these to compute; where that does "
+                f"not matter, {named[chosen]} is the better guess."
             )
+    title = SCORINGS[report["protocol"]["scoring"]].title
     return (
-        f"{first} A depth chosen like {chosen} has "
-        f"{SCORINGS[report['protocol']['scoring']].title} {best['score']:.3f} on images that had "
-        f"no part in the choice (95 % interval {best['ci_low']:.3f} to {best['ci_high']:.3f})."
+        f"{first} A depth chosen like {named[chosen]} has {title} {best['score']:.3f} on images "
+        f"that had no part in the choice (95 % interval {best['ci_low']:.3f} to "
+        f"{best['ci_high']:.3f})."
     )
+
+
+def cautions(report: dict[str, Any]) -> list[str]:
+    """Say what speaks against taking any depth, or this one.
+
+    Parameters
+    ----------
+    report : dict
+
+    Returns
+    -------
+    cautions : list of str
+    """
+    best = report["best"]
+    controls = {control["name"]: control for control in report["controls"]}
+    said = []
+    guess = controls.get("majority")
+    if guess is not None and best["ci_low"] <= guess["score"]:
+        said.append(
+            "Nothing here is shown to be better than guessing: the commonest class alone scores "
+            f"{guess['score']:.3f}. Do not rely on any of these depths."
+        )
+    plain = controls.get("pixels")
+    if plain is not None and plain["score"] >= best["score"]:
+        said.append(f"Raw pixels score {plain['score']:.3f}, no less than the network's codes do.")
+    every = controls.get("concatenated")
+    if every is not None and every["score"] > best["ci_high"]:
+        said.append(
+            f"All depths side by side score {every['score']:.3f}, above the interval of the one."
+        )
+    if best["better"]:
+        rows = {(row["layer"], row["classifier"]): row for row in report["layers"]}
+        names = _join([_named(report, rows[tuple(pair)]) for pair in best["better"]], "and")
+        said.append(
+            f"On the images that test, {names} "
+            f"{'is' if len(best['better']) == 1 else 'are'} clearly better than {best['layer']}, "
+            "which cross-validation chose: the images that test are unlike those that chose, as "
+            "from another scanner, place or time. Find out why before you rely on either."
+        )
+    return said
+
+
+def roles(best: dict[str, Any], layer: str, classifier: str) -> list[str]:
+    """Say what a candidate is: chosen, tied with the chosen one, recommended, or better.
+
+    Parameters
+    ----------
+    best : dict
+        ``report.json``'s ``best``.
+    layer, classifier : str
+
+    Returns
+    -------
+    roles : list of str
+    """
+    candidate = (layer, classifier)
+    pairs = {key: [tuple(pair) for pair in best[key]] for key in ("tied_classifiers", "better")}
+    said = ["chosen"] * (candidate == (best["layer"], best["classifier"]))
+    said += ["tied"] * (candidate in pairs["tied_classifiers"])
+    said += ["better on the tested images"] * (candidate in pairs["better"])
+    if said and pairs["tied_classifiers"]:
+        cheapest = (best["recommended"], best["recommended_classifier"])
+        said += ["recommended"] * (candidate == cheapest)
+    return said
+
+
+def _named(report: dict[str, Any], row: dict[str, Any]) -> str:
+    """Name a candidate, with its classifier where several were compared."""
+    several = len(report["protocol"]["classifiers"]) > 1
+    return f"{row['layer']} with {row['classifier']}" if several else str(row["layer"])
 
 
 def size_sentence(report: dict[str, Any]) -> str:
@@ -188,22 +274,3 @@ def size_sentence(report: dict[str, Any]) -> str:
 
 def _join(words: Sequence[str], last: str) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
-
-
-def leaks_sentence(leaks: Sequence[dict[str, Any]]) -> str:
-    """Say how many images have copies where these make scores too good.
-
-    Parameters
-    ----------
-    leaks : sequence of dict
-        ``report.json``'s ``leaks``.
-
-    Returns
-    -------
-    sentence : str
-    """
-    kinds = [leak["kind"] for leak in leaks]
-    return "; ".join(
-        f"{kinds.count(kind)} image{'s' * (kinds.count(kind) > 1)} {kind}"
-        for kind in dict.fromkeys(kinds)
-    )

@@ -91,7 +91,7 @@ def make_report(
             "classifiers": list(protocol.classifiers),
             "Cs": list(protocol.Cs),
             "cv": protocol.cv,
-            "repeats": protocol.repeats,
+            "repeats": 1 + max(fold.repeat for fold in comparison.folds),
             "train_sizes": list(protocol.train_sizes),
             "group_duplicates": protocol.group_duplicates,
             "random_state": protocol.random_state,
@@ -149,6 +149,8 @@ def write_report(folder: Path, report: dict[str, Any], comparison: Comparison) -
         As `make_report` returns it.
     comparison : Comparison
     """
+    # Drawn first: should that fail, no old page stands beside new numbers.
+    page, markdown = render([report]), render_markdown(report)
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
     by_layer = {row["layer"]: row for row in report["layers"]}
@@ -160,8 +162,8 @@ def write_report(folder: Path, report: dict[str, Any], comparison: Comparison) -
             layer = {key: by_layer[fold.layer][key] for key in ("depth", "pool", "n_features")}
             writer.writerow(asdict(fold) | layer)
     draft.replace(folder / "scores.csv")
-    _replace(folder / "report.html", render([report]))
-    _replace(folder / "report.md", render_markdown(report))
+    _replace(folder / "report.html", page)
+    _replace(folder / "report.md", markdown)
 
 
 def read_report(folder: Path) -> dict[str, Any]:

@@ -88,6 +88,12 @@ class Best:
         Layers that cannot be told from it, in the order given; it is not among them.
     recommended : str
         Of it and those, the first in the network, so the cheapest to compute.
+    recommended_classifier : str
+    tied_classifiers : tuple of (str, str)
+        As `tied`, each layer with the classifier that cannot be told from it there.
+    better : tuple of (str, str)
+        Layers and classifiers that score higher on the tested images, beyond chance: the images
+        that chose are unlike those that test.
     """
 
     layer: str
@@ -98,6 +104,9 @@ class Best:
     ci_high: float
     tied: tuple[str, ...]
     recommended: str
+    recommended_classifier: str
+    tied_classifiers: tuple[tuple[str, str], ...]
+    better: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)

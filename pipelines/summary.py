@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from pipelines.experiment import Experiment
-from pipelines.page import leaks_sentence, sentence
+from pipelines.leaks import leaks_sentence
+from pipelines.page import cautions, roles, sentence
 from pipelines.progress import stdout, table, terminal
 from pipelines.results import Comparison
 
@@ -46,6 +48,8 @@ def print_summary(done: Experiment, report: dict[str, Any], out: Path) -> None:
         soft_wrap=True,
     )
     console.print(sentence(report), soft_wrap=True)
+    for caution in cautions(report):
+        console.print(caution, soft_wrap=True)
     console.print(done.advice.text, soft_wrap=True)
     console.print(f"{out / 'report.html'}, report.md, report.json, scores.csv", soft_wrap=True)
 
@@ -62,9 +66,7 @@ def _scores_table(done: Experiment) -> Table:
             rows = [scores[tap.layer.name, classifier, size] for size in sizes]
             last = scores[tap.layer.name, classifier, best.train_size]
             is_best = (tap.layer.name, classifier) == (best.layer, best.classifier)
-            words = ["chosen"] * is_best + ["tied"] * (tap.layer.name in best.tied)
-            if best.tied and tap.layer.name == best.recommended and words:
-                words.append("recommended")
+            words = roles(asdict(best), tap.layer.name, classifier)
             scored.add_row(
                 tap.layer.name,
                 f"{tap.layer.depth:.2f}",

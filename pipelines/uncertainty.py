@@ -1,51 +1,130 @@
-"""Uncertainty: intervals for scores, and which scores cannot be told from the best."""
+"""Uncertainty: intervals for scores, and which scores cannot be told from the best.
+
+Both rest on the jackknife: how the score changes when one unit is left out, an image, or a group
+of images that belong together. It needs no formula of the score, and holds for a few groups (with
+Student's t); the outcomes of a cross-validation are as good as independent (Bayle et al.).
+
+References
+----------
+Efron and Tibshirani, *An introduction to the bootstrap*, 1993, chapter 11. Bayle, Bayle, Janson and
+Mackey, *Cross-validation confidence intervals for test error*, NeurIPS 2020.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipelines.scorings import SCORINGS, Answers, image_shares, image_weights, score_answers
+from pipelines.scorings import SCORINGS, Answers, image_weights, score_answers
+
+Floats = NDArray[np.float64]
 
 CONFIDENCE = 0.95
-N_RESAMPLES = 5000
-_AT_ONCE = 500
+MOST_UNITS = 1000
+"""More than that are left out in so many random blocks."""
+N_MULTIPLIERS = 4000
+_AT_ONCE = 2**23
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeldOut:
+    """Images that had no part in the training, as a score sees them.
+
+    Attributes
+    ----------
+    scoring : str
+        Of `pipelines.scorings.SCORINGS`.
+    truth : ndarray of shape (n_tested,), intp
+        Number of each image's class.
+    n_classes : int
+    groups : ndarray of shape (n_tested,), or None
+        Images of one group are one witness.
+    random_state : int
+    """
+
+    scoring: str
+    truth: NDArray[np.intp]
+    n_classes: int
+    groups: NDArray[np.str_] | None = None
+    random_state: int = 0
+
+    def units(self) -> NDArray[np.intp]:
+        """Give the number of each image's unit: its group, itself, or a random block of them."""
+        unit = np.arange(len(self.truth))
+        if self.groups is not None:
+            unit = np.unique(self.groups, return_inverse=True)[1]
+        n_units = int(unit.max()) + 1
+        if n_units <= MOST_UNITS:
+            return unit
+        block = np.random.default_rng(self.random_state).permutation(n_units) % MOST_UNITS
+        return np.asarray(block[unit])
+
+    def deviations(self, answers: Sequence[Answers]) -> Floats:
+        """Leave out each unit in turn; the squares sum to the variance of the score.
+
+        Parameters
+        ----------
+        answers : sequence of ndarray
+            One for each time that all images were tested, as for
+            `pipelines.scorings.score_answers`.
+
+        Returns
+        -------
+        deviations : ndarray of shape (n_units,)
+        """
+        unit = self.units()
+        n_units = int(unit.max()) + 1
+        if n_units == 1:
+            return np.zeros(1)
+        scores = np.zeros(n_units)
+        step = max(1, _AT_ONCE // len(unit))
+        for start in range(0, n_units, step):
+            left_out = np.arange(start, min(start + step, n_units))
+            counts = (unit != left_out[:, None]).astype(np.float64)
+            for given in answers:
+                scores[left_out] += score_answers(
+                    self.scoring, self.truth, given, self.n_classes, counts
+                )
+        scores /= len(answers)
+        deviations: Floats = math.sqrt((n_units - 1) / n_units) * (scores - scores.mean())
+        return deviations
+
+    def freedom(self, deviations: Floats) -> float:
+        """Count degrees of freedom (Satterthwaite's, where classes are averaged)."""
+        unit = self.units()
+        _, first, n_images = np.unique(unit, return_index=True, return_counts=True)
+        members = np.bincount(unit * self.n_classes + self.truth, minlength=len(first))
+        pure = members.max() == n_images.max() and (members > 0).sum() == len(first)
+        if not SCORINGS[self.scoring].by_class or not pure:
+            return max(1.0, len(first) - 1.0)
+        strata = self.truth[first]
+        parts = np.bincount(strata, np.square(deviations), self.n_classes).astype(np.float64)
+        sizes = np.bincount(strata, minlength=self.n_classes).astype(np.float64)
+        return _satterthwaite(parts, sizes - 1)
 
 
 def score_interval(
-    scoring: str,
-    score: float,
-    truth: NDArray[np.intp],
-    answers: Sequence[Answers],
-    n_classes: int,
-    *,
-    groups: NDArray[np.str_] | None = None,
-    random_state: int,
+    held_out: HeldOut, score: float, answers: Sequence[Answers]
 ) -> tuple[float, float]:
     """Bound a score measured on images that had no part in the training.
 
-    Wilson's interval for a proportion, with as many images as would give the same standard error:
-    that over the images (outcomes of a cross-validation are as good as independent, Bayle et al.),
-    and that of the mean over draws of training images. The former is known for (balanced) accuracy,
-    and the bootstrap's otherwise, or where images come in groups. Log loss is no proportion: normal
-    theory on its logarithm.
+    Wilson's interval for a proportion, with as many images as would give the same standard error,
+    and Student's quantile: the variance over the units, and that of the mean over draws of training
+    images. Log loss is no proportion: normal theory on its logarithm.
 
     Parameters
     ----------
-    scoring : str
+    held_out : HeldOut
     score : float
         Mean over the draws.
-    truth : ndarray of shape (n_tested,), intp
     answers : sequence of ndarray
         One for each draw, or each repeat of a cross-validation, as for
         `pipelines.scorings.score_answers`.
-    n_classes : int
-    groups : ndarray of shape (n_tested,), optional
-    random_state : int
 
     Returns
     -------
@@ -54,176 +133,165 @@ def score_interval(
     References
     ----------
     Wilson, *Probable inference, the law of succession, and statistical inference*, JASA 1927.
-    Bayle, Bayle, Janson and Mackey, *Cross-validation confidence intervals for test error*,
-    NeurIPS 2020.
 
     Examples
     --------
     >>> truth, answers = np.zeros(100, np.intp), np.repeat([0.0, 1.0], [90, 10])
-    >>> low, high = score_interval("accuracy", 0.9, truth, [answers], 2, random_state=0)
+    >>> held_out = HeldOut(scoring="accuracy", truth=truth, n_classes=2)
+    >>> low, high = score_interval(held_out, 0.9, [answers])
     >>> round(low, 3), round(high, 3)
     (0.826, 0.945)
     """
-    scores = np.array([float(score_answers(scoring, truth, a, n_classes)[0]) for a in answers])
-    between = float(scores.var(ddof=1)) / len(scores) if len(scores) > 1 else 0.0
-    n = 1 / float(np.square(image_weights(scoring, truth)).sum())
-    if groups is not None:
-        n = min(n, float(len(np.unique(groups))))
-    resampled = groups is not None or image_shares(scoring, truth, answers[0]) is None
-    variance = 0.0
-    if resampled:
-        tests = [np.arange(len(truth))] * len(answers)
-        of_resamples = [
-            _mean_scores(scoring, truth, tests, answers, n_classes, counts)
-            for counts in _resamples(scoring, truth, random_state, 1000, groups)
-        ]
-        variance = float(np.concatenate(of_resamples).var())
-    if scoring == "neg_log_loss":
+    by_draw = _scores(held_out, answers)
+    between = float(by_draw.var(ddof=1)) / len(by_draw) if len(by_draw) > 1 else 0.0
+    within, freedom = _within(held_out, score, answers)
+    variance = within + between
+    quantile = _quantile(
+        _satterthwaite(np.array([within, between]), np.array([freedom, len(by_draw) - 1.0]))
+    )
+    if held_out.scoring == "neg_log_loss":
         if score == 0:  # Every probability is 1.
             return 0.0, 0.0
-        if not resampled:
-            variance = float(np.mean(answers, axis=0).var()) / n
-        z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-        factor = math.exp(z * math.sqrt(variance + between) / -score)
+        factor = math.exp(quantile * math.sqrt(variance) / -score)
         return score * factor, score / factor
     if not 0 < score < 1:
-        return _wilson(score, n)
-    least = score * (1 - score) / len(truth)  # As of so many independent images.
-    variance = max(variance, least) if resampled else score * (1 - score) / n
-    return _wilson(score, score * (1 - score) / (variance + between))
+        n_units = float(held_out.units().max()) + 1
+        weights = image_weights(held_out.scoring, held_out.truth)
+        return _wilson(score, min(n_units, 1 / float(np.square(weights).sum())), quantile)
+    return _wilson(score, score * (1 - score) / variance, quantile)
 
 
-def tied_with(
-    scoring: str,
-    truth: NDArray[np.intp],
-    tests: Sequence[NDArray[np.intp]],
-    best: Sequence[Answers],
-    others: Sequence[Sequence[Answers]],
-    n_classes: int,
+def _within(held_out: HeldOut, score: float, answers: Sequence[Answers]) -> tuple[float, float]:
+    """Give the variance of a score over the tested units, and its degrees of freedom."""
+    truth, n_classes = held_out.truth, held_out.n_classes
+    if held_out.groups is None and held_out.scoring == "accuracy":
+        return score * (1 - score) / len(truth), math.inf
+    if held_out.groups is None and held_out.scoring == "balanced_accuracy":
+        sizes = np.bincount(truth, minlength=n_classes).astype(np.float64)
+        hits = np.mean([given == truth for given in answers], axis=0)
+        there = sizes > 0
+        # One hit and one miss more: of five images that are all right, not all are always right.
+        rates = (np.bincount(truth, hits, n_classes)[there] + 1) / (sizes[there] + 2)
+        parts = rates * (1 - rates) / sizes[there] / there.sum() ** 2
+        return float(parts.sum()), _satterthwaite(parts, sizes[there] - 1)
+    deviations = held_out.deviations(answers)
+    variance = float(np.square(deviations).sum())
+    if held_out.scoring != "neg_log_loss":
+        n_units = len(deviations) if len(deviations) == 1 else len(truth)
+        variance = max(variance, score * (1 - score) / n_units)  # As of independent images.
+    return variance, held_out.freedom(deviations)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Told:
+    """Which candidates can be told from one of them.
+
+    Attributes
+    ----------
+    worse, better : ndarray of shape (n_candidates,), bool
+        Beyond chance. Neither: it cannot be told.
+    """
+
+    worse: NDArray[np.bool_]
+    better: NDArray[np.bool_]
+
+
+def tell_apart(
+    held_out: HeldOut,
+    answers: Sequence[Sequence[Answers]],
+    scores: Floats,
+    best: int,
     *,
-    groups: NDArray[np.str_] | None = None,
-    random_state: int,
-) -> NDArray[np.bool_]:
-    """Tell which candidates cannot be told from the best, by bootstrap over the tested images.
+    chose: bool,
+) -> Told:
+    """Tell which candidates are worse, or better, than one of them, on the same images.
 
-    Scores are compared pairwise on the same images, averaged over the draws that test them: one
-    test split, or the folds of a cross-validation, whose paired outcomes are as good as
-    independent (Bayle et al.). Images of one group come and go together.
+    Paired differences of the scores over their jackknife errors, by Student's t. The level is 5 %
+    for all comparisons together: the largest of them is compared with the largest of as many
+    normal variables that are correlated alike (a multiplier bootstrap), over all pairs where the
+    same images chose the candidate.
 
     Parameters
     ----------
-    scoring : str
-    truth : ndarray of shape (n_samples,), intp
-    tests : sequence of ndarray of intp
-        The images that each draw tests.
-    best : sequence of ndarray
-        Its answers to them.
-    others : sequence of sequence of ndarray
-    n_classes : int
-    groups : ndarray of shape (n_samples,), optional
-    random_state : int
+    held_out : HeldOut
+    answers : sequence of sequence of ndarray
+        Of each candidate, each draw or repeat.
+    scores : ndarray of shape (n_candidates, n_draws)
+        As they are reported.
+    best : int
+        The candidate that the others are compared with.
+    chose : bool
+        Whether the tested images had a part in choosing it.
 
     Returns
     -------
-    tied : ndarray of shape (n_others,), bool
-        False where the best is better in all but 5 % / `n_others` of the resamples.
+    told : Told
 
     References
     ----------
-    Bayle, Bayle, Janson and Mackey, *Cross-validation confidence intervals for test error*,
-    NeurIPS 2020.
+    Hsu, *Multiple comparisons*, 1996, chapter 4. Chernozhukov, Chetverikov and Kato, *Gaussian
+    approximations and multiplier bootstrap*, Annals of Statistics 2013.
     """
-    images = np.unique(np.concatenate(tests))
-    at = [np.searchsorted(images, test) for test in tests]
-    resamples = _resamples(
-        scoring,
-        truth[images],
-        random_state,
-        N_RESAMPLES,
-        None if groups is None else groups[images],
+    n_draws = scores.shape[1]
+    of_units = np.array([held_out.deviations(given) for given in answers])
+    of_draws = (scores - scores.mean(1, keepdims=True)) / math.sqrt(n_draws * max(1, n_draws - 1))
+    parts = [of_units, of_draws]
+    variances = [np.square(part - part[best]).sum(1) for part in parts]
+    n_units = of_units.shape[1]
+    freedom = np.array(
+        [
+            _satterthwaite(np.array(pair), np.array([n_units - 1.0, n_draws - 1.0]))
+            for pair in zip(*variances, strict=True)
+        ]
     )
-    candidates = [best, *others]
-    shares = [_shares(scoring, truth[images], at, answers) for answers in candidates]
-    lost = np.zeros(len(others))
-    for counts in resamples:
-        if groups is None and shares[0] is not None:
-            scores = np.array(shares, np.float64) @ counts.T
-        else:
-            scores = np.array(
-                [
-                    _mean_scores(scoring, truth[images], at, answers, n_classes, counts)
-                    for answers in candidates
-                ]
-            )
-        # Sums in another order differ in the last digits.
-        lost += (scores[0] - scores[1:] <= 1e-12).sum(1)
-    tied: NDArray[np.bool_] = lost / N_RESAMPLES > (1 - CONFIDENCE) / max(1, len(others))
-    return tied
+    # One image more that is answered differently: a few that all agree prove little.
+    least = 1 / n_units**2 if SCORINGS[held_out.scoring].reads == "labels" else 0.0
+    total = variances[0] + variances[1]
+    error = np.sqrt(np.where(total > 0, total + least, np.inf))
+    mean = scores.mean(1)
+    level = _level(np.hstack(parts), best, held_out.random_state, chose=chose)
+    t = (mean[best] - mean) / error
+    return Told(worse=stats.t.sf(t, freedom) < level, better=stats.t.cdf(t, freedom) < level)
 
 
-def _mean_scores(
-    scoring: str,
-    truth: NDArray[np.intp],
-    tests: Sequence[NDArray[np.intp]],
-    answers: Sequence[Answers],
-    n_classes: int,
-    counts: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Average over the draws the score of each resample of the images."""
-    of_draws = [
-        score_answers(scoring, truth[test], given, n_classes, counts[:, test])
-        for test, given in zip(tests, answers, strict=True)
-    ]
-    return np.asarray(np.mean(of_draws, axis=0))
-
-
-def _shares(
-    scoring: str,
-    truth: NDArray[np.intp],
-    tests: Sequence[NDArray[np.intp]],
-    answers: Sequence[Answers],
-) -> NDArray[np.float64] | None:
-    """Return what each image adds to the mean score of the draws, where that is such a sum."""
-    total = np.zeros(len(truth))
-    for test, given in zip(tests, answers, strict=True):
-        shares = image_shares(scoring, truth[test], given)
-        if shares is None:
-            return None
-        total[test] += shares / len(tests)
-    return total
-
-
-def _resamples(
-    scoring: str,
-    truth: NDArray[np.intp],
-    random_state: int,
-    n: int,
-    groups: NDArray[np.str_] | None = None,
-) -> Iterator[NDArray[np.float64]]:
-    """Yield how often each image is drawn: by group, or, where classes are averaged, by class."""
+def _level(parts: Floats, best: int, random_state: int, *, chose: bool) -> float:
+    """Find the level of one comparison at which all of them together err in 5 %."""
     rng = np.random.default_rng(random_state)
-    if groups is not None:
-        names, group = np.unique(groups, return_inverse=True)
-        for start in range(0, n, _AT_ONCE):
-            size = min(_AT_ONCE, n - start)
-            even = np.full(len(names), 1 / len(names))
-            yield rng.multinomial(len(names), even, size=size)[:, group].astype(np.float64)
-        return
-    number = np.zeros(len(truth), np.intp)
-    if SCORINGS[scoring].by_class:
-        number = np.unique(truth, return_inverse=True)[1]
-    for start in range(0, n, _AT_ONCE):
-        size = min(_AT_ONCE, n - start)
-        counts = np.empty((size, len(truth)))
-        for stratum in np.unique(number):
-            inside = np.flatnonzero(number == stratum)
-            even = np.full(len(inside), 1 / len(inside))
-            counts[:, inside] = rng.multinomial(len(inside), even, size=size)
-        yield counts
+    drawn = parts @ rng.standard_normal((parts.shape[1], N_MULTIPLIERS))
+    largest = np.full(N_MULTIPLIERS, -np.inf)
+    for i in range(len(parts)) if chose else [best]:
+        error = np.sqrt(np.square(parts - parts[i]).sum(1))
+        apart = error > 1e-12
+        if apart.any():
+            t = (drawn[i] - drawn[apart]) / error[apart, None]
+            largest = np.maximum(largest, t.max(0))
+    if not np.isfinite(largest).all():  # All candidates answer alike.
+        return 0.0
+    return float(stats.norm.sf(np.quantile(largest, CONFIDENCE)))
 
 
-def _wilson(p: float, n: float) -> tuple[float, float]:
-    z = stats.norm.ppf((1 + CONFIDENCE) / 2)
+def _scores(held_out: HeldOut, answers: Sequence[Answers]) -> Floats:
+    found = [
+        score_answers(held_out.scoring, held_out.truth, given, held_out.n_classes)[0]
+        for given in answers
+    ]
+    return np.array(found, np.float64)
+
+
+def _satterthwaite(variances: Floats, freedom: Floats) -> float:
+    """Give the degrees of freedom of a sum of variances."""
+    there = variances > 0
+    if not there.any():
+        return max(1.0, float(freedom.max()))
+    parts = np.square(variances[there]) / np.maximum(freedom[there], 1.0)
+    return max(1.0, float(variances.sum() ** 2 / parts.sum())) if parts.sum() > 0 else math.inf
+
+
+def _quantile(freedom: float) -> float:
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+
+
+def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))

@@ -13,10 +13,7 @@ from pipelines.draws import Draw, TrainSize
 from pipelines.evaluation import Fit
 from pipelines.results import Best, Comparison, FoldScore, LayerScore, Mistake
 from pipelines.scorings import score_answers
-from pipelines.uncertainty import (
-    score_interval,
-    tied_with,
-)
+from pipelines.uncertainty import HeldOut, score_interval, tell_apart
 
 Candidate = tuple[str, str]
 """Layer and classifier."""
@@ -72,8 +69,8 @@ class Verdict:
         chosen = [
             self._of(candidates[choice], size)[i] for i, choice in enumerate(cv.argmax(0).tolist())
         ]
-        tied = self._tied(winner, size)
-        layers = dict.fromkeys(layer for layer, _ in candidates)
+        tied, better = self._told(winner, size)
+        recommended = next(candidate for candidate in candidates if candidate in (winner, *tied))
         score, low, high = self.scored(chosen, size)
         return Best(
             layer=winner[0],
@@ -82,8 +79,11 @@ class Verdict:
             score=score,
             ci_low=low,
             ci_high=high,
-            tied=tied,
-            recommended=next(layer for layer in layers if layer in (winner[0], *tied)),
+            tied=tuple(dict.fromkeys(layer for layer, _ in tied if layer != winner[0])),
+            recommended=recommended[0],
+            recommended_classifier=recommended[1],
+            tied_classifiers=tuple(tied),
+            better=tuple(better),
         )
 
     def layer_score(self, candidate: Candidate, size: TrainSize) -> LayerScore:
@@ -109,27 +109,34 @@ class Verdict:
         """Give the mean score of a fit on each draw of a size, and its 95 % interval."""
         draws = self._draws(size)
         score = float(np.mean([self._score(*pair) for pair in zip(draws, fits, strict=True)]))
-        # The folds of one repeat test each image once, together; a test split is tested again by
-        # each draw.
-        numbers = [draw.repeat for draw in draws]
-        repeats = [
-            [i for i, n in enumerate(numbers) if n == number] for number in sorted(set(numbers))
-        ]
-        tested = np.concatenate([draws[i].test for i in repeats[0]])
-        order = [np.argsort(np.concatenate([draws[i].test for i in of])) for of in repeats]
-        low, high = score_interval(
-            self.scoring,
-            score,
-            self._numbers[np.sort(tested)],
-            [
-                np.concatenate([fits[i].answers for i in of])[sort]
-                for of, sort in zip(repeats, order, strict=True)
-            ],
-            len(self._classes),
-            groups=None if self.groups is None else self.groups[np.sort(tested)],
+        held_out, answers = self._pooled(fits, size)
+        low, high = score_interval(held_out, score, answers)
+        return score, low, high
+
+    def _pooled(
+        self, fits: Sequence[Fit], size: TrainSize
+    ) -> tuple[HeldOut, list[NDArray[np.float64]]]:
+        """Gather the answers of each repeat: its folds test each image once, together."""
+        draws, repeats = self._draws(size), self._repeats(size)
+        images = np.concatenate([draws[i].test for i in repeats[0]])
+        answers = []
+        for of in repeats:
+            order = np.argsort(np.concatenate([draws[i].test for i in of]))
+            answers.append(np.concatenate([fits[i].answers for i in of])[order])
+        images = np.sort(images)
+        held_out = HeldOut(
+            scoring=self.scoring,
+            truth=self._numbers[images],
+            n_classes=len(self._classes),
+            groups=None if self.groups is None else self.groups[images],
             random_state=self.random_state,
         )
-        return score, low, high
+        return held_out, answers
+
+    def _repeats(self, size: TrainSize) -> list[list[int]]:
+        """List the draws of each repeat; a test split is tested again by each draw."""
+        numbers = [draw.repeat for draw in self._draws(size)]
+        return [[i for i, n in enumerate(numbers) if n == one] for one in sorted(set(numbers))]
 
     @cached_property
     def sizes(self) -> list[TrainSize]:
@@ -158,22 +165,31 @@ class Verdict:
         found = score_answers(self.scoring, self._truth(draw), fit.answers, len(self._classes))
         return float(found[0])
 
-    def _tied(self, winner: Candidate, size: TrainSize) -> tuple[str, ...]:
-        others = [candidate for candidate in self.fits if candidate != winner]
-        if not others:
-            return ()
-        tied = tied_with(
-            self.scoring,
-            self._numbers,
-            [draw.test for draw in self._draws(size)],
-            [fit.answers for fit in self._of(winner, size)],
-            [[fit.answers for fit in self._of(other, size)] for other in others],
-            len(self._classes),
-            groups=self.groups,
-            random_state=self.random_state,
+    def _told(self, winner: Candidate, size: TrainSize) -> tuple[list[Candidate], list[Candidate]]:
+        """List the candidates that cannot be told from the winner, and those that are better."""
+        candidates = list(self.fits)
+        draws, repeats = self._draws(size), self._repeats(size)
+        pooled = [self._pooled(self._of(candidate, size), size) for candidate in candidates]
+        by_draw = np.array(
+            [
+                [self._score(*pair) for pair in zip(draws, self._of(candidate, size), strict=True)]
+                for candidate in candidates
+            ]
         )
-        names = (c[0] for c, is_tied in zip(others, tied, strict=True) if is_tied)
-        return tuple(name for name in dict.fromkeys(names) if name != winner[0])
+        told = tell_apart(
+            pooled[0][0],
+            [answers for _, answers in pooled],
+            np.stack([by_draw[:, of].mean(1) for of in repeats], axis=1),
+            candidates.index(winner),
+            chose=len(repeats[0]) > 1,  # The outer folds of a cross-validation.
+        )
+        better = [c for c, is_better in zip(candidates, told.better, strict=True) if is_better]
+        tied = [
+            candidate
+            for candidate, is_worse in zip(candidates, told.worse, strict=True)
+            if not is_worse and candidate != winner and candidate not in better
+        ]
+        return tied, better
 
     def _predictions(
         self, candidate: Candidate, size: TrainSize
@@ -201,8 +217,8 @@ class Verdict:
 
     def _unconverged(self) -> list[str]:
         return [
-            f"{layer} ({classifier}): {n} of {len(fits)} fits are not certified to have converged "
-            "at the largest C; a smaller end of --Cs avoids it"
+            f"{layer} ({classifier}): {n} of {len(fits)} fits stopped short of the accuracy asked, "
+            "at the largest C; leave out the largest values with --Cs"
             for (layer, classifier), fits in self.fits.items()
             if (n := sum(not fit.converged for fit in fits))
         ]

@@ -84,7 +84,7 @@ def test_other_weights_and_other_files_are_refused(
     done = run_cli("predict", file, tmp_path / "nowhere")
     assert "does not exist" in done.stderr
     done = run_cli("predict", file)
-    assert "no image" in done.stderr
+    assert "No images were given" in done.stderr
 
 
 class _Evil:

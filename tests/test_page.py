@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.page import render, sentence, size_sentence
+from pipelines.page import cautions, render, render_markdown, roles, sentence, size_sentence
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -113,20 +113,48 @@ def test_names_cannot_break_the_page(report_folder: Path) -> None:
     report["classes"][0] = report["dataset"]["name"] = evil
     report["skipped"] = [{"path": evil, "reason": evil}]
     assert evil not in render([report])
+    report["classes"][:2] = [r"$\frac{x$", "costs $5 or $10_a"]
+    page = render([report])
+    assert "costs $5 or $10_a" in page
+    text = json.dumps(report).replace(report["best"]["layer"], "a|b<c>")
+    report = json.loads(text)
+    assert r"a\|b\<c\>" in render_markdown(report)
 
 
 def test_the_sentence_follows_what_was_found(report_folder: Path) -> None:
     report = json.loads((report_folder / "report.json").read_text())
     layers = list(dict.fromkeys(row["layer"] for row in report["layers"]))
     best = report["best"]
-    best |= {"layer": layers[-1], "tied": [], "recommended": layers[-1], "train_size": "all"}
-    assert f"take the codes of {layers[-1]}" in sentence(report)
-    assert "every other depth is worse" in sentence(report)
-    best |= {"tied": layers[1:-1], "recommended": layers[1]}
-    assert f"Take {layers[1]} " in sentence(report)
-    assert "cheapest" in sentence(report)
-    best |= {"tied": layers[:-1], "recommended": layers[0]}
-    assert "no other depth can be told from them" in sentence(report)
+    classifier = best["classifier"]
+
+    def tie(names: list[str], cheapest: str) -> str:
+        pairs = [[name, classifier] for name in names]
+        best.update(tied=names, tied_classifiers=pairs, recommended=cheapest)
+        return sentence(report)
+
+    best |= {"layer": layers[-1], "recommended_classifier": classifier, "train_size": "all"}
+    alone = tie([], layers[-1])
+    assert f"take the codes of {layers[-1]}" in alone
+    assert "every other depth is worse" in alone
+    some = tie(layers[1:-1], layers[1])
+    assert f"Take {layers[1]} " in some
+    assert "cheapest" in some
+    assert roles(best, layers[1], classifier) == ["tied", "recommended"]
+    assert roles(best, layers[1], "another") == []
+    assert "no other depth can be told from them" in tie(layers[:-1], layers[0])
+    tie([], layers[-1])
+    best["better"] = [[layers[0], classifier]]
+    assert "every other depth is worse" not in sentence(report)
+    assert any(f"{layers[0]} is clearly better" in said for said in cautions(report))
+    best["better"] = report["controls"] = []
+    assert cautions(report) == []
+    report["controls"] = [
+        {"name": "majority", "score": best["ci_low"]}, {"name": "pixels", "score": best["score"]},
+        {"name": "concatenated", "score": 1.1},
+    ]  # fmt: skip
+    said = " ".join(cautions(report))
+    for words in ("better than guessing", "Raw pixels score", "All depths side by side"):
+        assert words in said
     report["by_size"] = [{**best, "train_size": 3, "layer": layers[0], "tied": []}, best]
     assert f"with 3 training images a class {layers[0]} is better" in size_sentence(report)
     report["by_size"][0]["tied"] = [layers[-1]]

@@ -1,0 +1,244 @@
+"""How near to the network's own speed images become codes, and how far beyond what people use.
+
+    python benchmarks/extraction.py --data ../shared [--thingsvision /path/to/python]
+
+prints the table of ``benchmarks/README.md``: images a second, medians of five, the sides in turn.
+``--thingsvision`` names a Python in whose environment thingsvision is installed. ``--toy`` takes
+seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+BATCH = 32
+NETWORKS = {
+    "squeezenet1_0": "features.3.cat,features.5.cat,features.8.cat,features.12.cat,classifier.2",
+    "resnet18": "relu,layer1.1.relu_1,layer2.1.relu_1,layer3.1.relu_1,layer4.1.relu_1",
+}
+# The modules whose outputs thingsvision hooks: as deep, and as large.
+MODULES = {
+    "squeezenet1_0": ["features.3", "features.5", "features.8", "features.12", "classifier.2"],
+    "resnet18": ["relu", "layer1.1", "layer2.1", "layer3.1", "layer4.1"],
+}
+
+
+def make_images(folder: Path, n: int) -> Path:
+    """Draw images for a toy run."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        (folder / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "ab"[i % 2] / f"{i}.jpg")
+    return folder
+
+
+def bare(backbone: Any, crops: Any, precision: str) -> Callable[[], None]:
+    """Run the whole network on tensors that are ready, and throw the answers away."""
+    import torch
+
+    from codes.extractor import PRECISIONS
+
+    model = backbone.model.to(memory_format=torch.channels_last)
+    batches = [
+        backbone.preprocessing.normalize(part).to(memory_format=torch.channels_last)
+        for part in crops.split(BATCH)
+    ]
+
+    def run() -> None:
+        enabled = precision != "float32"
+        with torch.inference_mode(), torch.autocast("cpu", PRECISIONS[precision], enabled=enabled):
+            for batch in batches:
+                model(batch)
+
+    return run
+
+
+def ours(images: Any, backbone: Any, name: str, precision: str) -> Callable[[], None]:
+    """Fill a new store."""
+    from pipelines import ExtractionOptions
+    from pipelines.extraction import extract
+
+    def run() -> None:
+        with tempfile.TemporaryDirectory() as store:
+            options = ExtractionOptions(
+                backbone=name, layers=NETWORKS[name], precision=precision, batch_size=BATCH,
+                store=store, device="cpu",
+            )  # fmt: skip
+            done = extract(images, options, backbone=backbone)
+            assert done.n_extracted == len(images)
+
+    return run
+
+
+def everyday(folder: Path, backbone: Any, name: str) -> Callable[[], None]:
+    """Loop as people write it."""
+    import torch
+    from torch.utils.data import DataLoader
+    from torchvision import transforms
+    from torchvision.datasets import ImageFolder
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    from codes.pooling import resolve_pooling
+
+    model = backbone.model.to(memory_format=torch.contiguous_format)
+    layers = NETWORKS[name].split(",")
+    extractor = create_feature_extractor(model, layers)
+    shapes = {layer.name: layer.shape for layer in backbone.layers}
+    grids = {n: resolve_pooling("grid", shapes[n]).removeprefix("grid:") for n in layers}
+    transform = transforms.Compose(
+        [
+            transforms.Resize(256),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+
+    def run() -> None:
+        rows: dict[str, list[Any]] = {layer: [] for layer in layers}
+        loader = DataLoader(ImageFolder(folder, transform), batch_size=BATCH, num_workers=2)
+        with torch.no_grad():
+            for batch, _ in loader:
+                for layer, maps in extractor(batch).items():
+                    pooled = torch.nn.functional.adaptive_avg_pool2d(maps, int(grids[layer]))
+                    rows[layer].append(pooled.flatten(1).numpy())
+        for parts in rows.values():
+            np.concatenate(parts)
+
+    return run
+
+
+def thingsvision(python: str, folder: Path, name: str, weights: Path | None) -> Callable[[], float]:
+    """Have thingsvision's own environment time it; seconds."""
+
+    def run() -> float:
+        words = [python, __file__, "--as-thingsvision", str(folder), "--network", name]
+        words += ["--weights", str(weights)] if weights else []
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:])
+        found: float = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    return run
+
+
+def as_thingsvision(folder: Path, name: str, weights: Path | None) -> float:
+    """Extract five layers into memory with thingsvision; seconds."""
+    import torch
+    from thingsvision import get_extractor
+    from thingsvision.utils.data import DataLoader, ImageDataset
+
+    extractor = get_extractor(
+        model_name=name, source="torchvision", device="cpu", pretrained=False,
+        **({"model_path": str(weights)} if weights else {}),
+    )  # fmt: skip
+    torch.set_grad_enabled(False)
+    start = time.perf_counter()
+    dataset = ImageDataset(
+        root=str(folder), out_path=tempfile.mkdtemp(), backend=extractor.get_backend(),
+        transforms=extractor.get_transformations(),
+    )  # fmt: skip
+    batches = DataLoader(dataset=dataset, batch_size=BATCH, backend=extractor.get_backend())
+    features = extractor.extract_features(
+        batches=batches, module_names=MODULES[name], flatten_acts=True, output_type="ndarray"
+    )
+    assert len(features) == len(MODULES[name])
+    return time.perf_counter() - start
+
+
+def measure(sides: dict[str, Callable[[], float | None]], repeats: int) -> dict[str, float]:
+    """Run the sides in turn; median seconds of each."""
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for repeat in range(repeats + 1):
+        for side, run in sides.items():
+            start = time.perf_counter()
+            found = run()
+            if repeat:  # The first warms up.
+                seconds[side].append(found or time.perf_counter() - start)
+    return {side: median(values) for side, values in seconds.items()}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared")
+    parser.add_argument("--thingsvision", metavar="PYTHON")
+    parser.add_argument("--as-thingsvision", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--network", choices=list(NETWORKS))
+    parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--toy", action="store_true")
+    options = parser.parse_args()
+    if options.as_thingsvision is not None:
+        print(as_thingsvision(options.as_thingsvision, options.network, options.weights))
+        return
+    sys.path.insert(0, str(ROOT))
+    import torch
+
+    from codes import load_backbone, load_images
+    from codes.images import ArraySource, ImageList
+
+    repeats = 1 if options.toy else options.repeats
+    names = [options.network] if options.network else list(NETWORKS)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.data / "data/clothing/test"
+        folder = make_images(Path(scratch), 40) if options.toy else folder
+        images = load_images(folder)
+        print(
+            "| network | precision | side | images/s | ratio of ours to it |\n|---|---|---|---|---|"
+        )
+        for name in names:
+            file = options.data / "weights/squeezenet1_0-imagenet.pth"
+            weights = file if name == "squeezenet1_0" and not options.toy else None
+            # Whether weights are trained changes no time.
+            backbone = load_backbone(name, weights=weights or "none")
+            side_of_crops = replace(backbone.preprocessing, resize_size=224)
+            ready = replace(backbone, preprocessing=side_of_crops)
+            plain = load_backbone(name, weights=weights or "none")
+            crops = torch.stack(
+                [backbone.preprocessing.crop(images.source.open(i)) for i in range(len(images))]
+            )
+            arrays = np.ascontiguousarray(crops.permute(0, 2, 3, 1).numpy())
+            decoded = ImageList(
+                name="decoded", source=ArraySource(arrays, name="decoded"), labels=images.labels,
+                ignored={},
+            )  # fmt: skip
+            for precision in ("float32", "bfloat16"):
+                sides: dict[str, Any] = {
+                    "ours, from decoded images": ours(decoded, ready, name, precision),
+                    "bare forward pass": bare(backbone, crops, precision),
+                    "ours, from files": ours(images, backbone, name, precision),
+                    "the everyday loop, float32": everyday(folder, plain, name),
+                }
+                if options.thingsvision:
+                    sides["thingsvision, float32"] = thingsvision(
+                        options.thingsvision, folder, name, weights
+                    )
+                found = measure(sides, repeats)
+                for side, seconds in found.items():
+                    own = "decoded images" if side == "bare forward pass" else "files"
+                    ratio = seconds / found[f"ours, from {own}"]
+                    told = "" if side.startswith("ours") else f"{ratio:.2f}"
+                    rate = f"{len(images) / seconds:.1f}" if not options.toy else ""
+                    print(f"| {name} | {precision} | {side} | {rate} | {told} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
