@@ -2,9 +2,10 @@
 
     python benchmarks/verdict.py
 
-prints, for a test split and for nested cross-validation: how often one depth is called the only
-best where all are equally good; how often the better one is found, by its margin; and how often
-the 95 % interval of the chosen depth's score holds its expected value. ``--toy`` takes seconds.
+prints, for a test split and for nested cross-validation, also with patients: how often one depth is
+called the only best, and how often any is called worse, where all are equally good; how often the
+better one is found, by its margin; and how often the 95 % interval of the chosen depth's score
+holds its expected value. ``--toy`` takes seconds.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ FRESH = 4000
 
 
 def draw_codes(
-    rng: np.random.Generator, labels: Any, kind: str, advantage: float
+    rng: np.random.Generator, labels: Any, kind: str, advantage: float, patients: Any
 ) -> dict[str, Any]:
-    """Codes of layers that are equally good but for the first, which is farther apart."""
+    """Codes of layers that are equally good but for the first, which is farther apart.
+
+    Images of a patient are shifted alike, in each layer by its own shift.
+    """
     centres = np.eye(N_CLASSES, N_FEATURES)[labels] * SEPARATION
     shared = centres + rng.normal(size=(len(labels), N_FEATURES))
     codes = {}
@@ -39,28 +43,32 @@ def draw_codes(
         own = shared if kind == "rotated" else centres + rng.normal(size=shared.shape)
         if layer == 0:
             own = own + advantage * centres
+        if patients is not None:
+            own = own + 0.7 * rng.normal(size=(patients.max() + 1, N_FEATURES))[patients]
         turned = own @ ortho_group.rvs(N_FEATURES, random_state=layer)
         codes[f"layer {layer}"] = turned.astype(np.float32)
     return codes
 
 
-def compare(seed: int, n_train: int, n_test: int, kind: str, advantage: float) -> Comparison:
+def compare(
+    seed: int, n_train: int, n_test: int, kind: str, advantage: float, n_patients: int = 0
+) -> Comparison:
     """Compare on simulated images; without test images by nested cross-validation."""
     rng = np.random.default_rng(seed)
     labels = np.concatenate([np.arange(n) % N_CLASSES for n in (n_train, n_test)])
-    codes = draw_codes(rng, labels, kind, advantage)
+    patients = np.arange(len(labels)) // N_CLASSES % n_patients if n_patients else None
+    codes = draw_codes(rng, labels, kind, advantage, patients)
     test = np.arange(len(labels)) >= n_train if n_test else None
     protocol = Protocol(Cs=(1e-4, 1e-3, 1e-2, 1e-1), cv=5, repeats=1)
-    return compare_layers(codes, labels.astype(str), test=test, protocol=protocol)
+    return compare_layers(codes, labels.astype(str), test=test, groups=patients, protocol=protocol)
 
 
-def simulate(n: int, n_train: int, n_test: int, kind: str, advantage: float) -> list[Comparison]:
-    """Compare again and again, on both cores."""
-    return list(
-        Parallel(n_jobs=-1)(
-            delayed(compare)(seed, n_train, n_test, kind, advantage) for seed in range(n)
-        )
-    )
+def simulate(
+    n: int, n_train: int, n_test: int, kind: str, advantage: float, n_patients: int = 0
+) -> list[Comparison]:
+    """Compare again and again, on all cores."""
+    arguments = n_train, n_test, kind, advantage, n_patients
+    return list(Parallel(n_jobs=-1)(delayed(compare)(seed, *arguments) for seed in range(n)))
 
 
 def share(hits: list[bool]) -> str:
@@ -102,11 +110,17 @@ def main() -> None:
     options = parser.parse_args()
     n, advantages = (4, (0.5,)) if options.toy else (200, (0.1, 0.2, 0.3))
     designs = [("test split", 150, 150), ("nested cross-validation", 150, 0)]
-    print("| evaluation | all equal | called the only best |\n|---|---|---|")
-    for name, n_train, n_test in designs:
-        for kind in ("rotated", "own"):
-            found = simulate(n, n_train, n_test, kind, 0.0)
-            print(f"| {name} | {kind} | {share([not f.best.tied for f in found])} |", flush=True)
+    patients = [("nested, 5 patients", 5), ("nested, 12 patients", 12)]
+    kinds = [(*d, kind, 0) for d in designs for kind in ("rotated", "own")]
+    kinds += [(name, 150, 0, "own", n_patients) for name, n_patients in patients]
+    print(
+        "| evaluation | all equal | called the only best | some called worse |\n|---|---|---|---|"
+    )
+    for name, n_train, n_test, kind, n_patients in kinds:
+        found = simulate(n, n_train, n_test, kind, 0.0, n_patients)
+        alone = share([not f.best.tied for f in found])
+        worse = share([len(f.best.tied) < N_LAYERS - 1 for f in found])
+        print(f"| {name} | {kind} | {alone} | {worse} |", flush=True)
     print("\n| evaluation | margin | chosen | and called the only best |\n|---|---|---|---|")
     for advantage in advantages:
         gain = margin(150, advantage)
@@ -116,8 +130,11 @@ def main() -> None:
             alone = [c and not f.best.tied for c, f in zip(chosen, found, strict=True)]
             print(f"| {name} | {gain:.3f} | {share(chosen)} | {share(alone)} |", flush=True)
     print("\n| evaluation | images | intervals that hold the expected score |\n|---|---|---|")
-    for name, n_train, n_test in [*designs, ("nested cross-validation", 400, 0)]:
-        found = simulate(n, n_train, n_test, "rotated", 0.0)
+    held_out = [(*d, 0) for d in [*designs, ("nested cross-validation", 400, 0)]]
+    held_out += [(name, 150, 0, n_patients) for name, n_patients in patients]
+    for name, n_train, n_test, n_patients in held_out:
+        kind = "own" if n_patients else "rotated"
+        found = simulate(n, n_train, n_test, kind, 0.0, n_patients)
         truths = expected(found, n_train, n_test, n)
         held = [
             f.best.ci_low <= truth <= f.best.ci_high for f, truth in zip(found, truths, strict=True)
