@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,7 +16,8 @@ def find_device(name: str) -> torch.device:
     ----------
     name : str
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, …, or ``"auto"``: the first of CUDA, MPS
-        and CPU that is there.
+        and CPU that is there. Under torchrun and Slurm, ``"auto"`` and ``"cuda"`` give each
+        process of a machine another GPU.
 
     Returns
     -------
@@ -26,6 +28,10 @@ def find_device(name: str) -> torch.device:
     ValueError
         If there is no such device.
     """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        # Of the processes that torchrun or Slurm starts on one machine each has a GPU of its own.
+        rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+        name = f"cuda:{int(rank) % torch.cuda.device_count()}" if rank.isdigit() else "cuda"
     there = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
     if name == "auto":
         return torch.device([*there, "cpu"][0])

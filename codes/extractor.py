@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from codes.backbones import Backbone
 from codes.decoding import UnreadableImageError
@@ -24,6 +26,10 @@ EXTRACTOR_VERSION = 2
 """Raised whenever the same input would give other codes; part of every key."""
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class WorkerDiedError(OSError):
+    """A process that decodes images died."""
 
 
 class NonFiniteCodesError(ValueError):
@@ -91,6 +97,8 @@ class CodeExtractor:
     ----------
     taps : list of Tap
         What is read, in forward order.
+    most : int or None
+        Images that fit into the device's memory together, once more did not.
 
     Raises
     ------
@@ -124,6 +132,7 @@ class CodeExtractor:
                 f"precision={precision!r} is unknown. Allowed: {', '.join(PRECISIONS)}."
             )
         self.device = find_device(device)
+        self.most: int | None = None
         self.precision = precision
         self.preprocessing = backbone.preprocessing
         self.taps = [
@@ -174,6 +183,11 @@ class CodeExtractor:
         ------
         NonFiniteCodesError
             If a code is NaN or infinite: it names the layer and the image.
+        WorkerDiedError
+            If a process that decodes images dies: it names the image.
+        MemoryError
+            If one image alone does not fit into the device's memory. With more, a batch that does
+            not fit is halved, and all after it.
         ValueError
             If the batch size or the number of workers is out of range.
         """
@@ -181,32 +195,72 @@ class CodeExtractor:
             raise ValueError(
                 f"batch_size={batch_size} and workers={workers}: allowed are 1 or more, 0 or more."
             )
+        decoded = _Decoded(images.source, len(images), self.preprocessing, max(1, workers))
         loader = DataLoader(
-            _Decoded(images.source, len(images), self.preprocessing),
+            decoded,
             batch_size=batch_size,
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=self.device.type == "cuda",
         )
+        # A GPU computes the next batch while the codes of the last are copied.
+        ahead = 0 if self.device.type == "cpu" else 1
+        pending: deque[tuple[int, list[str | None], dict[str, Tensor]]] = deque()
         start = 0
-        for pixels, why in loader:
-            readable = [place for place in range(len(why)) if why[place] is None]
-            yield CodesBatch(
-                start=start,
-                codes=self._rows(pixels, readable, len(why), images.source.names, start),
-                unreadable={start + i: reason for i, reason in enumerate(why) if reason},
-            )
+        for pixels, why in _naming_lost_images(loader, decoded, images.source.names):
+            pending.append((start, why, self._run(pixels) if len(pixels) else {}))
             start += len(why)
+            if len(pending) > ahead:
+                yield self._batch(*pending.popleft(), images.source.names)
+        for batch in pending:
+            yield self._batch(*batch, images.source.names)
+
+    def _run(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Read a batch, in halves from where the device's memory ends."""
+        parts: list[dict[str, Tensor]] = []
+        done = 0
+        while done < len(pixels):
+            taken = pixels[done : done + (self.most or len(pixels))]
+            try:
+                parts.append(self(taken))
+                done += len(taken)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if len(taken) == 1:
+                    raise MemoryError(
+                        f"One image alone does not fit into the memory of {self.device}. Use "
+                        "another --device, a smaller --image-size or --precision bfloat16."
+                    ) from error
+                self.most = len(taken) // 2
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+        return parts[0] if len(parts) == 1 else {
+            layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]
+        }  # fmt: skip
+
+    def _batch(
+        self, start: int, why: list[str | None], found: dict[str, Tensor], names: Sequence[str]
+    ) -> CodesBatch:
+        readable = [place for place in range(len(why)) if why[place] is None]
+        return CodesBatch(
+            start=start,
+            codes=self._rows(found, readable, len(why), names, start),
+            unreadable={start + i: reason for i, reason in enumerate(why) if reason},
+        )
 
     def _rows(
-        self, pixels: Tensor, readable: list[int], n: int, names: Sequence[str], start: int
+        self,
+        found: dict[str, Tensor],
+        readable: list[int],
+        n: int,
+        names: Sequence[str],
+        start: int,
     ) -> dict[str, NDArray[np.float32]]:
         rows = {
             tap.layer.name: np.full((n, tap.n_features), np.nan, np.float32) for tap in self.taps
         }
-        if not readable:
-            return rows
-        for layer, codes in self(pixels).items():
+        for layer, codes in found.items():
             finite = codes.isfinite().all(1)
             if not finite.all():
                 place = readable[int((~finite).nonzero()[0])]
@@ -224,17 +278,47 @@ class CodeExtractor:
 class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
     """Cropped pixels, or the reason why there are none."""
 
-    def __init__(self, source: ImageSource, n: int, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, source: ImageSource, n: int, preprocessing: Preprocessing, workers: int
+    ) -> None:
         self._source, self._n, self._preprocessing = source, n, preprocessing
+        # What each process decodes now, for the case that it dies of it.
+        self.in_hand: Tensor = torch.full((workers,), -1)
+        self.in_hand.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return self._n
 
     def __getitem__(self, index: int) -> tuple[Tensor | None, str | None]:
+        worker = get_worker_info()
+        self.in_hand[0 if worker is None else worker.id] = index
         try:
             return self._preprocessing.crop(self._source.open(index)), None
         except (UnreadableImageError, OSError) as error:
             return None, str(error)
+
+
+def _naming_lost_images(
+    loader: Iterable[tuple[Tensor, list[str | None]]], decoded: _Decoded, names: Sequence[str]
+) -> Iterator[tuple[Tensor, list[str | None]]]:
+    """Go through the batches; where a process that decodes dies, tell which images it had."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "worker" not in str(error):
+            raise
+        held = ", ".join(repr(names[i]) for i in decoded.in_hand.tolist() if i >= 0)
+        raise WorkerDiedError(
+            f"A process that decodes images died, at {held or 'its first image'}"
+            f"{' (one of them)' if len(decoded.in_hand) > 1 else ''}: "
+            f"{str(error).splitlines()[0]} What was extracted before is stored. Leave that image "
+            "out, use fewer --workers if memory ran out, or --workers 0 to see where it dies."
+        ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    words = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in words
 
 
 def _collate(
@@ -269,7 +353,32 @@ def _cut(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx.GraphM
         if node > deepest:
             graph.erase_node(node)
     graph.output(outputs)
-    return fx.GraphModule(traced.root, graph)
+    return _fold_norms(fx.GraphModule(traced.root, graph))
+
+
+def _fold_norms(network: fx.GraphModule) -> fx.GraphModule:
+    """Fold each batch normalisation into the convolution right before it: a fifth of the time.
+
+    The backbone's own modules stay as they are.
+    """
+    used = Counter(node.target for node in network.graph.nodes if node.op == "call_module")
+    for node in list(network.graph.nodes):
+        norm = _called(network, node)
+        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
+            continue
+        [before, *_] = node.all_input_nodes
+        conv = _called(network, before)
+        alone = len(before.users) == used[node.target] == used[before.target] == 1
+        if isinstance(conv, nn.Conv2d) and alone:
+            network.set_submodule(str(before.target), fuse_conv_bn_eval(conv, norm))
+            node.replace_all_uses_with(before)
+            network.graph.erase_node(node)
+    network.recompile()
+    return network
+
+
+def _called(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def _pool_after(graph: fx.Graph, node: fx.Node, tap: Tap) -> fx.Node:

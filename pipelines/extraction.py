@@ -308,8 +308,9 @@ def _fill(
     workers = options.workers
     if workers is None:
         workers = 1 if extractor.device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1)
+    batch_size = options.batch_size or (32 if extractor.device.type == "cpu" else 256)
     batches = extractor.extract(
-        wanted, batch_size=options.batch_size, workers=min(workers, len(wanted) // 64)
+        wanted, batch_size=batch_size, workers=min(workers, len(wanted) // 64)
     )
     provenance = {
         "versions": versions(),
@@ -325,6 +326,11 @@ def _fill(
             part.write({arrays[name]: rows for name, rows in batch.codes.items()}, batch.unreadable)
             unreadable |= {found[i].tobytes(): why for i, why in batch.unreadable.items()}
             advance(len(next(iter(batch.codes.values()))))
+    if extractor.most is not None:
+        narrator.say(
+            f"{extractor.device} ran out of memory with more: {extractor.most} images passed the "
+            "network together."
+        )
     return unreadable
 
 

@@ -84,7 +84,7 @@ def predict(
     weights: str | None = None,
     out: Path | None = None,
     device: str = "auto",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     workers: int | None = None,
     store: str | Path | None = None,
     skip_unreadable: bool = False,

@@ -40,8 +40,9 @@ class ExtractionOptions:
         What codes are stored as: "float16" or "float32".
     device : str
         "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
-    batch_size : int
-        Images that pass the network together.
+    batch_size : int, optional
+        Images that pass the network together. Default: 32 on the CPU, 256 on a GPU; halved when
+        the device's memory does not hold them.
     workers : int, optional
         Processes that decode images. Default: one on the CPU, all cores but one with a GPU.
     store : str or Path, optional
@@ -63,7 +64,7 @@ class ExtractionOptions:
     precision: str = "float32"
     dtype: str = "float16"
     device: str = "auto"
-    batch_size: int = 32
+    batch_size: int | None = None
     workers: int | None = None
     store: str | Path | None = None
     skip_unreadable: bool = False
@@ -72,7 +73,9 @@ class ExtractionOptions:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype!r} is unknown. Allowed: {', '.join(DTYPES)}.")
-        if self.batch_size < 1 or (self.workers is not None and self.workers < 0):
+        if (self.batch_size is not None and self.batch_size < 1) or (
+            self.workers is not None and self.workers < 0
+        ):
             raise ValueError(
                 f"batch_size={self.batch_size}, workers={self.workers}: allowed are 1 or more, "
                 "0 or more."

@@ -36,7 +36,7 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     precision : str, default="float32"
     dtype : {"float16", "float32"}, default="float16"
     device : str, default="auto"
-    batch_size : int, default=32
+    batch_size : int, optional
     workers : int, optional
     store : str or Path, optional
 
@@ -62,7 +62,7 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         precision: str = "float32",
         dtype: str = "float16",
         device: str = "auto",
-        batch_size: int = 32,
+        batch_size: int | None = None,
         workers: int | None = None,
         store: str | Path | None = None,
     ) -> None:
