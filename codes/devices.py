@@ -56,3 +56,27 @@ def no_tf32() -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+@contextmanager
+def only_deterministic(wanted: bool) -> Iterator[None]:
+    """Use no algorithm whose results change from run to run, if that is wanted.
+
+    Parameters
+    ----------
+    wanted : bool
+    """
+    if not wanted:
+        yield
+        return
+    # cuBLAS reads it when it starts; PyTorch refuses its products otherwise.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        cudnn.benchmark = before[1]

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from codes.backbones import Backbone
 from codes.decoding import UnreadableImageError
-from codes.devices import find_device, no_tf32
+from codes.devices import find_device, no_tf32, only_deterministic
 from codes.graph import TracedGraph
 from codes.images import ImageList, ImageSource
 from codes.layers import Layer, select_layers
@@ -92,6 +92,8 @@ class CodeExtractor:
         What the network computes in. Codes come back as float32. TF32 is never used.
     device : str, default="cpu"
         A torch device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    deterministic : bool, default=False
+        Use only algorithms that give the same codes each time on the same machine.
 
     Attributes
     ----------
@@ -124,6 +126,7 @@ class CodeExtractor:
         activation: str = "post",
         precision: str = "float32",
         device: str = "cpu",
+        deterministic: bool = False,
     ) -> None:
         if activation not in ("post", "pre"):
             raise ValueError(f"activation={activation!r} is unknown. Allowed: post, pre.")
@@ -132,6 +135,7 @@ class CodeExtractor:
                 f"precision={precision!r} is unknown. Allowed: {', '.join(PRECISIONS)}."
             )
         self.device = find_device(device)
+        self.deterministic = deterministic
         self.most: int | None = None
         self.precision = precision
         self.preprocessing = backbone.preprocessing
@@ -155,7 +159,7 @@ class CodeExtractor:
         codes : dict of str to Tensor of shape (n, n_features), float32
             By layer name, on the extractor's device.
         """
-        with torch.inference_mode(), no_tf32():
+        with torch.inference_mode(), no_tf32(), only_deterministic(self.deterministic):
             images = self.preprocessing.normalize(pixels.to(self.device, non_blocking=True))
             dtype = PRECISIONS[self.precision]
             with torch.autocast(self.device.type, dtype, enabled=self.precision != "float32"):

@@ -20,6 +20,7 @@ from pipelines.extraction import Extraction, extract, timed
 from pipelines.leaks import group_copies
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent
+from pipelines.reproducibility import Reproducibility, measure_reproducibility
 from pipelines.results import Comparison
 from pipelines.similarity import Similarity, measure_similarity
 
@@ -52,6 +53,7 @@ class Experiment:
     controls : tuple of Control
     similarity : Similarity
     advice : Advice
+    reproducibility : Reproducibility
     """
 
     extraction: Extraction
@@ -59,6 +61,7 @@ class Experiment:
     controls: tuple[Control, ...]
     similarity: Similarity
     advice: Advice
+    reproducibility: Reproducibility
 
 
 def compare_depths(
@@ -164,6 +167,8 @@ def compare(
         similarity = measure_similarity(
             extraction, random_state=options.random_state, narrator=narrator
         )
+    with timed(extraction.seconds, "reproducibility"):
+        reproducibility = measure_reproducibility(extraction, options)
     pool = ~images.test if images.test is not None else np.ones(len(images), bool)
     n_train = int(pool.sum())
     if images.test is None:
@@ -173,6 +178,7 @@ def compare(
         comparison=comparison,
         controls=tuple(scored),
         similarity=similarity,
+        reproducibility=reproducibility,
         advice=advise(
             comparison,
             similarity,

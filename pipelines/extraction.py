@@ -147,7 +147,7 @@ def extract(
         )
     with timed(seconds, "load"):
         backbone = backbone or backbone_of(options)
-        extractor = _extractor(backbone, options, options.layers)
+        extractor = extractor_of(backbone, options, options.layers)
     store = CodeStore(options.store)
     with (
         timed(seconds, "digest"),
@@ -183,7 +183,7 @@ def extract(
         for gap in gaps:
             n_missing += len(gap.images)
             layers = [layer for layer, array in arrays.items() if array in gap.arrays]
-            part = _extractor(backbone, options, layers)
+            part = extractor_of(backbone, options, layers)
             unreadable |= _fill(store, key, gap, part, arrays, images, digests, options, narrator)
     bad = [i for i, digest in enumerate(digests) if digest.tobytes() in unreadable]
     skipped = {images.source.names[i]: unreadable[digests[i].tobytes()] for i in bad}
@@ -247,9 +247,22 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = time.perf_counter() - start
 
 
-def _extractor(
+def extractor_of(
     backbone: Backbone, options: ExtractionOptions, layers: str | list[str]
 ) -> CodeExtractor:
+    """Make the extractor that some options describe.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    options : ExtractionOptions
+        But for its layers.
+    layers : str or list of str
+
+    Returns
+    -------
+    extractor : CodeExtractor
+    """
     return CodeExtractor(
         backbone,
         layers,
@@ -257,6 +270,7 @@ def _extractor(
         activation=options.activation,
         precision=options.precision,
         device=options.device,
+        deterministic=options.deterministic,
     )
 
 

@@ -40,6 +40,9 @@ class ExtractionOptions:
         What codes are stored as: "float16" or "float32".
     device : str
         "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
+    deterministic : bool
+        Use only algorithms that give the same codes each time on the same machine, where a GPU
+        has faster ones that do not.
     batch_size : int, optional
         Images that pass the network together. Default: 32 on the CPU, 256 on a GPU; halved when
         the device's memory does not hold them.
@@ -64,6 +67,7 @@ class ExtractionOptions:
     precision: str = "float32"
     dtype: str = "float16"
     device: str = "auto"
+    deterministic: bool = False
     batch_size: int | None = None
     workers: int | None = None
     store: str | Path | None = None

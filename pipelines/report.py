@@ -119,6 +119,7 @@ def make_report(
         ],
         "similarity": _plain(experiment.similarity),
         "advice": _plain(experiment.advice),
+        "reproducibility": _plain(experiment.reproducibility),
         "timing": {
             **{stage: round(seconds, 3) for stage, seconds in extraction.seconds.items()},
             "images_extracted": extraction.n_extracted,

@@ -22,6 +22,7 @@ from pipelines.controls import better_than_chance, run_controls
 from pipelines.draws import make_draws
 from pipelines.experiment import compare
 from pipelines.extraction import extract
+from pipelines.reproducibility import measure_reproducibility
 from pipelines.scorings import SCORINGS
 from pipelines.similarity import Similarity, measure_similarity
 from tests.conftest import draw_image
@@ -228,3 +229,16 @@ def test_advice_is_that_of_the_table(large: bool, value: float | None) -> None:
         assert "would advise otherwise" in said.text  # The top is worse here.
     assert any("for each doubling" in line for line in said.evidence)
     assert found.best.layer == replace(found.best).layer
+
+
+def test_differences_are_measured_between_runs_batches_and_precisions(image_folder: Path) -> None:
+    options = ExtractionOptions(backbone="bundled", layers="conv1.relu,fc7.relu")
+    images = list_images([image_folder])
+    found = measure_reproducibility(extract(images, options), options)
+    assert (found.n_images, found.again, found.precision) == (8, 0.0, None)
+    assert found.batch < 1e-5
+    rough = replace(options, precision="bfloat16", deterministic=True)
+    found = measure_reproducibility(extract(images, rough), rough)
+    assert found.again == 0.0
+    assert found.precision is not None
+    assert 1e-4 < found.precision < 0.05

@@ -326,3 +326,18 @@ def test_each_process_of_a_machine_gets_its_own_gpu(monkeypatch: pytest.MonkeyPa
         assert str(find_device("cuda:0")) == "cuda:0"
         monkeypatch.delenv(variable)
     assert str(find_device("auto")) == "cuda:0"
+
+
+def test_deterministic_algorithms_are_asked_for_and_given_back() -> None:
+    backbone, images = load_backbone("bundled"), _images(4)
+    extractor = CodeExtractor(backbone, "fc6.relu", deterministic=True)
+    asked = []
+    handle = extractor._network.register_forward_hook(
+        lambda *_: asked.append(torch.are_deterministic_algorithms_enabled())
+    )
+    [batch] = extractor.extract(images)
+    handle.remove()
+    assert asked == [True]
+    assert not torch.are_deterministic_algorithms_enabled()
+    [plain] = CodeExtractor(backbone, "fc6.relu").extract(images)
+    np.testing.assert_array_equal(batch.codes["fc6.relu"], plain.codes["fc6.relu"])

@@ -1,0 +1,83 @@
+"""Reproducibility: how much the codes of some images differ when they are extracted otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codes import CodeExtractor
+from pipelines.extraction import Extraction, extractor_of
+from pipelines.options import ExtractionOptions
+
+N_IMAGES = 8
+
+Rows = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproducibility:
+    """Largest differences of codes, as shares of their layer's largest code.
+
+    Attributes
+    ----------
+    n_images : int
+        Images that were extracted again.
+    again : float
+        Between two runs that are alike.
+    batch : float
+        Between all of them at once and one by one.
+    precision : float or None
+        Between the precision asked for and float32; None where they are the same.
+    """
+
+    n_images: int
+    again: float
+    batch: float
+    precision: float | None
+
+
+def measure_reproducibility(extraction: Extraction, options: ExtractionOptions) -> Reproducibility:
+    """Extract a few images four times; nothing is stored.
+
+    Parameters
+    ----------
+    extraction : Extraction
+    options : ExtractionOptions
+        That it was made with.
+
+    Returns
+    -------
+    found : Reproducibility
+    """
+    images = extraction.images.take(np.arange(min(N_IMAGES, len(extraction.images))))
+
+    def rows(extractor: CodeExtractor, batch_size: int) -> Rows:
+        batches = list(extractor.extract(images, batch_size=batch_size))
+        return {
+            layer: np.concatenate([batch.codes[layer] for batch in batches])
+            for layer in batches[0].codes
+        }
+
+    layers = [tap.layer.name for tap in extraction.taps]
+    extractor = extractor_of(extraction.backbone, options, layers)
+    first = rows(extractor, N_IMAGES)
+    in_float32 = None
+    if options.precision != "float32":
+        exact = extractor_of(extraction.backbone, replace(options, precision="float32"), layers)
+        in_float32 = _difference(rows(exact, N_IMAGES), first)
+    return Reproducibility(
+        n_images=len(images),
+        again=_difference(first, rows(extractor, N_IMAGES)),
+        batch=_difference(first, rows(extractor, 1)),
+        precision=in_float32,
+    )
+
+
+def _difference(left: Rows, right: Rows) -> float:
+    shares = [
+        np.abs(left[layer] - right[layer]).max() / max(np.abs(left[layer]).max(), 1e-30)
+        for layer in left
+    ]
+    return float(max(shares))
