@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch import Tensor
 
 from codes.backbones import Backbone
-from codes.decoding import UnreadableImageError
+from codes.cutting import Tap, cut_network
 from codes.devices import find_device, no_tf32, only_deterministic
-from codes.graph import TracedGraph
-from codes.images import ImageList, ImageSource
-from codes.layers import Layer, select_layers
-from codes.pooling import pool_codes, pooled_width, resolve_pooling
-from codes.preprocessing import Preprocessing
+from codes.images import ImageList
+from codes.layers import select_layers
+from codes.loading import load_crops
+from codes.pooling import pooled_width, resolve_pooling
 
 EXTRACTOR_VERSION = 2
 """Raised whenever the same input would give other codes; part of every key."""
@@ -28,30 +25,8 @@ EXTRACTOR_VERSION = 2
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class WorkerDiedError(OSError):
-    """A process that decodes images died."""
-
-
 class NonFiniteCodesError(ValueError):
     """A layer answered an image with NaN or infinity."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tap:
-    """A layer, and how its codes are pooled.
-
-    Attributes
-    ----------
-    layer : Layer
-    pool : str
-        Resolved: ``"grid:K"``, ``"avg"``, ``"max"`` or ``"flatten"``.
-    n_features : int
-        Width of a row of codes.
-    """
-
-    layer: Layer
-    pool: str
-    n_features: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,7 +119,7 @@ class CodeExtractor:
             for layer in select_layers(backbone.graph, backbone.layers, layers)
             for resolved in [resolve_pooling(pool, layer.shape)]
         ]
-        network = _cut(backbone.graph, self.taps, activation).to(self.device)
+        network = cut_network(backbone.graph, self.taps, activation).to(self.device)
         self._network = network.to(memory_format=torch.channels_last)
 
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -199,19 +174,18 @@ class CodeExtractor:
             raise ValueError(
                 f"batch_size={batch_size} and workers={workers}: allowed are 1 or more, 0 or more."
             )
-        decoded = _Decoded(images.source, len(images), self.preprocessing, max(1, workers))
-        loader = DataLoader(
-            decoded,
+        batches = load_crops(
+            images,
+            self.preprocessing,
             batch_size=batch_size,
-            num_workers=workers,
-            collate_fn=_collate,
+            workers=workers,
             pin_memory=self.device.type == "cuda",
         )
         # A GPU computes the next batch while the codes of the last are copied.
         ahead = 0 if self.device.type == "cpu" else 1
         pending: deque[tuple[int, list[str | None], dict[str, Tensor]]] = deque()
         start = 0
-        for pixels, why in _naming_lost_images(loader, decoded, images.source.names):
+        for pixels, why in batches:
             pending.append((start, why, self._run(pixels) if len(pixels) else {}))
             start += len(why)
             if len(pending) > ahead:
@@ -279,124 +253,6 @@ class CodeExtractor:
         return rows
 
 
-class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
-    """Cropped pixels, or the reason why there are none."""
-
-    def __init__(
-        self, source: ImageSource, n: int, preprocessing: Preprocessing, workers: int
-    ) -> None:
-        self._source, self._n, self._preprocessing = source, n, preprocessing
-        # What each process decodes now, for the case that it dies of it.
-        self.in_hand: Tensor = torch.full((workers,), -1)
-        self.in_hand.share_memory_()  # type: ignore[no-untyped-call]
-
-    def __len__(self) -> int:
-        return self._n
-
-    def __getitem__(self, index: int) -> tuple[Tensor | None, str | None]:
-        worker = get_worker_info()
-        self.in_hand[0 if worker is None else worker.id] = index
-        try:
-            return self._preprocessing.crop(self._source.open(index)), None
-        except (UnreadableImageError, OSError) as error:
-            return None, str(error)
-
-
-def _naming_lost_images(
-    loader: Iterable[tuple[Tensor, list[str | None]]], decoded: _Decoded, names: Sequence[str]
-) -> Iterator[tuple[Tensor, list[str | None]]]:
-    """Go through the batches; where a process that decodes dies, tell which images it had."""
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "worker" not in str(error):
-            raise
-        held = ", ".join(repr(names[i]) for i in decoded.in_hand.tolist() if i >= 0)
-        raise WorkerDiedError(
-            f"A process that decodes images died, at {held or 'its first image'}"
-            f"{' (one of them)' if len(decoded.in_hand) > 1 else ''}: "
-            f"{str(error).splitlines()[0]} What was extracted before is stored. Leave that image "
-            "out, use fewer --workers if memory ran out, or --workers 0 to see where it dies."
-        ) from error
-
-
 def _is_out_of_memory(error: Exception) -> bool:
     words = str(error)
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in words
-
-
-def _collate(
-    items: list[tuple[Tensor | None, str | None]],
-) -> tuple[Tensor, list[str | None]]:
-    # Stacked as they lie in memory, channels last.
-    pixels = [pixels.permute(1, 2, 0) for pixels, _ in items if pixels is not None]
-    batch = torch.stack(pixels).permute(0, 3, 1, 2) if pixels else torch.empty(0)
-    return batch, [why for _, why in items]
-
-
-def _cut(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx.GraphModule:
-    """Copy the graph up to its deepest tap, each tap pooled right after it arises.
-
-    Pooling right there also reads the pre-activation side before an in-place ReLU overwrites it,
-    and keeps no map longer than the network itself does.
-    """
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    graph.graph_copy(traced.graph, copies)
-    outputs: dict[str, fx.Node] = {}
-    for tap in taps:
-        node = traced.nodes[tap.layer.name]
-        sources = [node] if activation == "post" else _before_activation(traced, node)
-        pooled = [_pool_after(graph, copies[source], tap) for source in sources]
-        outputs[tap.layer.name] = pooled[0]
-        if len(pooled) > 1:
-            with graph.inserting_after(max(pooled)):
-                outputs[tap.layer.name] = graph.call_function(torch.cat, (pooled, 1))
-    deepest = max(outputs.values())
-    for node in reversed(list(graph.nodes)):
-        if node > deepest:
-            graph.erase_node(node)
-    graph.output(outputs)
-    return _fold_norms(fx.GraphModule(traced.root, graph))
-
-
-def _fold_norms(network: fx.GraphModule) -> fx.GraphModule:
-    """Fold each batch normalisation into the convolution right before it: a fifth of the time.
-
-    The backbone's own modules stay as they are.
-    """
-    used = Counter(node.target for node in network.graph.nodes if node.op == "call_module")
-    for node in list(network.graph.nodes):
-        norm = _called(network, node)
-        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
-            continue
-        [before, *_] = node.all_input_nodes
-        conv = _called(network, before)
-        alone = len(before.users) == used[node.target] == used[before.target] == 1
-        if isinstance(conv, nn.Conv2d) and alone:
-            network.set_submodule(str(before.target), fuse_conv_bn_eval(conv, norm))
-            node.replace_all_uses_with(before)
-            network.graph.erase_node(node)
-    network.recompile()
-    return network
-
-
-def _called(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
-def _pool_after(graph: fx.Graph, node: fx.Node, tap: Tap) -> fx.Node:
-    with graph.inserting_after(node):
-        return graph.call_function(pool_codes, (node, tap.pool, tap.layer.layout))
-
-
-def _before_activation(traced: TracedGraph, node: fx.Node) -> list[fx.Node]:
-    """Return what an activation, or each activation in a concatenation, is applied to."""
-    if traced.is_concatenation(node):
-        return [source for i in node.all_input_nodes for source in _before_activation(traced, i)]
-    if not traced.is_activation(node):
-        raise ValueError(
-            f"{traced.names[node]!r} is no activation, so that it has no side before one. Leave it "
-            "out with --layers, or read --activation post."
-        )
-    return [node.all_input_nodes[0]]

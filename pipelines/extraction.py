@@ -19,7 +19,8 @@ from cache import CodesKey, CodeStore, CodesView, ExtractionKey
 from cache.digests import DigestMemory
 from cache.store import Gap, bytes_of
 from codes import Backbone, CodeExtractor, ImageList, load_backbone
-from codes.extractor import EXTRACTOR_VERSION, Tap
+from codes.cutting import Tap
+from codes.extractor import EXTRACTOR_VERSION
 from codes.images import digest_images
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from codes import Backbone, CodeExtractor, ImageList, Preprocessing, load_backbone
 from codes.devices import find_device
-from codes.extractor import NonFiniteCodesError, WorkerDiedError
+from codes.extractor import NonFiniteCodesError
 from codes.graph import trace
 from codes.images import ArraySource
 from codes.layers import find_layers
+from codes.loading import WorkerDiedError
 from codes.pooling import pool_codes, pooled_width, resolve_pooling
 from tests.test_layers import _Twice
 

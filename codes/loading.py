@@ -1,0 +1,104 @@
+"""Loading: images decoded and cropped, batch by batch, by other processes where that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from codes.decoding import UnreadableImageError
+from codes.images import ImageList, ImageSource
+from codes.preprocessing import Preprocessing
+
+Batch = tuple[Tensor, list[str | None]]
+
+
+class WorkerDiedError(OSError):
+    """A process that decodes images died."""
+
+
+def load_crops(
+    images: ImageList,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    workers: int,
+    pin_memory: bool,
+) -> Iterator[Batch]:
+    """Decode and crop a list of images.
+
+    Parameters
+    ----------
+    images : ImageList
+    preprocessing : Preprocessing
+    batch_size : int
+    workers : int
+        Processes that decode; with 0, this one does.
+    pin_memory : bool
+        Whether a GPU copies the batches.
+
+    Yields
+    ------
+    pixels : Tensor of shape (n_readable, 3, crop_size, crop_size), uint8
+    why : list of str or None
+        Of each image of the batch, why it cannot be decoded.
+
+    Raises
+    ------
+    WorkerDiedError
+        If a process that decodes dies: it names the image.
+    """
+    decoded = _Decoded(images.source, len(images), preprocessing, max(1, workers))
+    loader = DataLoader(
+        decoded,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin_memory,
+    )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "worker" not in str(error):
+            raise
+        held = ", ".join(repr(images.source.names[i]) for i in decoded.in_hand.tolist() if i >= 0)
+        raise WorkerDiedError(
+            f"A process that decodes images died, at {held or 'its first image'}"
+            f"{' (one of them)' if workers > 1 else ''}: "
+            f"{str(error).splitlines()[0]} What was extracted before is stored. Leave that image "
+            "out, use fewer --workers if memory ran out, or --workers 0 to see where it dies."
+        ) from error
+
+
+class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
+    """Cropped pixels, or the reason why there are none."""
+
+    def __init__(
+        self, source: ImageSource, n: int, preprocessing: Preprocessing, workers: int
+    ) -> None:
+        self._source, self._n, self._preprocessing = source, n, preprocessing
+        # What each process decodes now, for the case that it dies of it.
+        self.in_hand: Tensor = torch.full((workers,), -1)
+        self.in_hand.share_memory_()  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: int) -> tuple[Tensor | None, str | None]:
+        worker = get_worker_info()
+        self.in_hand[0 if worker is None else worker.id] = index
+        try:
+            return self._preprocessing.crop(self._source.open(index)), None
+        except (UnreadableImageError, OSError) as error:
+            return None, str(error)
+
+
+def _collate(
+    items: list[tuple[Tensor | None, str | None]],
+) -> Batch:
+    # Stacked as they lie in memory, channels last.
+    pixels = [pixels.permute(1, 2, 0) for pixels, _ in items if pixels is not None]
+    batch = torch.stack(pixels).permute(0, 3, 1, 2) if pixels else torch.empty(0)
+    return batch, [why for _, why in items]
