@@ -150,6 +150,7 @@ class CodeExtractor:
         ----------
         images : ImageList
         batch_size : int, default=32
+            Crops that pass the network together: images, times the views of each.
         workers : int, default=0
             Processes that decode images; with 0, this one does.
 
@@ -194,7 +195,7 @@ class CodeExtractor:
             yield self._batch(*batch, images.source.names)
 
     def _run(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Read a batch, in halves from where the device's memory ends."""
+        """Read a batch, in halves from where the device's memory ends; average over the views."""
         parts: list[dict[str, Tensor]] = []
         done = 0
         while done < len(pixels):
@@ -213,9 +214,13 @@ class CodeExtractor:
                 self.most = len(taken) // 2
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
-        return parts[0] if len(parts) == 1 else {
-            layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]
-        }  # fmt: skip
+        n_views = self.preprocessing.n_views
+        codes = {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
+        if n_views == 1:
+            return codes
+        return {
+            layer: rows.view(-1, n_views, rows.shape[1]).mean(1) for layer, rows in codes.items()
+        }
 
     def _batch(
         self, start: int, why: list[str | None], found: dict[str, Tensor], names: Sequence[str]

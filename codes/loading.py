@@ -34,6 +34,7 @@ def load_crops(
     images : ImageList
     preprocessing : Preprocessing
     batch_size : int
+        Crops in a batch; views of one image are in one.
     workers : int
         Processes that decode; with 0, this one does.
     pin_memory : bool
@@ -41,7 +42,8 @@ def load_crops(
 
     Yields
     ------
-    pixels : Tensor of shape (n_readable, 3, crop_size, crop_size), uint8
+    pixels : Tensor of shape (n_readable * n_views, 3, crop_size, crop_size), uint8
+        The views of an image together.
     why : list of str or None
         Of each image of the batch, why it cannot be decoded.
 
@@ -53,7 +55,7 @@ def load_crops(
     decoded = _Decoded(images.source, len(images), preprocessing, max(1, workers))
     loader = DataLoader(
         decoded,
-        batch_size=batch_size,
+        batch_size=max(1, batch_size // preprocessing.n_views),
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin_memory,
@@ -90,7 +92,7 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
         worker = get_worker_info()
         self.in_hand[0 if worker is None else worker.id] = index
         try:
-            return self._preprocessing.crop(self._source.open(index)), None
+            return self._preprocessing.crops(self._source.open(index)), None
         except (UnreadableImageError, OSError) as error:
             return None, str(error)
 
@@ -98,7 +100,7 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
 def _collate(
     items: list[tuple[Tensor | None, str | None]],
 ) -> Batch:
-    # Stacked as they lie in memory, channels last.
-    pixels = [pixels.permute(1, 2, 0) for pixels, _ in items if pixels is not None]
-    batch = torch.stack(pixels).permute(0, 3, 1, 2) if pixels else torch.empty(0)
+    # Joined as they lie in memory, channels last.
+    pixels = [pixels.permute(0, 2, 3, 1) for pixels, _ in items if pixels is not None]
+    batch = torch.cat(pixels).permute(0, 3, 1, 2) if pixels else torch.empty(0)
     return batch, [why for _, why in items]

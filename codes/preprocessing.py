@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
+
+VIEWS = {"center": 1, "hflip": 2, "five-crop": 5, "ten-crop": 10}
+"""Views of an image → how many crops they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,14 @@ class Preprocessing:
         Of each RGB channel, for values in [0, 1].
     interpolation : str
         ``"nearest"``, ``"bilinear"`` or ``"bicubic"``; images are resized with antialiasing.
+    views : str
+        What of an image is seen, its codes averaged: ``"center"``, ``"hflip"`` (and mirrored),
+        ``"five-crop"`` (and the corners) or ``"ten-crop"`` (and those mirrored).
+
+    Raises
+    ------
+    ValueError
+        If the views are unknown, or corners are wanted of what is not larger than the crop.
 
     Examples
     --------
@@ -46,6 +58,21 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bilinear"
+    views: str = "center"
+
+    def __post_init__(self) -> None:
+        if self.views not in VIEWS:
+            raise ValueError(f"views={self.views!r} is unknown. Allowed: {', '.join(VIEWS)}.")
+        if "crop" in self.views and self.resize_size < self.crop_size:
+            raise ValueError(
+                f"views={self.views!r} cuts corners of {self.crop_size} pixels out of images whose "
+                f"shorter side is {self.resize_size}. Use views center or hflip."
+            )
+
+    @property
+    def n_views(self) -> int:
+        """How many crops are made of an image."""
+        return VIEWS[self.views]
 
     @classmethod
     def from_torchvision(cls, preset: object) -> Preprocessing:
@@ -101,8 +128,31 @@ class Preprocessing:
         resize_size = round(image_size * self.resize_size / self.crop_size)
         return replace(self, resize_size=resize_size, crop_size=image_size)
 
+    def crops(self, image: Image.Image) -> Tensor:
+        """Resize an image and crop its views.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image
+            Mode ``"RGB"``.
+
+        Returns
+        -------
+        pixels : Tensor of shape (n_views, 3, crop_size, crop_size), uint8
+            In channels-last memory; the centre first.
+        """
+        seen, size = [self._resized(image)], [self.crop_size]
+        if self.views in ("hflip", "ten-crop"):
+            seen.append(F.hflip(seen[0]))
+        pictures = []
+        for picture in seen:
+            corners = F.five_crop(picture, size)[:4] if "crop" in self.views else ()
+            pictures += [F.center_crop(picture, size), *corners]
+        values = [torch.from_numpy(np.array(picture)) for picture in pictures]
+        return torch.stack(values).permute(0, 3, 1, 2)
+
     def crop(self, image: Image.Image) -> Tensor:
-        """Resize and crop an image.
+        """Resize an image and crop its centre.
 
         Parameters
         ----------
@@ -114,10 +164,15 @@ class Preprocessing:
         pixels : Tensor of shape (3, crop_size, crop_size), uint8
             In channels-last memory.
         """
-        mode = InterpolationMode(self.interpolation)
-        image = F.resize(image, [self.resize_size], interpolation=mode, antialias=True)
-        pixels: Tensor = F.pil_to_tensor(F.center_crop(image, [self.crop_size]))
+        centre = F.center_crop(self._resized(image), [self.crop_size])
+        pixels: Tensor = F.pil_to_tensor(centre)
         return pixels
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        mode = InterpolationMode(self.interpolation)
+        size = [self.resize_size]
+        resized: Image.Image = F.resize(image, size, interpolation=mode, antialias=True)
+        return resized
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Scale to [0, 1] and normalise, on the device where the pixels are.

@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -221,12 +221,14 @@ def backbone_of(options: ExtractionOptions) -> Backbone:
     -------
     backbone : Backbone
     """
-    return load_backbone(
+    backbone = load_backbone(
         options.backbone,
         weights=options.weights,
         image_size=options.image_size,
         random_state=options.random_state,
     )
+    seen = replace(backbone.preprocessing, views=options.views)
+    return replace(backbone, preprocessing=seen)
 
 
 def versions() -> dict[str, str]:

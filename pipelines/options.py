@@ -25,6 +25,9 @@ class ExtractionOptions:
         control). Default: the backbone's own, downloaded by torchvision.
     image_size : int, optional
         Side of the network's input, in pixels. Default: its own.
+    views : str
+        What of an image is seen, its codes averaged: "center", "hflip" (and mirrored),
+        "five-crop" (and the corners), "ten-crop" (and those mirrored).
     page : int, optional
         Which page of image files with several (TIFF, GIF), from 1. Default: they are refused.
     layers : str
@@ -60,6 +63,7 @@ class ExtractionOptions:
     backbone: str
     weights: str | None = None
     image_size: int | None = None
+    views: str = "center"
     page: int | None = None
     layers: str = "default"
     pool: str = "grid"

@@ -30,6 +30,7 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         One layer's name.
     weights : str, optional
     image_size : int, optional
+    views : str, default="center"
     page : int, optional
     pool : str, default="grid"
     activation : {"post", "pre"}, default="post"
@@ -56,6 +57,7 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         *,
         weights: str | None = None,
         image_size: int | None = None,
+        views: str = "center",
         page: int | None = None,
         pool: str = "grid",
         activation: str = "post",
@@ -70,6 +72,7 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.layer = layer
         self.weights = weights
         self.image_size = image_size
+        self.views = views
         self.page = page
         self.pool = pool
         self.activation = activation

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
+from torchvision import transforms
 
 from codes import Backbone, CodeExtractor, ImageList, Preprocessing, load_backbone
 from codes.devices import find_device
@@ -342,3 +343,37 @@ def test_deterministic_algorithms_are_asked_for_and_given_back() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
     [plain] = CodeExtractor(backbone, "fc6.relu").extract(images)
     np.testing.assert_array_equal(batch.codes["fc6.relu"], plain.codes["fc6.relu"])
+
+
+@pytest.mark.parametrize("views", ["hflip", "five-crop", "ten-crop"])
+def test_codes_of_views_are_the_mean_of_their_codes(views: str) -> None:
+    backbone = load_backbone("squeezenet1_1", weights="none", image_size=64)
+    seen = dataclasses.replace(backbone.preprocessing, views=views)
+    images = _images(7)
+    batches = CodeExtractor(dataclasses.replace(backbone, preprocessing=seen)).extract(
+        images, batch_size=23
+    )
+    resized = transforms.Resize(seen.resize_size)
+    cut = {
+        "hflip": lambda image: [image, transforms.functional.hflip(image)],
+        "five-crop": transforms.FiveCrop(64),
+        "ten-crop": transforms.TenCrop(64),
+    }[views]
+    centre = transforms.CenterCrop(64)
+    crops = [[centre(view) for view in cut(resized(images.source.open(i)))] for i in range(7)]
+    pixels = torch.stack([transforms.functional.pil_to_tensor(c) for of in crops for c in of])
+    single = CodeExtractor(backbone)(pixels)
+    found = [batch.codes for batch in batches]
+    assert len(found) > 1
+    for layer, rows in single.items():
+        mean = rows.reshape(7, len(crops[0]), -1).mean(1).numpy()
+        together = np.concatenate([codes[layer] for codes in found])
+        np.testing.assert_allclose(together, mean, atol=1e-5 * np.abs(mean).max(), err_msg=layer)
+
+
+def test_views_are_checked_and_known_apart() -> None:
+    with pytest.raises(ValueError, match="Allowed: center, hflip, five-crop, ten-crop"):
+        Preprocessing(views="twelve-crop")
+    with pytest.raises(ValueError, match="cuts corners of 64 pixels"):
+        Preprocessing(resize_size=48, crop_size=64, views="five-crop")
+    assert Preprocessing(views="hflip") != Preprocessing()
