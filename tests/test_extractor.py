@@ -351,7 +351,7 @@ def test_codes_of_views_are_the_mean_of_their_codes(views: str) -> None:
     seen = dataclasses.replace(backbone.preprocessing, views=views)
     images = _images(7)
     batches = CodeExtractor(dataclasses.replace(backbone, preprocessing=seen)).extract(
-        images, batch_size=23
+        images, batch_size=13
     )
     resized = transforms.Resize(seen.resize_size)
     cut = {
