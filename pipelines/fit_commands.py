@@ -114,6 +114,7 @@ def predict(
         raise ValueError("No images were given. Name image files, or folders or archives of them.")
     if out is not None:
         check_file(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
     fitted = load(file)
     options = replace(
         fitted.options,

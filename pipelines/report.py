@@ -196,7 +196,7 @@ def read_report(folder: Path) -> dict[str, Any]:
         render([report])
     except (ValueError, KeyError, TypeError, StopIteration, jinja2.UndefinedError) as error:
         raise ValueError(
-            f"{str(source)!r} is no report of this version of cnn-codes ({error!r}). Make one with "
+            f"{str(source)!r} is no report of this version of cnn-codes. Make one with "
             "`cnn-codes compare --out`: stored codes are used again."
         ) from error
     return report
@@ -223,6 +223,7 @@ def render_again(folders: Sequence[Path], out: Path | None = None) -> Path:
     """
     reports = [read_report(folder) for folder in folders]
     page = out or (folders[0] if len(folders) == 1 else Path()) / "report.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
     _replace(page, render(reports))
     if len(reports) == 1:
         _replace(page.with_suffix(".md"), render_markdown(reports[0]))
