@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from codes.decoding import EXTENSIONS, is_image
 from codes.images import ArraySource, FileSource, ImageList, ImageSource, JoinedSource
 from codes.published import load_torchvision
+from codes.shards import load_shards, load_tables
 from codes.trees import ArchiveTree, FolderTree, Tree, is_archive
 
 _COLUMNS = ("path", "label", "split", "group")
@@ -33,7 +34,8 @@ def load_images(dataset: str | Path, *, page: int | None = None) -> ImageList:
         folders of class folders; a ``.zip`` or ``.tar`` archive of either, or a folder with
         ``train.zip`` and ``test.zip``; a CSV file with the columns ``path,label`` and, if wanted,
         ``split,group`` (paths are relative to the file); ``"torchvision:NAME"``, downloaded by
-        torchvision; or ``"sklearn:digits"``.
+        torchvision; ``"hf:NAME"``, downloaded by Hugging Face's ``datasets``;
+        ``"wds:birds-*.tar"``, WebDataset shards; or ``"sklearn:digits"``.
     page : int, optional
         Which page of files with several (TIFF, GIF), from 1.
 
@@ -61,6 +63,10 @@ def load_images(dataset: str | Path, *, page: int | None = None) -> ImageList:
         images = _load_sklearn(name)
     elif name.startswith("torchvision:"):
         images = load_torchvision(name.removeprefix("torchvision:"))
+    elif name.startswith("wds:"):
+        images = load_shards(name.removeprefix("wds:"), page)
+    elif name.startswith("hf:"):
+        images = load_tables(name.removeprefix("hf:"), _SPLIT_NAMES, page)
     elif not Path(name).exists():
         raise FileNotFoundError(
             f"Dataset {name!r} does not exist. Allowed: a folder of class folders, a .zip or .tar "

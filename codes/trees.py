@@ -136,6 +136,11 @@ class ArchiveTree:
         start = f"{self._top}{at}/" if at else self._top
         return [name[len(self._top) :] for name in self._members if name.startswith(start)]
 
+    def read(self, files: Sequence[str]) -> list[bytes]:
+        """Read the content of these files."""
+        with _Archive(self._archive) as opened:
+            return [opened.read(self._top + file) for file in files]
+
     def source(self, files: Sequence[str], page: int | None) -> ArchiveSource:
         """Return the images in these files."""
         return ArchiveSource(self._archive, [self._top + file for file in files], page=page)

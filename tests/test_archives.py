@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torchvision
@@ -203,3 +204,57 @@ def test_what_is_in_memory_only_is_decoded_alike() -> None:
     assert decode_bytes(kept.getvalue()).tobytes() == draw_image(1).tobytes()
     with pytest.raises(UnreadableImageError, match="empty"):
         decode_bytes(b"")
+
+
+def test_webdataset_shards(tmp_path: Path) -> None:
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"birds-{shard:03d}.tar", "w") as archive:
+            for i in range(6):
+                kept = io.BytesIO()
+                draw_image(10 * shard + i).save(kept, "PNG")
+                name = f"sample.{shard}{i}" if i == 0 else f"sample{shard}{i}"
+                parts = {"seg.png" if i == 1 else "png": kept.getvalue(),
+                         "cls": str(i % 3).encode(), "json": b"{}"}  # fmt: skip
+                for ending, content in parts.items():
+                    member = tarfile.TarInfo(f"./{name}.{ending}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    images = load_images(f"wds:{tmp_path}/birds-*.tar")
+    assert images.labels.tolist() == ["0", "1", "2", "0", "1", "2"] * 2
+    assert images.ignored == {".json": 12}
+    drawn = {draw_image(10 * shard + i).tobytes() for shard in range(2) for i in range(6)}
+    assert {images.source.open(i).tobytes() for i in range(12)} == drawn
+    with pytest.raises(FileNotFoundError, match="No file is of the pattern"):
+        load_images(f"wds:{tmp_path}/cats-*.tar")
+    with tarfile.open(tmp_path / "birds-002.tar", "w") as archive:
+        member = tarfile.TarInfo("alone.png")
+        archive.addfile(member, io.BytesIO())
+    with pytest.raises(ValueError, match=r"1 images of .* have no \.cls"):
+        load_images(f"wds:{tmp_path}/birds-*.tar")
+
+
+def test_hugging_face_datasets(image_folder: Path, tmp_path: Path) -> None:
+    plain = load_images(image_folder)
+    classes = sorted(set(plain.labels.tolist()))
+    features = datasets.Features(
+        {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=classes)}
+    )
+    rows = {"picture": plain.source.names, "kind": [classes.index(k) for k in plain.labels]}
+    table = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict({"train": table, "test": table.select(range(5))}).save_to_disk(
+        tmp_path / "both"
+    )
+    found = load_images(f"hf:{tmp_path}/both")
+    assert found.labels.tolist() == [*plain.labels.tolist(), *plain.labels[:5].tolist()]
+    assert found.splits is not None
+    assert found.splits.tolist() == ["train"] * 36 + ["test"] * 5
+    np.testing.assert_array_equal(digest_images(found)[:36], digest_images(plain))
+    assert found.source.open(40).tobytes() == plain.source.open(4).tobytes()
+    table.save_to_disk(tmp_path / "one")
+    assert load_images(f"hf:{tmp_path}/one").splits is None
+    done = extract(load_images(f"hf:{tmp_path}/one"), OPTIONS)
+    assert extract(plain, OPTIONS).n_extracted == 0
+    assert len(done.digests) == 36
+    table.remove_columns("kind").save_to_disk(tmp_path / "bare")
+    with pytest.raises(ValueError, match=r"picture \(Image\).*one of class labels"):
+        load_images(f"hf:{tmp_path}/bare")

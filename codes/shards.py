@@ -1,0 +1,195 @@
+"""Shards and tables: datasets as WebDataset and Hugging Face keep them."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from codes.decoding import UnreadableImageError, decode_bytes, is_image
+from codes.images import DigestMemory, ImageList, ImageSource, JoinedSource, of_page
+from codes.trees import ArchiveTree
+
+
+def load_shards(pattern: str, page: int | None = None) -> ImageList:
+    """List the images of WebDataset shards: of each sample an image and its ``.cls``.
+
+    Parameters
+    ----------
+    pattern : str
+        Tar files, such as ``"birds-*.tar"``.
+    page : int, optional
+        As for `codes.load_images`.
+
+    Returns
+    -------
+    images : ImageList
+        Labels as they stand in the ``.cls`` files.
+
+    Raises
+    ------
+    FileNotFoundError
+        If no file is of this pattern.
+    ValueError
+        If a shard cannot be read, or a sample has no label.
+    """
+    shards = sorted(glob.glob(os.path.expanduser(pattern)))
+    if not shards:
+        raise FileNotFoundError(
+            f"No file is of the pattern {pattern!r}. Give tar files, such as 'wds:birds-*.tar' in "
+            "quotes."
+        )
+    sources: list[ImageSource] = []
+    labels: list[str] = []
+    ignored: Counter[str] = Counter()
+    for shard in shards:
+        tree = ArchiveTree(Path(shard))
+        files = tree.below()
+        label_of = {_sample(file): file for file in files if file.endswith(".cls")}
+        found = [file for file in files if is_image(file)]
+        without = [file for file in found if _sample(file) not in label_of]
+        if without:
+            raise ValueError(
+                f"{len(without)} images of {shard!r} have no .cls beside them, such as "
+                f"{without[0]!r}. A sample's files share their name up to the first dot."
+            )
+        ignored.update(
+            PurePosixPath(file).suffix
+            for file in files
+            if not is_image(file) and file[-4:] != ".cls"
+        )
+        texts = tree.read([label_of[_sample(file)] for file in found])
+        labels += [text.decode("utf-8").strip() for text in texts]
+        sources.append(tree.source(found, page))
+    return ImageList(
+        name=f"wds:{pattern}",
+        source=JoinedSource(sources),
+        labels=np.array(labels),
+        ignored=dict(ignored),
+    )
+
+
+def _sample(file: str) -> str:
+    """Give what the files of a sample share: folders, and the name up to its first dot."""
+    path = PurePosixPath(file)
+    return str(path.with_name(path.name.partition(".")[0]))
+
+
+class TableSource:
+    """Images in a column of a Hugging Face dataset; known by the SHA-256 of their files.
+
+    Parameters
+    ----------
+    table : datasets.Dataset
+        Whose image column is not decoded.
+    column : str
+    name : str
+        Prefix of the images' names.
+    page : int, optional
+    """
+
+    def __init__(self, table: Any, column: str, *, name: str, page: int | None) -> None:
+        self._table, self._column, self._page = table, column, page
+        self.names = [f"{name}:{index}" for index in range(len(table))]
+
+    def _read(self, index: int) -> bytes:
+        kept = self._table[index][self._column]
+        if kept is None:
+            raise UnreadableImageError("the table has no image there")
+        try:
+            content: bytes = kept["bytes"] or Path(kept["path"]).read_bytes()
+        except OSError as error:
+            raise UnreadableImageError(str(error)) from error
+        return content
+
+    def digest(self, index: int, memory: DigestMemory | None = None) -> bytes:
+        """Return the SHA-256 of an image's file."""
+        try:
+            return of_page(hashlib.sha256(self._read(index)).digest(), self._page)
+        except UnreadableImageError:
+            return os.urandom(32)  # To open it fails too, so that it is listed.
+
+    def open(self, index: int) -> Image.Image:
+        """Decode an image to RGB."""
+        return decode_bytes(self._read(index), page=self._page)
+
+
+def load_tables(name: str, split_names: dict[str, str], page: int | None = None) -> ImageList:
+    """List the images of a Hugging Face dataset, downloaded by ``datasets``.
+
+    Parameters
+    ----------
+    name : str
+        As for ``datasets.load_dataset``, or a folder of ``save_to_disk``.
+    split_names : dict of str to str
+        Names that splits go by → ``"train"``, ``"validation"`` or ``"test"``.
+    page : int, optional
+        As for `codes.load_images`.
+
+    Returns
+    -------
+    images : ImageList
+
+    Raises
+    ------
+    ImportError
+        Without the package ``datasets``.
+    OSError
+        If it is neither there nor to be downloaded.
+    ValueError
+        If it has no column of images, or of class labels.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(
+            f"hf:{name} needs the package datasets: pip install 'cnn-codes[huggingface]'."
+        ) from error
+    try:
+        on_disk = Path(name).is_dir()
+        found = datasets.load_from_disk(name) if on_disk else datasets.load_dataset(name)
+    except Exception as error:  # Whatever datasets, its hub and its readers raise.
+        raise OSError(f"hf:{name} cannot be loaded: {error}") from error
+    tables = dict(found) if isinstance(found, dict) else {"": found}
+    known = {split: split_names[split] for split in tables if split in split_names}
+    if len(known) < 2:
+        known = dict.fromkeys(tables, "")
+    sources: list[ImageSource] = []
+    labels: list[str] = []
+    splits: list[str] = []
+    for split, ours in known.items():
+        image, label = _columns(name, tables[split].features)
+        table = tables[split].cast_column(image, datasets.Image(decode=False))
+        title = f"hf:{name}/{split}".rstrip("/")
+        sources.append(TableSource(table, image, name=title, page=page))
+        feature, numbers = table.features[label], table[label]
+        words = getattr(feature, "names", None)
+        labels += [str(n) if words is None else words[n] for n in numbers]
+        splits += [ours] * len(table)
+    return ImageList(
+        name=f"hf:{name}",
+        source=JoinedSource(sources),
+        labels=np.array(labels),
+        splits=np.array(splits) if any(splits) else None,
+        ignored={f"split {s!r}": len(tables[s]) for s in tables if s not in known},
+    )
+
+
+def _columns(name: str, features: Any) -> tuple[str, str]:
+    """Find the column of images, and that of labels."""
+    kinds = {column: type(feature).__name__ for column, feature in features.items()}
+    images = [column for column, kind in kinds.items() if kind == "Image"]
+    classes = [column for column, kind in kinds.items() if kind == "ClassLabel"]
+    classes = classes or [column for column in ("label", "labels") if column in kinds]
+    if len(images) != 1 or len(classes) != 1:
+        raise ValueError(
+            f"hf:{name} has the columns {', '.join(f'{c} ({k})' for c, k in kinds.items())}. "
+            "Needed: one of images, and one of class labels."
+        )
+    return images[0], classes[0]
