@@ -53,17 +53,13 @@ class FileSource:
         self._page = page
 
     def digest(self, index: int, memory: DigestMemory | None = None) -> bytes:
-        """Return the SHA-256 of a file; a number of no file where it cannot be read.
-
-        To open it then fails too, so that it is listed with the unreadable images. Should it be
-        there again by then, its codes are stored under what nobody asks for a second time.
-        """
+        """Return the SHA-256 of a file."""
         compute = partial(_digest_file, self.names[index])
         try:
             found = compute() if memory is None else memory.of(self.names[index], compute)
             return of_page(found, self._page)
         except OSError:
-            return os.urandom(32)
+            return no_digest()
 
     def open(self, index: int) -> Image.Image:
         """Decode a file to RGB."""
@@ -191,6 +187,15 @@ class _Subset:
 
     def open(self, index: int) -> Image.Image:
         return self._source.open(int(self._indices[index]))
+
+
+def no_digest() -> bytes:
+    """Give a number of no image to one that cannot be read.
+
+    To open it fails too, so that it is listed with the unreadable images. Should it be there again
+    by then, its codes are stored under what nobody asks for a second time.
+    """
+    return os.urandom(32)
 
 
 def of_page(digest: bytes, page: int | None) -> bytes:

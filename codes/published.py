@@ -17,7 +17,7 @@ from torchvision import datasets
 from torchvision.datasets.vision import VisionDataset
 
 from codes.decoding import UnreadableImageError, to_rgb
-from codes.images import DigestMemory, ImageList, JoinedSource
+from codes.images import DigestMemory, ImageList, JoinedSource, no_digest
 
 # What torchvision's datasets call their splits, in the order in which they are tried.
 _SPLITS = {"train": ("train", "trainval"), "validation": ("val", "valid"), "test": ("test",)}
@@ -43,7 +43,7 @@ class DatasetSource:
         try:
             image = self._image(index)
         except UnreadableImageError:
-            return os.urandom(32)  # To open it fails too, so that it is listed.
+            return no_digest()
         return hashlib.sha256(repr((image.mode, image.size)).encode() + image.tobytes()).digest()
 
     def open(self, index: int) -> Image.Image:

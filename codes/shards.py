@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from codes.decoding import UnreadableImageError, decode_bytes, is_image
-from codes.images import DigestMemory, ImageList, ImageSource, JoinedSource, of_page
+from codes.images import DigestMemory, ImageList, ImageSource, JoinedSource, no_digest, of_page
 from codes.trees import ArchiveTree
 
 
@@ -113,7 +113,7 @@ class TableSource:
         try:
             return of_page(hashlib.sha256(self._read(index)).digest(), self._page)
         except UnreadableImageError:
-            return os.urandom(32)  # To open it fails too, so that it is listed.
+            return no_digest()
 
     def open(self, index: int) -> Image.Image:
         """Decode an image to RGB."""

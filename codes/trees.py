@@ -14,7 +14,7 @@ from typing import IO, Protocol
 from PIL import Image
 
 from codes.decoding import UnreadableImageError, decode_bytes, is_image
-from codes.images import DigestMemory, FileSource, ImageSource, of_page
+from codes.images import DigestMemory, FileSource, ImageSource, no_digest, of_page
 
 ARCHIVES = (".zip", ".tar")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -202,7 +202,7 @@ class ArchiveSource:
         try:
             return hashlib.sha256(self._read(index)).digest()
         except UnreadableImageError:
-            return os.urandom(32)  # To open it fails too, so that it is listed.
+            return no_digest()
 
     def open(self, index: int) -> Image.Image:
         """Decode a file in the archive to RGB."""
