@@ -294,4 +294,5 @@ def _quantile(freedom: float) -> float:
 def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    # An interval holds its score, also where rounding would say otherwise: at 0 and 1.
+    return max(0.0, min(p, float(centre - half))), min(1.0, max(p, float(centre + half)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from pipelines.options import ExtractionOptions
 from pipelines.shares import Share
 from tests.conftest import ROOT
 
-N_IMAGES, SEGMENT = 2560, 64
+N_IMAGES, SEGMENT = 5120, 64
 LAYERS = "features.1,features.12.cat"
 PARTS, MARKERS = "*/*/zarr.json", "*/*/committed/**/zarr.json"
 
@@ -99,14 +100,14 @@ def _kill_at_random(
         parts, markers = (len(list(store.glob(p))) for p in (PARTS, MARKERS))
         process = begin()
         if rng.random() < 0.8:
-            # Some milliseconds after its part is begun, or after its first segment.
-            ahead = int(rng.integers(2))
+            # Some milliseconds after its part is begun, or, at times, after its first segment.
+            ahead = int(rng.random() < 0.3)
             while process.is_alive() and (
                 len(list(store.glob(PARTS))) == parts
                 or len(list(store.glob(MARKERS))) < markers + 1 + ahead
             ):
                 time.sleep(0.002)
-            time.sleep(rng.uniform(0, 0.1))
+            time.sleep(rng.uniform(0, 0.05))
         else:
             time.sleep(rng.uniform(0, 1.0))
         if process.is_alive():
@@ -177,8 +178,9 @@ def test_torchrun_fills_one_store(folder: Path, tmp_path: Path) -> None:
         command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=170
     )
     assert done.returncode == 0, done.stderr
-    for rank in (0, 1):
-        assert f"Rank {rank} of 2: 1280 images extracted, 0 found" in done.stdout
+    shares = re.findall(r"Rank [01] of 2: (\d+) images extracted, 0 found", done.stdout)
+    assert sum(map(int, shares)) == N_IMAGES
+    assert min(map(int, shares)) > 0.4 * N_IMAGES
     options = ExtractionOptions(
         backbone="squeezenet1_1", weights="none", image_size=64, layers="features.1",
         store=tmp_path / "store",

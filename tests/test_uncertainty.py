@@ -178,3 +178,13 @@ def test_one_group_proves_nothing() -> None:
     low, high = _interval("accuracy", truth, truth * 1.0, groups=one)
     assert high - low > 0.9
     assert not _tell("accuracy", truth, [truth * 1.0, truth * 0.0], groups=one).worse.any()
+
+
+@pytest.mark.parametrize("n_groups", [0, 5, 9])
+def test_an_interval_holds_its_score(n_groups: int) -> None:
+    for n in range(4, 60):
+        truth = np.arange(n) % 2
+        groups = (np.arange(n) % n_groups).astype(str) if n_groups else None
+        for answers in (truth * 1.0, 1.0 - truth, truth * 0.0):
+            low, high = _interval("accuracy", truth, answers, groups=groups)
+            assert low <= np.mean(answers == truth) <= high
