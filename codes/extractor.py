@@ -215,7 +215,9 @@ class CodeExtractor:
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
         n_views = self.preprocessing.n_views
-        codes = {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
+        codes = parts[0]
+        if len(parts) > 1:
+            codes = {layer: torch.cat([part[layer] for part in parts]) for layer in codes}
         if n_views == 1:
             return codes
         return {

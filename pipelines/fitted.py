@@ -22,7 +22,7 @@ from pipelines.leaks import find_leaks, leaks_sentence
 from pipelines.linear import LinearSVCCV, LogisticCV
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent
-from pipelines.results import LayerScore
+from pipelines.results import Comparison
 from pipelines.scorings import scorer
 
 FORMAT = 1
@@ -140,26 +140,20 @@ def fit(
     done = compare_depths(dataset, options, protocol, n_jobs=n_jobs, narrator=narrator or Silent())
     extraction, best = done.extraction, done.comparison.best
     images = extraction.images
-    own = next(
-        row
-        for row in done.comparison.layers
-        if (row.layer, row.classifier, row.train_size)
-        == (best.layer, best.classifier, best.train_size)
-    )
     rng = np.random.default_rng(protocol.random_state)
-    classifier = ESTIMATORS[own.classifier](
+    classifier = ESTIMATORS[best.classifier](
         Cs=np.array(protocol.Cs),
         cv=inner_splits(images.labels, done.groups, protocol.cv, rng),
         scoring=scorer(done.comparison.scoring, done.comparison.classes),
         random_state=protocol.random_state,
-    ).fit(extraction.codes(own.layer), images.labels)
+    ).fit(extraction.codes(best.layer), images.labels)
     # The folds are no part of what is kept.
     classifier.cv, classifier.scoring = protocol.cv, done.comparison.scoring
     classifier.Cs = list(protocol.Cs)
     backbone = extraction.backbone
     return FittedPipeline(
         classifier=classifier,
-        options=replace(options, layers=own.layer, store=None),
+        options=replace(options, layers=best.layer, store=None),
         weights_digest=backbone.weights_digest,
         architecture=backbone.architecture,
         preprocessing=asdict(backbone.preprocessing),
@@ -167,31 +161,33 @@ def fit(
             "dataset": images.name,
             "n_images": len(images),
             "classes": [str(name) for name in classifier.classes_],
-            "layer": own.layer,
+            "layer": best.layer,
             "cheapest": best.recommended,
             "tied": list(best.tied),
-            "classifier": own.classifier,
+            "classifier": best.classifier,
             "C": float(classifier.C_),
             "weights": backbone.weights,
             "scoring": done.comparison.scoring,
             "expected": [best.score, best.ci_low, best.ci_high],
-            "notes": _notes(extraction, images, own),
+            "notes": _notes(extraction, done.comparison),
             "versions": versions(),
         },
     )
 
 
-def _notes(extraction: Extraction, images: ImageList, own: LayerScore) -> list[str]:
+def _notes(extraction: Extraction, comparison: Comparison) -> list[str]:
     """Say what may make the expected score wrong."""
+    images, best = extraction.images, comparison.best
     leaks = find_leaks(extraction.digests, images.source.names, images.labels, images.test)
     notes = []
     if leaks:
         told = leaks_sentence([asdict(leak) for leak in leaks])
         notes.append(f"{told} (copies, byte by byte). The expected score may be too good.")
-    if own.C_at_edge:
-        notes.append(
-            f"the best C is at the {own.C_at_edge} edge of the grid. A wider --Cs may do better."
-        )
+    chosen = (best.layer, best.classifier, best.train_size)
+    rows = {(row.layer, row.classifier, row.train_size): row for row in comparison.layers}
+    edge = rows[chosen].C_at_edge
+    if edge:
+        notes.append(f"the best C is at the {edge} edge of the grid. A wider --Cs may do better.")
     return notes
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,8 +54,9 @@ class HeldOut:
     groups: NDArray[np.str_] | None = None
     random_state: int = 0
 
+    @cached_property
     def units(self) -> NDArray[np.intp]:
-        """Give the number of each image's unit: its group, itself, or a random block of them."""
+        """The number of each image's unit: its group, itself, or a random block of them."""
         unit = np.arange(len(self.truth))
         if self.groups is not None:
             unit = np.unique(self.groups, return_inverse=True)[1]
@@ -77,7 +79,7 @@ class HeldOut:
         -------
         deviations : ndarray of shape (n_units,)
         """
-        unit = self.units()
+        unit = self.units
         n_units = int(unit.max()) + 1
         if n_units == 1:
             return np.zeros(1)
@@ -96,10 +98,10 @@ class HeldOut:
 
     def freedom(self, deviations: Floats) -> float:
         """Count degrees of freedom (Satterthwaite's, where classes are averaged)."""
-        unit = self.units()
-        _, first, n_images = np.unique(unit, return_index=True, return_counts=True)
-        members = np.bincount(unit * self.n_classes + self.truth, minlength=len(first))
-        pure = members.max() == n_images.max() and (members > 0).sum() == len(first)
+        unit = self.units
+        _, first = np.unique(unit, return_index=True)
+        # As many pairs of unit and class as units: each unit is of one class.
+        pure = len(np.unique(unit * self.n_classes + self.truth)) == len(first)
         if not SCORINGS[self.scoring].by_class or not pure:
             return max(1.0, len(first) - 1.0)
         strata = self.truth[first]
@@ -155,7 +157,7 @@ def score_interval(
         factor = math.exp(quantile * math.sqrt(variance) / -score)
         return score * factor, score / factor
     if not 0 < score < 1:
-        n_units = float(held_out.units().max()) + 1
+        n_units = float(held_out.units.max()) + 1
         weights = image_weights(held_out.scoring, held_out.truth)
         return _wilson(score, min(n_units, 1 / float(np.square(weights).sum())), quantile)
     return _wilson(score, score * (1 - score) / variance, quantile)
