@@ -21,9 +21,10 @@ from torch import nn
 from torchvision import models
 
 from codes import bundled as bundled_net
+from codes.dense import as_convolutions
 from codes.fingerprint import fingerprint
 from codes.graph import TracedGraph, trace
-from codes.layers import Layer, find_layers
+from codes.layers import Layer, find_layers, measure_layers
 from codes.preprocessing import Preprocessing
 from codes.state_dicts import fit_state_dict, inferred_num_classes, read_state_dict
 
@@ -68,6 +69,7 @@ def load_backbone(
     *,
     weights: str | Path | None = None,
     image_size: int | None = None,
+    dense: bool = False,
     random_state: int = 0,
 ) -> Backbone:
     """Load a pretrained network.
@@ -84,6 +86,8 @@ def load_backbone(
         ``.safetensors`` state dict; or ``"none"`` for random weights, a control.
     image_size : int, optional
         Side of the network's input in pixels (default: its preprocessing's).
+    dense : bool, default=False
+        Run fully-connected layers as convolutions, as `codes.dense.as_convolutions` does.
     random_state : int, default=0
         Seed of random weights.
 
@@ -94,8 +98,8 @@ def load_backbone(
     Raises
     ------
     ValueError
-        If the backbone or the weights' name is unknown (the message gives the nearest), or the
-        weights do not fit (it names the tensors).
+        If the backbone or the weights' name is unknown (the message gives the nearest), the
+        weights do not fit (it names the tensors), or the network cannot be run densely.
     FileNotFoundError
         If the weights' file does not exist.
     ConnectionError
@@ -120,10 +124,17 @@ def load_backbone(
         preprocessing = preprocessing.at_size(image_size)
     model = built.model.eval().float().requires_grad_(False)
     graph = trace(model)
-    size = preprocessing.crop_size
+    digest = digest_weights(model)
     architecture = built.architecture
     if ":" in name:  # Its code is not pinned by a release: what was traced stands for it.
         architecture = {**architecture, "graph": fingerprint(model, graph)}
+    if dense:
+        layers = find_layers(graph, _blank(built.preprocessing))
+        graph = as_convolutions(graph)
+        layers = measure_layers(graph, layers, _blank(preprocessing))
+        architecture, model = {**architecture, "dense": True}, graph.root
+    else:
+        layers = find_layers(graph, _blank(preprocessing))
     return Backbone(
         name=name,
         model=model,
@@ -131,8 +142,8 @@ def load_backbone(
         weights=built.weights,
         architecture=architecture,
         graph=graph,
-        layers=find_layers(graph, torch.zeros(1, 3, size, size)),
-        weights_digest=digest_weights(model),
+        layers=layers,
+        weights_digest=digest,
     )
 
 
@@ -159,7 +170,6 @@ def pixels_backbone(preprocessing: Preprocessing) -> Backbone:
     # What is not negative passes a ReLU as it is.
     model = nn.Sequential(OrderedDict(pixels=nn.ReLU())).eval()
     graph = trace(model)
-    size = preprocessing.crop_size
     return Backbone(
         name="pixels",
         model=model,
@@ -167,9 +177,13 @@ def pixels_backbone(preprocessing: Preprocessing) -> Backbone:
         weights="none",
         architecture={"name": "pixels"},
         graph=graph,
-        layers=find_layers(graph, torch.zeros(1, 3, size, size)),
+        layers=find_layers(graph, _blank(preprocessing)),
         weights_digest=digest_weights(model),
     )
+
+
+def _blank(preprocessing: Preprocessing) -> torch.Tensor:
+    return torch.zeros(1, 3, preprocessing.crop_size, preprocessing.crop_size)
 
 
 def digest_weights(model: nn.Module) -> str:

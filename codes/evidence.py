@@ -76,7 +76,8 @@ class EvidenceReader:
         self.widths |= {name: 2 * norm.num_features for name, (_, norm) in self.norms.items()}
         self._preprocessing = backbone.preprocessing
         self._device = find_device(device)
-        self._model = backbone.model.to(self._device).to(memory_format=torch.channels_last)
+        network = fx.GraphModule(traced.root, traced.graph).to(self._device)
+        self._model = network.to(memory_format=torch.channels_last)
 
     def read(
         self, images: ImageList, digests: NDArray[np.uint8], *, batch_size: int = 32

@@ -105,6 +105,10 @@ def trace(model: nn.Module) -> TracedGraph:
             f"{type(model).__name__} cannot be traced by torch.fx: {error}. Its forward pass must "
             "not branch on the values of its input; move such code into a module of its own."
         ) from error
+    for node in graph.nodes:
+        # Channels-last maps cannot be viewed as vectors; a reshape copies them in the same order.
+        if node.op == "call_method" and node.target == "view" and _is_shape(node.args[1:]):
+            node.target = "reshape"
     names = dict(tracer.node_to_qualname)
     return TracedGraph(
         root=tracer.root,
@@ -112,6 +116,10 @@ def trace(model: nn.Module) -> TracedGraph:
         names=names,
         nodes={name: node for node, name in names.items()},
     )
+
+
+def _is_shape(arguments: tuple[Any, ...]) -> bool:
+    return bool(arguments) and not isinstance(arguments[0], torch.dtype)
 
 
 class _Shapes(fx.Interpreter):

@@ -106,6 +106,37 @@ def find_layers(traced: TracedGraph, example: torch.Tensor) -> list[Layer]:
     return [_layer(traced, node, kinds[node], shares, node in chosen) for node in kinds]
 
 
+def measure_layers(
+    traced: TracedGraph, layers: Sequence[Layer], example: torch.Tensor
+) -> list[Layer]:
+    """Find layers that are known by name in another form of their network.
+
+    Parameters
+    ----------
+    traced : TracedGraph
+        Nodes that are layers have kept their names.
+    layers : sequence of Layer
+    example : Tensor of shape (1, 3, height, width)
+
+    Returns
+    -------
+    layers : list of Layer
+        Those that are still there, as large as they are for this example.
+
+    Raises
+    ------
+    ValueError
+        If the network does not take the example.
+    """
+    measure_shapes(traced, example)
+    shares = depths(traced)
+    return [
+        _layer(traced, traced.nodes[layer.name], layer.kind, shares, layer.default)
+        for layer in layers
+        if layer.name in traced.nodes
+    ]
+
+
 def select_layers(
     traced: TracedGraph, layers: Sequence[Layer], wanted: str | Sequence[str] = "default"
 ) -> list[Layer]:

@@ -125,6 +125,7 @@ def layers(
     backbone: str,
     weights: str | None = None,
     image_size: int | None = None,
+    dense: bool = False,
     pool: str = "grid",
 ) -> None:
     """List where the codes of a backbone can be read.
@@ -137,6 +138,8 @@ def layers(
         As for extract. Layers do not depend on them, so that none are loaded unless asked for.
     image_size
         Side of the network's input, in pixels. Default: its own.
+    dense
+        Run the fully-connected layers of AlexNet and VGG as convolutions.
     pool
         "grid" (at most 4096 values a layer), "grid:K", "avg", "max" or "flatten".
     """
@@ -145,7 +148,7 @@ def layers(
 
     if weights is None and ":" not in backbone:
         weights = "none"
-    network = load_backbone(backbone, weights=weights, image_size=image_size)
+    network = load_backbone(backbone, weights=weights, image_size=image_size, dense=dense)
     listing = table("layer", "kind", "depth", "shape", "pooling", "n_features", "default")
     for layer in network.layers:
         resolved = resolve_pooling(pool, layer.shape)

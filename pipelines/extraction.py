@@ -225,6 +225,7 @@ def backbone_of(options: ExtractionOptions) -> Backbone:
         options.backbone,
         weights=options.weights,
         image_size=options.image_size,
+        dense=options.dense,
         random_state=options.random_state,
     )
     seen = replace(backbone.preprocessing, views=options.views)

@@ -25,6 +25,9 @@ class ExtractionOptions:
         control). Default: the backbone's own, downloaded by torchvision.
     image_size : int, optional
         Side of the network's input, in pixels. Default: its own.
+    dense : bool
+        Run the fully-connected layers of AlexNet and VGG as convolutions: with a larger image_size
+        they give maps of codes, which are pooled.
     views : str
         What of an image is seen, its codes averaged: "center", "hflip" (and mirrored),
         "five-crop" (and the corners), "ten-crop" (and those mirrored).
@@ -63,6 +66,7 @@ class ExtractionOptions:
     backbone: str
     weights: str | None = None
     image_size: int | None = None
+    dense: bool = False
     views: str = "center"
     page: int | None = None
     layers: str = "default"

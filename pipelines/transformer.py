@@ -30,6 +30,7 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         One layer's name.
     weights : str, optional
     image_size : int, optional
+    dense : bool, default=False
     views : str, default="center"
     page : int, optional
     pool : str, default="grid"
@@ -57,6 +58,7 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         *,
         weights: str | None = None,
         image_size: int | None = None,
+        dense: bool = False,
         views: str = "center",
         page: int | None = None,
         pool: str = "grid",
@@ -72,6 +74,7 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.layer = layer
         self.weights = weights
         self.image_size = image_size
+        self.dense = dense
         self.views = views
         self.page = page
         self.pool = pool
