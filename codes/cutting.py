@@ -21,6 +21,8 @@ class Tap:
 
     Attributes
     ----------
+    name : str
+        The layer's, and behind a colon the pooling where it is pooled in several ways.
     layer : Layer
     pool : str
         Resolved: ``"grid:K"``, ``"avg"``, ``"max"`` or ``"flatten"``.
@@ -28,6 +30,7 @@ class Tap:
         Width of a row of codes.
     """
 
+    name: str
     layer: Layer
     pool: str
     n_features: int
@@ -48,7 +51,7 @@ def cut_network(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx
     Returns
     -------
     network : fx.GraphModule
-        Its answer is a dict of layer name to codes of shape ``(n, n_features)``.
+        Its answer is a dict of the taps' names to codes of shape ``(n, n_features)``.
 
     Raises
     ------
@@ -63,10 +66,10 @@ def cut_network(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx
         node = traced.nodes[tap.layer.name]
         sources = [node] if activation == "post" else _before_activation(traced, node)
         pooled = [_pool_after(graph, copies[source], tap) for source in sources]
-        outputs[tap.layer.name] = pooled[0]
+        outputs[tap.name] = pooled[0]
         if len(pooled) > 1:
             with graph.inserting_after(max(pooled)):
-                outputs[tap.layer.name] = graph.call_function(torch.cat, (pooled, 1))
+                outputs[tap.name] = graph.call_function(torch.cat, (pooled, 1))
     deepest = max(outputs.values())
     for node in reversed(list(graph.nodes)):
         if node > deepest:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +16,9 @@ from codes.backbones import Backbone
 from codes.cutting import Tap, cut_network
 from codes.devices import find_device, no_tf32, only_deterministic
 from codes.images import ImageList
-from codes.layers import select_layers
+from codes.layers import Layer, select_layers
 from codes.loading import load_crops
-from codes.pooling import pooled_width, resolve_pooling
+from codes.pooling import pooled_width, resolve_poolings
 
 EXTRACTOR_VERSION = 2
 """Raised whenever the same input would give other codes; part of every key."""
@@ -38,7 +39,7 @@ class CodesBatch:
     start : int
         Place of the first image in the list.
     codes : dict of str to ndarray of shape (n, n_features), float32
-        By layer name. The row of an unreadable image is NaN; no other value is.
+        By the taps' names. The row of an unreadable image is NaN; no other value is.
     unreadable : dict of int to str
         Place in the list → why the image could not be decoded.
     """
@@ -60,7 +61,7 @@ class CodeExtractor:
     layers : str or sequence of str, default="default"
         As for `codes.layers.select_layers`.
     pool : str, default="grid"
-        As for `codes.pooling.resolve_pooling`.
+        As for `codes.pooling.resolve_pooling`; several, joined by commas, share the pass.
     activation : {"post", "pre"}, default="post"
         Which side of the layer's non-linearity to read; ``"pre"`` is a control.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
@@ -114,13 +115,33 @@ class CodeExtractor:
         self.most: int | None = None
         self.precision = precision
         self.preprocessing = backbone.preprocessing
+        self._backbone, self._activation = backbone, activation
         self.taps = [
-            Tap(layer=layer, pool=resolved, n_features=pooled_width(resolved, layer.shape))
+            tap
             for layer in select_layers(backbone.graph, backbone.layers, layers)
-            for resolved in [resolve_pooling(pool, layer.shape)]
+            for tap in _taps(layer, pool)
         ]
-        network = cut_network(backbone.graph, self.taps, activation).to(self.device)
+        self._cut()
+
+    def _cut(self) -> None:
+        network = cut_network(self._backbone.graph, self.taps, self._activation).to(self.device)
         self._network = network.to(memory_format=torch.channels_last)
+
+    def only(self, names: Collection[str]) -> CodeExtractor:
+        """Return an extractor that reads some of the taps, and runs no further than these.
+
+        Parameters
+        ----------
+        names : collection of str
+
+        Returns
+        -------
+        extractor : CodeExtractor
+        """
+        extractor = copy(self)
+        extractor.taps = [tap for tap in self.taps if tap.name in names]
+        extractor._cut()
+        return extractor
 
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """Read the codes of a batch.
@@ -132,7 +153,7 @@ class CodeExtractor:
         Returns
         -------
         codes : dict of str to Tensor of shape (n, n_features), float32
-            By layer name, on the extractor's device.
+            By the taps' names, on the extractor's device.
         """
         with torch.inference_mode(), no_tf32(), only_deterministic(self.deterministic):
             images = self.preprocessing.normalize(pixels.to(self.device, non_blocking=True))
@@ -242,9 +263,7 @@ class CodeExtractor:
         names: Sequence[str],
         start: int,
     ) -> dict[str, NDArray[np.float32]]:
-        rows = {
-            tap.layer.name: np.full((n, tap.n_features), np.nan, np.float32) for tap in self.taps
-        }
+        rows = {tap.name: np.full((n, tap.n_features), np.nan, np.float32) for tap in self.taps}
         for layer, codes in found.items():
             finite = codes.isfinite().all(1)
             if not finite.all():
@@ -258,6 +277,19 @@ class CodeExtractor:
                 )
             rows[layer][readable] = codes.cpu().numpy()
         return rows
+
+
+def _taps(layer: Layer, pool: str) -> list[Tap]:
+    pools = resolve_poolings(pool, layer.shape)
+    return [
+        Tap(
+            name=layer.name if len(pools) == 1 else f"{layer.name}:{resolved}",
+            layer=layer,
+            pool=resolved,
+            n_features=pooled_width(resolved, layer.shape),
+        )
+        for resolved in pools
+    ]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

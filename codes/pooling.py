@@ -63,6 +63,34 @@ def resolve_pooling(pool: str, shape: Sequence[int]) -> str:
     return f"grid:{min(wanted, finest)}"
 
 
+def resolve_poolings(pool: str, shape: Sequence[int]) -> list[str]:
+    """Settle what several poolings mean for one layer.
+
+    Parameters
+    ----------
+    pool : str
+        As for `resolve_pooling`, or several joined by commas.
+    shape : sequence of int
+        One image's codes, channels first.
+
+    Returns
+    -------
+    pools : list of str
+        Each once, in the order in which they are named.
+
+    Raises
+    ------
+    ValueError
+        If one of them is not a pooling.
+
+    Examples
+    --------
+    >>> resolve_poolings("avg,max", (64, 55, 55)), resolve_poolings("avg,max", (4096,))
+    (['avg', 'max'], ['flatten'])
+    """
+    return list(dict.fromkeys(resolve_pooling(part.strip(), shape) for part in pool.split(",")))
+
+
 def pooled_width(pool: str, shape: Sequence[int]) -> int:
     """Count the values of one image's codes after a resolved pooling.
 

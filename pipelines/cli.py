@@ -141,26 +141,27 @@ def layers(
     dense
         Run the fully-connected layers of AlexNet and VGG as convolutions.
     pool
-        "grid" (at most 4096 values a layer), "grid:K", "avg", "max" or "flatten".
+        "grid" (at most 4096 values a layer), "grid:K", "avg", "max" or "flatten"; several, joined
+        by commas.
     """
     from codes import load_backbone
-    from codes.pooling import pooled_width, resolve_pooling
+    from codes.pooling import pooled_width, resolve_poolings
 
     if weights is None and ":" not in backbone:
         weights = "none"
     network = load_backbone(backbone, weights=weights, image_size=image_size, dense=dense)
     listing = table("layer", "kind", "depth", "shape", "pooling", "n_features", "default")
     for layer in network.layers:
-        resolved = resolve_pooling(pool, layer.shape)
-        listing.add_row(
-            layer.name,
-            layer.kind,
-            f"{layer.depth:.2f}",
-            "×".join(map(str, layer.shape)),
-            resolved,
-            str(pooled_width(resolved, layer.shape)),
-            "yes" if layer.default else "",
-        )
+        for resolved in resolve_poolings(pool, layer.shape):
+            listing.add_row(
+                layer.name,
+                layer.kind,
+                f"{layer.depth:.2f}",
+                "×".join(map(str, layer.shape)),
+                resolved,
+                str(pooled_width(resolved, layer.shape)),
+                "yes" if layer.default else "",
+            )
     stdout().print(listing)
 
 

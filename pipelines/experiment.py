@@ -182,7 +182,7 @@ def compare(
         advice=advise(
             comparison,
             similarity,
-            {tap.layer.name: tap.layer.depth for tap in extraction.taps},
+            {tap.name: tap.layer.depth for tap in extraction.taps},
             n_train,
             n_train / len(comparison.classes),
         ),
@@ -212,13 +212,13 @@ def _control_readers(
             found = extract(extraction.images, pixels, backbone=backbone, narrator=narrator)
             readers[name] = found.readers["pixels"]
         elif name == "random" and ":" not in options.backbone and options.weights != "none":
-            random = replace(options, weights="none", layers=best, dtype="float32")
+            random = replace(extraction.options_of(best, options), weights="none", dtype="float32")
             found = extract(extraction.images, random, narrator=narrator)
-            readers[name] = found.readers[best]
+            [readers[name]] = found.readers.values()
         elif name == "pre" and options.activation == "post":
-            before = replace(options, layers=best, activation="pre")
+            before = replace(extraction.options_of(best, options), activation="pre")
             found = extract(extraction.images, before, narrator=narrator)
-            readers[name] = found.readers[best]
+            [readers[name]] = found.readers.values()
     return readers
 
 

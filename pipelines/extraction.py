@@ -47,7 +47,7 @@ class Extraction:
     store : CodeStore
     key : ExtractionKey
     arrays : dict of str to CodesKey
-        By layer name.
+        By the taps' names.
     n_extracted, n_reused : int
         Images that went through the network, and that did not.
     skipped : dict of str to str
@@ -75,6 +75,7 @@ class Extraction:
         Parameters
         ----------
         layer : str
+            A tap's name.
 
         Returns
         -------
@@ -89,12 +90,29 @@ class Extraction:
         Parameters
         ----------
         layer : str
+            A tap's name.
 
         Returns
         -------
         codes : CodesView of shape (n_samples, n_features)
         """
         return self.store.view(self.key, self.arrays[layer], self.digests)
+
+    def options_of(self, layer: str, options: ExtractionOptions) -> ExtractionOptions:
+        """Narrow the options that this was made with down to one of its taps.
+
+        Parameters
+        ----------
+        layer : str
+            A tap's name.
+        options : ExtractionOptions
+
+        Returns
+        -------
+        options : ExtractionOptions
+        """
+        [tap] = [tap for tap in self.taps if tap.name == layer]
+        return replace(options, layers=tap.layer.name, pool=tap.pool)
 
     @property
     def readers(self) -> dict[str, Callable[[], NDArray[Any]]]:
@@ -148,7 +166,7 @@ def extract(
         )
     with timed(seconds, "load"):
         backbone = backbone or backbone_of(options)
-        extractor = extractor_of(backbone, options, options.layers)
+        extractor = extractor_of(backbone, options)
     store = CodeStore(options.store)
     with (
         timed(seconds, "digest"),
@@ -167,7 +185,7 @@ def extract(
         extractor=EXTRACTOR_VERSION,
     )
     arrays = {
-        tap.layer.name: CodesKey(
+        tap.name: CodesKey(
             layer=tap.layer.name,
             activation=options.activation,
             pool=tap.pool,
@@ -183,8 +201,7 @@ def extract(
             gaps = store.missing(key, list(arrays.values()), digests)
         for gap in gaps:
             n_missing += len(gap.images)
-            layers = [layer for layer, array in arrays.items() if array in gap.arrays]
-            part = extractor_of(backbone, options, layers)
+            part = extractor.only([name for name, array in arrays.items() if array in gap.arrays])
             unreadable |= _fill(store, key, gap, part, arrays, images, digests, options, narrator)
     bad = [i for i, digest in enumerate(digests) if digest.tobytes() in unreadable]
     skipped = {images.source.names[i]: unreadable[digests[i].tobytes()] for i in bad}
@@ -251,17 +268,13 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = time.perf_counter() - start
 
 
-def extractor_of(
-    backbone: Backbone, options: ExtractionOptions, layers: str | list[str]
-) -> CodeExtractor:
+def extractor_of(backbone: Backbone, options: ExtractionOptions) -> CodeExtractor:
     """Make the extractor that some options describe.
 
     Parameters
     ----------
     backbone : Backbone
     options : ExtractionOptions
-        But for its layers.
-    layers : str or list of str
 
     Returns
     -------
@@ -269,7 +282,7 @@ def extractor_of(
     """
     return CodeExtractor(
         backbone,
-        layers,
+        options.layers,
         pool=options.pool,
         activation=options.activation,
         precision=options.precision,
@@ -287,7 +300,7 @@ def _announce(
     narrator: Narrator,
 ) -> bool:
     """Say what will be done, or refuse it for want of room; whether room had to be made."""
-    widths = {arrays[tap.layer.name]: tap.n_features for tap in extractor.taps}
+    widths = {arrays[tap.name]: tap.n_features for tap in extractor.taps}
     needed = sum(bytes_of({a: widths[a] for a in gap.arrays}, len(gap.images)) for gap in gaps)
     store.require_space(needed)
     removed = store.require_limit(needed)
@@ -297,11 +310,11 @@ def _announce(
     if not n_missing:
         narrator.say(f"All {n_images} images have their codes in {store.name}; none is extracted.")
         return bool(removed)
-    layers = [tap.layer.name for tap in extractor.taps]
+    names = [tap.name for tap in extractor.taps]
     wanted = {array for gap in gaps for array in gap.arrays}
     narrator.say(
         f"Extracting {n_missing} of {n_images} images on {extractor.device}: "
-        f"{', '.join(layer for layer in layers if arrays[layer] in wanted)}. "
+        f"{', '.join(name for name in names if arrays[name] in wanted)}. "
         f"At most {needed / 1e6:.3g} MB in {store.name}."
     )
     return bool(removed)
@@ -322,7 +335,7 @@ def _fill(
     unreadable: dict[bytes, str] = {}
     wanted = images.take(gap.images)
     found = digests[gap.images]
-    widths = {arrays[tap.layer.name]: tap.n_features for tap in extractor.taps}
+    widths = {arrays[tap.name]: tap.n_features for tap in extractor.taps}
     workers = options.workers
     if workers is None:
         workers = 1 if extractor.device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1)

@@ -101,7 +101,8 @@ class FittedPipeline:
                     f"{self.card['versions']}."
                 )
         extraction = extract(images, options, backbone=backbone, narrator=narrator)
-        X = extraction.codes(self.card["layer"])
+        [tap] = extraction.taps
+        X = extraction.codes(tap.name)
         labels = np.asarray(self.classifier.predict(X))
         if isinstance(self.classifier, LogisticCV):
             return extraction, labels, np.asarray(self.classifier.predict_proba(X), np.float64)
@@ -153,7 +154,7 @@ def fit(
     backbone = extraction.backbone
     return FittedPipeline(
         classifier=classifier,
-        options=replace(options, layers=best.layer, store=None),
+        options=replace(extraction.options_of(best.layer, options), store=None),
         weights_digest=backbone.weights_digest,
         architecture=backbone.architecture,
         preprocessing=asdict(backbone.preprocessing),

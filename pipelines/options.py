@@ -37,7 +37,8 @@ class ExtractionOptions:
         "default" (the last activation of each resolution and everything after the last
         convolution), "all", or names and regular expressions joined by commas.
     pool : str
-        "grid" (at most 4096 values a layer), "grid:K", "avg", "max" or "flatten".
+        "grid" (at most 4096 values a layer), "grid:K", "avg", "max" or "flatten"; several, joined
+        by commas, are read in one pass, and compared as layer:pooling.
     activation : str
         "post" reads codes after the layer's non-linearity, "pre" before it.
     precision : str

@@ -60,7 +60,7 @@ def make_report(
     extraction, comparison = experiment.extraction, experiment.comparison
     images, backbone = extraction.images, extraction.backbone
     classes, counts = np.unique(images.labels, return_counts=True)
-    taps = {tap.layer.name: tap for tap in extraction.taps}
+    taps = {tap.name: tap for tap in extraction.taps}
     splits = None
     if images.splits is not None:
         names, sizes = np.unique(images.splits, return_counts=True)

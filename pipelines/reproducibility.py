@@ -60,12 +60,11 @@ def measure_reproducibility(extraction: Extraction, options: ExtractionOptions) 
             for layer in batches[0].codes
         }
 
-    layers = [tap.layer.name for tap in extraction.taps]
-    extractor = extractor_of(extraction.backbone, options, layers)
+    extractor = extractor_of(extraction.backbone, options)
     first = rows(extractor, N_IMAGES)
     in_float32 = None
     if options.precision != "float32":
-        exact = extractor_of(extraction.backbone, replace(options, precision="float32"), layers)
+        exact = extractor_of(extraction.backbone, replace(options, precision="float32"))
         in_float32 = _difference(rows(exact, N_IMAGES), first)
     return Reproducibility(
         n_images=len(images),

@@ -63,12 +63,12 @@ def _scores_table(done: Experiment) -> Table:
     best = comparison.best
     for tap in extraction.taps:
         for classifier in dict.fromkeys(row.classifier for row in comparison.layers):
-            rows = [scores[tap.layer.name, classifier, size] for size in sizes]
-            last = scores[tap.layer.name, classifier, best.train_size]
-            is_best = (tap.layer.name, classifier) == (best.layer, best.classifier)
-            words = roles(asdict(best), tap.layer.name, classifier)
+            rows = [scores[tap.name, classifier, size] for size in sizes]
+            last = scores[tap.name, classifier, best.train_size]
+            is_best = (tap.name, classifier) == (best.layer, best.classifier)
+            words = roles(asdict(best), tap.name, classifier)
             scored.add_row(
-                tap.layer.name,
+                tap.name,
                 f"{tap.layer.depth:.2f}",
                 classifier,
                 *(f"{row.score:.3f}" for row in rows),

@@ -128,9 +128,9 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"{several[0]!r} is no single image; one image file a row is needed.")
         extraction = extract(list_images(paths, page=self.page), self._options())
         if len(extraction.taps) != 1:
-            names = ", ".join(tap.layer.name for tap in extraction.taps)
+            names = ", ".join(tap.name for tap in extraction.taps)
             raise ValueError(f"layer={self.layer!r} stands for {names}; name one of them.")
-        return extraction.codes(extraction.taps[0].layer.name)
+        return extraction.codes(extraction.taps[0].name)
 
     def _options(self) -> ExtractionOptions:
         return ExtractionOptions(

@@ -377,3 +377,24 @@ def test_views_are_checked_and_known_apart() -> None:
     with pytest.raises(ValueError, match="cuts corners of 64 pixels"):
         Preprocessing(resize_size=48, crop_size=64, views="five-crop")
     assert Preprocessing(views="hflip") != Preprocessing()
+
+
+def test_several_poolings_share_one_pass() -> None:
+    backbone, images = load_backbone("bundled"), _images(4)
+    extractor = CodeExtractor(backbone, "conv2.relu,fc6.relu", pool="avg, grid:2,max,avg")
+    passes = []
+    handle = extractor._network.conv1.conv.register_forward_hook(lambda *_: passes.append(1))
+    [batch] = extractor.extract(images)
+    handle.remove()
+    assert len(passes) == 1
+    names = ["conv2.relu:avg", "conv2.relu:grid:2", "conv2.relu:max", "fc6.relu"]
+    assert list(batch.codes) == [tap.name for tap in extractor.taps] == names
+    for name in names[:3]:
+        layer, _, pool = name.partition(":")
+        [single] = CodeExtractor(backbone, layer, pool=pool).extract(images)
+        np.testing.assert_array_equal(batch.codes[name], single.codes[layer])
+    [some] = extractor.only(["conv2.relu:max"]).extract(images)
+    assert list(some.codes) == ["conv2.relu:max"]
+    np.testing.assert_array_equal(some.codes["conv2.relu:max"], batch.codes["conv2.relu:max"])
+    with pytest.raises(ValueError, match="pool='sum' is not a pooling"):
+        CodeExtractor(backbone, pool="avg,sum")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -124,3 +125,29 @@ def test_lists_of_images(image_folder: Path) -> None:
     images = list_images([files[3], image_folder / "blue"])
     assert images.source.names[0] == str(files[3])
     assert len(images) == 1 + len(list((image_folder / "blue").iterdir()))
+
+
+def test_the_best_of_several_poolings(image_folder: Path, tmp_path: Path, run_cli: Run) -> None:
+    options = (*QUICK[4:], "--backbone", "bundled", "--layers", "conv2.relu,fc6.relu")
+    done = run_cli("compare", image_folder, *options, "--pool", "max,avg", "--out", tmp_path / "r")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "r/report.json").read_text())
+    names = {row["layer"]: (row["pool"], row["n_features"]) for row in report["layers"]}
+    assert names == {
+        "conv2.relu:max": ("max", 128), "conv2.relu:avg": ("avg", 128), "fc6.relu": ("flatten", 512)
+    }  # fmt: skip
+    assert {control["name"] for control in report["controls"]} >= {"random", "pixels"}
+    done = run_cli("compare", image_folder, *options, "--pool", "avg", "--out", tmp_path / "one")
+    assert json.loads((tmp_path / "one/report.json").read_text())["timing"]["images_extracted"] == 0
+    file = tmp_path / "pooled.skops"
+    options = (*options[:-1], "conv2.relu")
+    done = run_cli("fit", image_folder, *options, "--pool", "max,avg", "--out", file)
+    assert done.returncode == 0, done.stderr
+    fitted = load(file)
+    assert fitted.card["layer"] == f"conv2.relu:{fitted.options.pool}"
+    done = run_cli("predict", file, image_folder)
+    assert done.returncode == 0, done.stderr
+    images = load_images(image_folder)
+    X = extract(images, fitted.options).codes("conv2.relu")
+    labels = [row["label"] for row in csv.DictReader(io.StringIO(done.stdout))]
+    np.testing.assert_array_equal(labels, fitted.classifier.predict(X))
