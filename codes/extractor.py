@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codes.backbones import Backbone
+from codes.compiling import CompiledNetwork
 from codes.cutting import Tap, cut_network
 from codes.devices import find_device, no_tf32, only_deterministic
 from codes.images import ImageList
@@ -70,6 +71,9 @@ class CodeExtractor:
         A torch device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
     deterministic : bool, default=False
         Use only algorithms that give the same codes each time on the same machine.
+    compile : bool, default=False
+        Compile the network with `torch.compile`, at the first batch: some seconds to minutes,
+        which long runs win back. Codes differ by rounding.
 
     Attributes
     ----------
@@ -103,6 +107,7 @@ class CodeExtractor:
         precision: str = "float32",
         device: str = "cpu",
         deterministic: bool = False,
+        compile: bool = False,
     ) -> None:
         if activation not in ("post", "pre"):
             raise ValueError(f"activation={activation!r} is unknown. Allowed: post, pre.")
@@ -112,6 +117,7 @@ class CodeExtractor:
             )
         self.device = find_device(device)
         self.deterministic = deterministic
+        self.compile = compile
         self.most: int | None = None
         self.precision = precision
         self.preprocessing = backbone.preprocessing
@@ -125,7 +131,10 @@ class CodeExtractor:
 
     def _cut(self) -> None:
         network = cut_network(self._backbone.graph, self.taps, self._activation).to(self.device)
-        self._network = network.to(memory_format=torch.channels_last)
+        network = network.to(memory_format=torch.channels_last)
+        self._network: Callable[[Tensor], dict[str, Tensor]] = network
+        if self.compile:
+            self._network = CompiledNetwork(network, self.device)
 
     def only(self, names: Collection[str]) -> CodeExtractor:
         """Return an extractor that reads some of the taps, and runs no further than these.
@@ -159,8 +168,7 @@ class CodeExtractor:
             images = self.preprocessing.normalize(pixels.to(self.device, non_blocking=True))
             dtype = PRECISIONS[self.precision]
             with torch.autocast(self.device.type, dtype, enabled=self.precision != "float32"):
-                codes: dict[str, Tensor] = self._network(images)
-        return codes
+                return self._network(images)
 
     def extract(
         self, images: ImageList, *, batch_size: int = 32, workers: int = 0
@@ -186,6 +194,8 @@ class CodeExtractor:
             If a code is NaN or infinite: it names the layer and the image.
         WorkerDiedError
             If a process that decodes images dies: it names the image.
+        CompilerError
+            If the network is to be compiled and cannot be.
         MemoryError
             If one image alone does not fit into the device's memory. With more, a batch that does
             not fit is halved, and all after it.

@@ -288,6 +288,7 @@ def extractor_of(backbone: Backbone, options: ExtractionOptions) -> CodeExtracto
         precision=options.precision,
         device=options.device,
         deterministic=options.deterministic,
+        compile=options.compile,
     )
 
 
@@ -316,6 +317,7 @@ def _announce(
         f"Extracting {n_missing} of {n_images} images on {extractor.device}: "
         f"{', '.join(name for name in names if arrays[name] in wanted)}. "
         f"At most {needed / 1e6:.3g} MB in {store.name}."
+        f"{' The network is compiled first.' if extractor.compile else ''}"
     )
     return bool(removed)
 

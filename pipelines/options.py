@@ -50,6 +50,8 @@ class ExtractionOptions:
     deterministic : bool
         Use only algorithms that give the same codes each time on the same machine, where a GPU
         has faster ones that do not.
+    compile : bool
+        Compile the network first: some seconds to minutes, which long runs win back.
     batch_size : int, optional
         Images that pass the network together. Default: 32 on the CPU, 256 on a GPU; halved when
         the device's memory does not hold them.
@@ -77,6 +79,7 @@ class ExtractionOptions:
     dtype: str = "float16"
     device: str = "auto"
     deterministic: bool = False
+    compile: bool = False
     batch_size: int | None = None
     workers: int | None = None
     store: str | Path | None = None

@@ -30,16 +30,19 @@ class Reproducibility:
         Between all of them at once and one by one.
     precision : float or None
         Between the precision asked for and float32; None where they are the same.
+    compiled : float or None
+        Between the compiled network and the network as it is; None where it is not compiled.
     """
 
     n_images: int
     again: float
     batch: float
     precision: float | None
+    compiled: float | None
 
 
 def measure_reproducibility(extraction: Extraction, options: ExtractionOptions) -> Reproducibility:
-    """Extract a few images four times; nothing is stored.
+    """Extract a few images a few times; nothing is stored.
 
     Parameters
     ----------
@@ -60,17 +63,19 @@ def measure_reproducibility(extraction: Extraction, options: ExtractionOptions) 
             for layer in batches[0].codes
         }
 
-    extractor = extractor_of(extraction.backbone, options)
-    first = rows(extractor, N_IMAGES)
+    asked = extractor_of(extraction.backbone, options)
+    plain = extractor_of(extraction.backbone, replace(options, compile=False))
+    first, together = rows(asked, N_IMAGES), rows(plain, N_IMAGES)
     in_float32 = None
     if options.precision != "float32":
-        exact = extractor_of(extraction.backbone, replace(options, precision="float32"))
-        in_float32 = _difference(rows(exact, N_IMAGES), first)
+        exact = replace(options, precision="float32", compile=False)
+        in_float32 = _difference(rows(extractor_of(extraction.backbone, exact), N_IMAGES), first)
     return Reproducibility(
         n_images=len(images),
-        again=_difference(first, rows(extractor, N_IMAGES)),
-        batch=_difference(first, rows(extractor, 1)),
+        again=_difference(first, rows(asked, N_IMAGES)),
+        batch=_difference(together, rows(plain, 1)),
         precision=in_float32,
+        compiled=_difference(together, first) if options.compile else None,
     )
 
 

@@ -1,0 +1,60 @@
+"""The compiled network against the network as it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codes import CodeExtractor, load_backbone, load_images
+from pipelines import ExtractionOptions
+from pipelines.extraction import extract
+from pipelines.reproducibility import measure_reproducibility
+
+ROOT = Path(__file__).resolve().parents[1]
+
+needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+
+
+@needs_compiler
+def test_compiled_codes_are_the_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    backbone = load_backbone("bundled")
+    digits = load_images("sklearn:digits").take(np.arange(12))
+    compiled, plain = (CodeExtractor(backbone, "all", compile=c) for c in (True, False))
+    ran = []
+    network = compiled._network._network
+    compiled._network._network = lambda x: ran.append(len(x)) or network(x)
+    # The last batch is filled up, a larger one afterwards is compiled anew.
+    found = [*compiled.extract(digits, batch_size=5), *compiled.extract(digits, batch_size=12)]
+    assert ran == [5, 5, 5, 12]
+    assert [len(batch.codes["fc7.relu"]) for batch in found] == [5, 5, 2, 12]
+    [expected] = plain.extract(digits)
+    for layer, codes in expected.codes.items():
+        rows = np.concatenate([batch.codes[layer] for batch in found])
+        tolerance = 1e-5 * np.abs(codes).max()
+        np.testing.assert_allclose(rows, np.tile(codes, (2, 1)), rtol=0, atol=tolerance)
+    options = ExtractionOptions(backbone="bundled", store=tmp_path / "store", compile=True)
+    extraction = extract(digits, options)
+    measured = measure_reproducibility(extraction, options)
+    assert measured.again == 0
+    assert measured.compiled is not None
+    assert measured.compiled <= 1e-5
+
+
+def test_without_a_compiler_the_error_says_so(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", "extract", "sklearn:digits", "--backbone",
+         "bundled", "--compile", "--store", str(tmp_path / "store")],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+        env=os.environ | {"CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "no")},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "cannot be compiled" in done.stderr
+    assert "Leave --compile out" in done.stderr
+    assert "Traceback" not in done.stderr
