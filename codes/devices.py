@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
@@ -80,3 +81,40 @@ def only_deterministic(wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         cudnn.benchmark = before[1]
+
+
+@contextmanager
+def lanes(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
+    """Make threads that run batches beside each other.
+
+    On the CPU, one for each core that PyTorch would use, each alone with its batch: threads that
+    share a batch wait for each other after every operation, whenever anything else takes a core.
+    On a CUDA device, two with a stream each, so that one copies while the other computes.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Yields
+    ------
+    pool : ThreadPoolExecutor
+    n : int
+        How many batches run at once.
+    """
+    threads = torch.get_num_threads()
+
+    def begin() -> None:
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        elif device.type == "cuda":
+            torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+
+    n = {"cpu": threads, "cuda": 2}.get(device.type, 1)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    pool = ThreadPoolExecutor(n, initializer=begin)
+    try:
+        yield pool, n
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # What a thread sets, threads begun later begin with.

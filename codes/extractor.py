@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future
 from copy import copy
 from dataclasses import dataclass
 
@@ -15,14 +17,18 @@ from torch import Tensor
 from codes.backbones import Backbone
 from codes.compiling import CompiledNetwork
 from codes.cutting import Tap, cut_network
-from codes.devices import find_device, no_tf32, only_deterministic
+from codes.devices import find_device, lanes, no_tf32, only_deterministic
 from codes.images import ImageList
 from codes.layers import Layer, select_layers
-from codes.loading import load_crops
+from codes.loading import Batch, load_crops
 from codes.pooling import pooled_width, resolve_poolings
 
 EXTRACTOR_VERSION = 2
 """Raised whenever the same input would give other codes; part of every key."""
+
+CPU_MAP_BYTES = 32 * 2**20
+"""Of the largest map of a batch. Larger blocks of memory are given back to the system and asked
+for again in every pass (glibc does so from 32 MiB), and new memory takes a third of its time."""
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -164,22 +170,27 @@ class CodeExtractor:
         codes : dict of str to Tensor of shape (n, n_features), float32
             By the taps' names, on the extractor's device.
         """
-        with torch.inference_mode(), no_tf32(), only_deterministic(self.deterministic):
+        with no_tf32(), only_deterministic(self.deterministic):
+            return self._forward(pixels)
+
+    def _forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        with torch.inference_mode():
             images = self.preprocessing.normalize(pixels.to(self.device, non_blocking=True))
             dtype = PRECISIONS[self.precision]
             with torch.autocast(self.device.type, dtype, enabled=self.precision != "float32"):
                 return self._network(images)
 
     def extract(
-        self, images: ImageList, *, batch_size: int = 32, workers: int = 0
+        self, images: ImageList, *, batch_size: int | None = None, workers: int = 0
     ) -> Iterator[CodesBatch]:
         """Read the codes of a list of images, batch by batch.
 
         Parameters
         ----------
         images : ImageList
-        batch_size : int, default=32
-            Crops that pass the network together: images, times the views of each.
+        batch_size : int, optional
+            Crops that pass the network together: images, times the views of each. Default: on the
+            CPU, as many as keep the network's largest map within 32 MiB, 8 to 64; 256 elsewhere.
         workers : int, default=0
             Processes that decode images; with 0, this one does.
 
@@ -202,6 +213,8 @@ class CodeExtractor:
         ValueError
             If the batch size or the number of workers is out of range.
         """
+        if batch_size is None:
+            batch_size = self._batch_size()
         if batch_size < 1 or workers < 0:
             raise ValueError(
                 f"batch_size={batch_size} and workers={workers}: allowed are 1 or more, 0 or more."
@@ -213,26 +226,39 @@ class CodeExtractor:
             workers=workers,
             pin_memory=self.device.type == "cuda",
         )
-        # A GPU computes the next batch while the codes of the last are copied.
-        ahead = 0 if self.device.type == "cpu" else 1
-        pending: deque[tuple[int, list[str | None], dict[str, Tensor]]] = deque()
-        start = 0
-        for pixels, why in batches:
-            pending.append((start, why, self._run(pixels) if len(pixels) else {}))
-            start += len(why)
-            if len(pending) > ahead:
-                yield self._batch(*pending.popleft(), images.source.names)
-        for batch in pending:
-            yield self._batch(*batch, images.source.names)
+        return self._in_order(batches, images.source.names)
 
-    def _run(self, pixels: Tensor) -> dict[str, Tensor]:
+    def _batch_size(self) -> int:
+        if self.device.type != "cpu":
+            return 256
+        shapes = (node.meta.get("shape", ()) for node in self._backbone.graph.graph.nodes)
+        largest: int = 4 * max(math.prod(shape[1:]) for shape in shapes)
+        return min(64, max(8, CPU_MAP_BYTES // largest))
+
+    def _in_order(self, batches: Iterator[Batch], names: Sequence[str]) -> Iterator[CodesBatch]:
+        """Run batches in several lanes, and yield their codes in the order of the batches."""
+        pending: deque[tuple[int, list[str | None], Future[dict[str, NDArray[np.float32]]]]]
+        pending = deque()
+        start = 0
+        with no_tf32(), only_deterministic(self.deterministic), lanes(self.device) as (pool, n):
+            for pixels, why in batches:
+                pending.append((start, why, pool.submit(self._run, pixels)))
+                start += len(why)
+                if len(pending) > n:
+                    yield self._batch(*pending.popleft(), names)
+            while pending:
+                yield self._batch(*pending.popleft(), names)
+
+    def _run(self, pixels: Tensor) -> dict[str, NDArray[np.float32]]:
         """Read a batch, in halves from where the device's memory ends; average over the views."""
+        if not len(pixels):
+            return {}
         parts: list[dict[str, Tensor]] = []
         done = 0
         while done < len(pixels):
             taken = pixels[done : done + (self.most or len(pixels))]
             try:
-                parts.append(self(taken))
+                parts.append(self._forward(taken))
                 done += len(taken)
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
@@ -246,47 +272,51 @@ class CodeExtractor:
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
         n_views = self.preprocessing.n_views
-        codes = parts[0]
-        if len(parts) > 1:
-            codes = {layer: torch.cat([part[layer] for part in parts]) for layer in codes}
-        if n_views == 1:
-            return codes
-        return {
-            layer: rows.view(-1, n_views, rows.shape[1]).mean(1) for layer, rows in codes.items()
-        }
+        codes: dict[str, NDArray[np.float32]] = {}
+        with torch.inference_mode():
+            for name in parts[0]:
+                rows = torch.cat([p[name] for p in parts]) if len(parts) > 1 else parts[0][name]
+                if n_views > 1:
+                    rows = rows.view(-1, n_views, rows.shape[1]).mean(1)
+                codes[name] = rows.cpu().numpy()
+        return codes
 
     def _batch(
-        self, start: int, why: list[str | None], found: dict[str, Tensor], names: Sequence[str]
-    ) -> CodesBatch:
-        readable = [place for place in range(len(why)) if why[place] is None]
-        return CodesBatch(
-            start=start,
-            codes=self._rows(found, readable, len(why), names, start),
-            unreadable={start + i: reason for i, reason in enumerate(why) if reason},
-        )
-
-    def _rows(
         self,
-        found: dict[str, Tensor],
-        readable: list[int],
-        n: int,
-        names: Sequence[str],
         start: int,
-    ) -> dict[str, NDArray[np.float32]]:
-        rows = {tap.name: np.full((n, tap.n_features), np.nan, np.float32) for tap in self.taps}
-        for layer, codes in found.items():
-            finite = codes.isfinite().all(1)
+        why: list[str | None],
+        found: Future[dict[str, NDArray[np.float32]]],
+        names: Sequence[str],
+    ) -> CodesBatch:
+        unreadable = {start + i: reason for i, reason in enumerate(why) if reason}
+        readable = [i for i, reason in enumerate(why) if reason is None]
+        codes = found.result()
+        for layer, rows in codes.items():
+            finite = np.isfinite(rows).all(1)
             if not finite.all():
-                place = readable[int((~finite).nonzero()[0])]
+                image = names[start + readable[int(finite.argmin())]]
                 advice = "Check the weights"
                 if self.precision != "float32":
                     advice += ", or use --precision float32"
                 raise NonFiniteCodesError(
-                    f"Layer {layer!r} answered {names[start + place]!r} with NaN or infinity "
+                    f"Layer {layer!r} answered {image!r} with NaN or infinity "
                     f"(precision {self.precision}). Nothing of this batch was kept. {advice}."
                 )
-            rows[layer][readable] = codes.cpu().numpy()
-        return rows
+        if unreadable:
+            codes = {
+                tap.name: _at(readable, codes.get(tap.name), len(why), tap) for tap in self.taps
+            }
+        return CodesBatch(start=start, codes=codes, unreadable=unreadable)
+
+
+def _at(
+    places: list[int], rows: NDArray[np.float32] | None, n: int, tap: Tap
+) -> NDArray[np.float32]:
+    """Put rows at their places among n; all others are NaN."""
+    spread = np.full((n, tap.n_features), np.nan, np.float32)
+    if rows is not None:
+        spread[places] = rows
+    return spread
 
 
 def _taps(layer: Layer, pool: str) -> list[Tap]:

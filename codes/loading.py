@@ -27,7 +27,7 @@ def load_crops(
     workers: int,
     pin_memory: bool,
 ) -> Iterator[Batch]:
-    """Decode and crop a list of images.
+    """Begin to decode and crop a list of images.
 
     Parameters
     ----------
@@ -40,12 +40,11 @@ def load_crops(
     pin_memory : bool
         Whether a GPU copies the batches.
 
-    Yields
-    ------
-    pixels : Tensor of shape (n_readable * n_views, 3, crop_size, crop_size), uint8
-        The views of an image together.
-    why : list of str or None
-        Of each image of the batch, why it cannot be decoded.
+    Returns
+    -------
+    batches : iterator of (Tensor, list of str or None)
+        Pixels of shape (n_readable * n_views, 3, crop_size, crop_size), uint8, the views of an
+        image together; and of each image of the batch, why it cannot be decoded.
 
     Raises
     ------
@@ -60,15 +59,21 @@ def load_crops(
         collate_fn=_collate,
         pin_memory=pin_memory,
     )
+    # Processes begin here, not at the first batch.
+    return _named(iter(loader), decoded)
+
+
+def _named(batches: Iterator[Batch], decoded: _Decoded) -> Iterator[Batch]:
+    """Tell which image a process died at."""
     try:
-        yield from loader
+        yield from batches
     except RuntimeError as error:
         if "worker" not in str(error):
             raise
-        held = ", ".join(repr(images.source.names[i]) for i in decoded.in_hand.tolist() if i >= 0)
+        held = ", ".join(map(repr, decoded.names_in_hand()))
         raise WorkerDiedError(
             f"A process that decodes images died, at {held or 'its first image'}"
-            f"{' (one of them)' if workers > 1 else ''}: "
+            f"{' (one of them)' if len(decoded.in_hand) > 1 else ''}: "
             f"{str(error).splitlines()[0]} What was extracted before is stored. Leave that image "
             "out, use fewer --workers if memory ran out, or --workers 0 to see where it dies."
         ) from error
@@ -87,6 +92,10 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
 
     def __len__(self) -> int:
         return self._n
+
+    def names_in_hand(self) -> list[str]:
+        """Return the images that are decoded now."""
+        return [self._source.names[i] for i in self.in_hand.tolist() if i >= 0]
 
     def __getitem__(self, index: int) -> tuple[Tensor | None, str | None]:
         worker = get_worker_info()

@@ -341,9 +341,8 @@ def _fill(
     workers = options.workers
     if workers is None:
         workers = 1 if extractor.device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1)
-    batch_size = options.batch_size or (32 if extractor.device.type == "cpu" else 256)
     batches = extractor.extract(
-        wanted, batch_size=batch_size, workers=min(workers, len(wanted) // 64)
+        wanted, batch_size=options.batch_size, workers=min(workers, len(wanted) // 64)
     )
     provenance = {
         "versions": versions(),

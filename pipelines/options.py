@@ -53,8 +53,8 @@ class ExtractionOptions:
     compile : bool
         Compile the network first: some seconds to minutes, which long runs win back.
     batch_size : int, optional
-        Images that pass the network together. Default: 32 on the CPU, 256 on a GPU; halved when
-        the device's memory does not hold them.
+        Images that pass the network together. Default: what is fastest on the CPU, for each core a
+        batch of its own; 256 on a GPU. Halved when the device's memory does not hold them.
     workers : int, optional
         Processes that decode images. Default: one on the CPU, all cores but one with a GPU.
     store : str or Path, optional

@@ -6,6 +6,8 @@ import dataclasses
 import math
 import os
 import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -65,8 +67,11 @@ def _through_hooks(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
         for name, module in model.named_modules()
         if not list(module.children())
     ]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # As each lane of the extractor: more would round otherwise.
     with torch.inference_mode():
         model(inputs)
+    torch.set_num_threads(threads)
     for handle in handles:
         handle.remove()
     return seen
@@ -273,7 +278,7 @@ def test_batches_are_halved_where_memory_ends(
     backbone, images = load_backbone("bundled"), _images(30)
     [whole] = CodeExtractor(backbone, "fc6.relu").extract(images)
     sizes: list[int] = []
-    call = CodeExtractor.__call__
+    call = CodeExtractor._forward
 
     def small(self: CodeExtractor, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         sizes.append(len(pixels))
@@ -281,13 +286,13 @@ def test_batches_are_halved_where_memory_ends(
             raise error("DefaultCPUAllocator: can't allocate memory")
         return call(self, pixels)
 
-    monkeypatch.setattr(CodeExtractor, "__call__", small)
+    monkeypatch.setattr(CodeExtractor, "_forward", small)
     extractor = CodeExtractor(backbone, "fc6.relu")
     [halved] = extractor.extract(images)
     assert sizes == [30, 15, 7, 7, 7, 7, 2]
     assert extractor.most == 7
     np.testing.assert_allclose(halved.codes["fc6.relu"], whole.codes["fc6.relu"], atol=1e-5)
-    monkeypatch.setattr(CodeExtractor, "__call__", lambda *_: small(extractor, torch.empty(8)))
+    monkeypatch.setattr(CodeExtractor, "_forward", lambda *_: small(extractor, torch.empty(8)))
     with pytest.raises(MemoryError, match="One image alone does not fit"):
         list(extractor.extract(images))
 
@@ -398,3 +403,35 @@ def test_several_poolings_share_one_pass() -> None:
     np.testing.assert_array_equal(some.codes["conv2.relu:max"], batch.codes["conv2.relu:max"])
     with pytest.raises(ValueError, match="pool='sum' is not a pooling"):
         CodeExtractor(backbone, pool="avg,sum")
+
+
+def test_lanes_keep_the_order_and_give_everything_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, images = load_backbone("bundled"), _images(40)
+    [whole] = CodeExtractor(backbone, "fc6.relu").extract(images, batch_size=40)
+    call, running, most = CodeExtractor._forward, [], []
+
+    def slow(self: CodeExtractor, pixels: Tensor) -> dict[str, Tensor]:
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.02 * (int(pixels.sum()) % 3))  # The second of two may be done first.
+        codes = call(self, pixels)
+        running.pop()
+        return codes
+
+    monkeypatch.setattr(CodeExtractor, "_forward", slow)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        batches = list(CodeExtractor(backbone, "fc6.relu").extract(images, batch_size=3))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert [batch.start for batch in batches] == list(range(0, 40, 3))
+    rows = np.concatenate([batch.codes["fc6.relu"] for batch in batches])
+    expected = whole.codes["fc6.relu"]
+    np.testing.assert_allclose(rows, expected, atol=1e-5 * expected.max())
+    assert 1 < max(most) <= 3
+    iterator = CodeExtractor(backbone, "fc6.relu").extract(images, batch_size=3)
+    next(iterator)
+    iterator.close()  # Left in the middle: no thread stays.
+    assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
