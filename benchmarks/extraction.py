@@ -165,7 +165,8 @@ def as_thingsvision(folder: Path, name: str, weights: Path | None) -> float:
         root=str(folder), out_path=tempfile.mkdtemp(), backend=extractor.get_backend(),
         transforms=extractor.get_transformations(),
     )  # fmt: skip
-    batches = DataLoader(dataset=dataset, batch_size=EVERYDAY_BATCH, backend=extractor.get_backend())
+    backend = extractor.get_backend()
+    batches = DataLoader(dataset=dataset, batch_size=EVERYDAY_BATCH, backend=backend)
     features = extractor.extract_features(
         batches=batches, module_names=MODULES[name], flatten_acts=True, output_type="ndarray"
     )

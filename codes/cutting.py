@@ -28,12 +28,20 @@ class Tap:
         Resolved: ``"grid:K"``, ``"avg"``, ``"max"`` or ``"flatten"``.
     n_features : int
         Width of a row of codes.
+    n_views : int
+        Views whose codes are kept apart, one after another; 1 where they are averaged.
     """
 
     name: str
     layer: Layer
     pool: str
     n_features: int
+    n_views: int = 1
+
+    @property
+    def width(self) -> int:
+        """Values that are kept of an image."""
+        return self.n_features * self.n_views
 
 
 def cut_network(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx.GraphModule:

@@ -46,7 +46,8 @@ class CodesBatch:
     start : int
         Place of the first image in the list.
     codes : dict of str to ndarray of shape (n, n_features), float32
-        By the taps' names. The row of an unreadable image is NaN; no other value is.
+        By the taps' names; as wide as `codes.cutting.Tap.width`. The row of an unreadable image is
+        NaN; no other value is.
     unreadable : dict of int to str
         Place in the list → why the image could not be decoded.
     """
@@ -75,6 +76,8 @@ class CodeExtractor:
         What the network computes in. Codes come back as float32. TF32 is never used.
     device : str, default="cpu"
         A torch device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    each_view : bool, default=False
+        Keep the codes of an image's views apart, one after another, instead of their average.
     deterministic : bool, default=False
         Use only algorithms that give the same codes each time on the same machine.
     compile : bool, default=False
@@ -112,6 +115,7 @@ class CodeExtractor:
         activation: str = "post",
         precision: str = "float32",
         device: str = "cpu",
+        each_view: bool = False,
         deterministic: bool = False,
         compile: bool = False,
     ) -> None:
@@ -131,7 +135,7 @@ class CodeExtractor:
         self.taps = [
             tap
             for layer in select_layers(backbone.graph, backbone.layers, layers)
-            for tap in _taps(layer, pool)
+            for tap in _taps(layer, pool, self.preprocessing.n_views if each_view else 1)
         ]
         self._cut()
 
@@ -274,11 +278,13 @@ class CodeExtractor:
         n_views = self.preprocessing.n_views
         codes: dict[str, NDArray[np.float32]] = {}
         with torch.inference_mode():
-            for name in parts[0]:
-                rows = torch.cat([p[name] for p in parts]) if len(parts) > 1 else parts[0][name]
+            for tap in self.taps:
+                found = [part[tap.name] for part in parts]
+                rows = torch.cat(found) if len(found) > 1 else found[0]
                 if n_views > 1:
-                    rows = rows.view(-1, n_views, rows.shape[1]).mean(1)
-                codes[name] = rows.cpu().numpy()
+                    apart = rows.view(-1, n_views, tap.n_features)
+                    rows = apart.flatten(1) if tap.n_views > 1 else apart.mean(1)
+                codes[tap.name] = rows.cpu().numpy()
         return codes
 
     def _batch(
@@ -313,13 +319,13 @@ def _at(
     places: list[int], rows: NDArray[np.float32] | None, n: int, tap: Tap
 ) -> NDArray[np.float32]:
     """Put rows at their places among n; all others are NaN."""
-    spread = np.full((n, tap.n_features), np.nan, np.float32)
+    spread = np.full((n, tap.width), np.nan, np.float32)
     if rows is not None:
         spread[places] = rows
     return spread
 
 
-def _taps(layer: Layer, pool: str) -> list[Tap]:
+def _taps(layer: Layer, pool: str, n_views: int) -> list[Tap]:
     pools = resolve_poolings(pool, layer.shape)
     return [
         Tap(
@@ -327,6 +333,7 @@ def _taps(layer: Layer, pool: str) -> list[Tap]:
             layer=layer,
             pool=resolved,
             n_features=pooled_width(resolved, layer.shape),
+            n_views=n_views,
         )
         for resolved in pools
     ]

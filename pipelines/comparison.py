@@ -36,7 +36,8 @@ def compare_layers(
     Parameters
     ----------
     codes : mapping of str to ndarray of shape (n_samples, n_features), or function returning one
-        By layer, in forward order.
+        By layer, in forward order. Of shape (n_samples, n_views, n_features), views are rows of
+        their own to train on, and averaged in a tested image.
     y : ndarray of shape (n_samples,)
         Class of each image.
     protocol : Protocol, optional

@@ -189,7 +189,7 @@ def _fits(
         fits = _evaluate_shuffled(X, y, draws, classifier, protocol)
     else:
         fits = evaluate_layer(X, y, draws, classifier, protocol)
-    return name, fits, X.shape[1]
+    return name, fits, X.shape[-1]
 
 
 def _majority(numbers: NDArray[np.intp], draw: Draw, comparison: Comparison) -> Fit:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from pipelines.draws import Draw, Protocol
+from pipelines.draws import Draw, Protocol, Split
 from pipelines.linear import LinearSVCCV, LogisticCV
 from pipelines.scorings import SCORINGS, default_scoring, score_answers, scorer
 
@@ -61,7 +61,9 @@ def evaluate_layer(
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features)
+    X : ndarray of shape (n_samples, n_features) or (n_samples, n_views, n_features)
+        Views are rows of their own to train on; a tested image is the average of its views, whose
+        decision values are the average of theirs.
     y : ndarray of shape (n_samples,), str
     draws : sequence of Draw
     classifier : {"svm", "logistic"}
@@ -76,20 +78,21 @@ def evaluate_layer(
     classes, truth = np.unique(y, return_inverse=True)
     Cs = np.array(protocol.Cs)
     fits = []
+    tested = average_views(X)
     for draw in draws:
+        X_train, y_train, inner = training_rows(X[draw.train], y[draw.train], draw.inner)
         model = ESTIMATORS[classifier](
             Cs=Cs,
-            cv=draw.inner,
+            cv=inner,
             scoring=scorer(scoring, classes.tolist()),
             random_state=protocol.random_state,
         )
-        X_train, y_train = X[draw.train], y[draw.train]
         with warnings.catch_warnings():
             # It would reach the terminal from other processes, once for each draw.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(X_train, y_train)
-        predicted, answers = _answer(model, X[draw.test], truth[draw.test], scoring)
-        _, of_train = _answer(model, X_train, truth[draw.train], scoring)
+        predicted, answers = _answer(model, tested[draw.test], truth[draw.test], scoring)
+        _, of_train = _answer(model, tested[draw.train], truth[draw.train], scoring)
         trained = score_answers(scoring, truth[draw.train], of_train, len(classes))
         cv_scores = model.scores_.mean(1)
         fits.append(
@@ -105,6 +108,52 @@ def evaluate_layer(
             )
         )
     return fits
+
+
+def training_rows(
+    X: NDArray[Any], y: NDArray[Any], splits: Sequence[Split]
+) -> tuple[NDArray[Any], NDArray[Any], list[Split]]:
+    """Make a row of each view, with the label of its image and on its side of every fold.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features) or (n_samples, n_views, n_features)
+    y : ndarray of shape (n_samples,)
+    splits : sequence of (train, test)
+
+    Returns
+    -------
+    X : ndarray of shape (n_samples * n_views, n_features)
+    y : ndarray of shape (n_samples * n_views,)
+    splits : list of (train, test)
+
+    Examples
+    --------
+    >>> X, y, splits = training_rows(np.zeros((2, 3, 4)), np.array([5, 6]), [([0], [1])])
+    >>> X.shape, y.tolist(), [side.tolist() for side in splits[0]]
+    ((6, 4), [5, 5, 5, 6, 6, 6], [[0, 1, 2], [3, 4, 5]])
+    """
+    if X.ndim == 2:
+        return X, y, list(splits)
+    n_samples, n_views, n_features = X.shape
+    rows = np.arange(n_samples * n_views).reshape(n_samples, n_views)
+    apart = [(rows[train].ravel(), rows[test].ravel()) for train, test in splits]
+    return X.reshape(-1, n_features), np.repeat(y, n_views), apart
+
+
+def average_views(X: NDArray[Any]) -> NDArray[Any]:
+    """Average the views of each image, where they are kept apart.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features) or (n_samples, n_views, n_features)
+
+    Returns
+    -------
+    X : ndarray of shape (n_samples, n_features)
+        As it was given, or float32.
+    """
+    return X.mean(1, dtype=np.float32) if X.ndim == 3 else X
 
 
 def decision_values(model: LinearSVCCV | LogisticCV, X: NDArray[Any]) -> NDArray[np.float64]:

@@ -223,4 +223,4 @@ def _control_readers(
 
 
 def _side_by_side(readers: Sequence[Callable[[], NDArray[Any]]]) -> NDArray[Any]:
-    return np.hstack([read() for read in readers])
+    return np.concatenate([read() for read in readers], axis=-1)

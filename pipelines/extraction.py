@@ -80,9 +80,9 @@ class Extraction:
         Returns
         -------
         codes : ndarray of shape (n_samples, n_features), float16 or float32
-            In the order of `images`.
+            In the order of `images`. Where views are kept apart, (n_samples, n_views, n_features).
         """
-        return self.store.codes(self.key, self.arrays[layer], self.digests)
+        return self.readers[layer]()
 
     def view(self, layer: str) -> CodesView:
         """Find a layer's codes in the store and leave them there: rows are read when indexed.
@@ -94,7 +94,7 @@ class Extraction:
 
         Returns
         -------
-        codes : CodesView of shape (n_samples, n_features)
+        codes : CodesView of shape (n_samples, n_views * n_features)
         """
         return self.store.view(self.key, self.arrays[layer], self.digests)
 
@@ -119,9 +119,22 @@ class Extraction:
         """A function for each layer that reads its codes; what `compare_layers` takes."""
         # Each is sent to another process: it must not take the network along.
         return {
-            layer: partial(self.store.codes, self.key, array, self.digests)
-            for layer, array in self.arrays.items()
+            tap.name: partial(
+                _read, self.store, self.key, self.arrays[tap.name], self.digests, tap.n_views
+            )
+            for tap in self.taps
         }
+
+
+def _read(
+    store: CodeStore,
+    key: ExtractionKey,
+    array: CodesKey,
+    digests: NDArray[np.uint8],
+    n_views: int,
+) -> NDArray[Any]:
+    codes = store.codes(key, array, digests)
+    return codes.reshape(len(codes), n_views, -1) if n_views > 1 else codes
 
 
 def extract(
@@ -188,7 +201,7 @@ def extract(
         tap.name: CodesKey(
             layer=tap.layer.name,
             activation=options.activation,
-            pool=tap.pool,
+            pool=f"{tap.pool}:each-view" if tap.n_views > 1 else tap.pool,
             dtype=options.dtype,
         )
         for tap in extractor.taps
@@ -287,6 +300,7 @@ def extractor_of(backbone: Backbone, options: ExtractionOptions) -> CodeExtracto
         activation=options.activation,
         precision=options.precision,
         device=options.device,
+        each_view=options.each_view,
         deterministic=options.deterministic,
         compile=options.compile,
     )
@@ -301,7 +315,7 @@ def _announce(
     narrator: Narrator,
 ) -> bool:
     """Say what will be done, or refuse it for want of room; whether room had to be made."""
-    widths = {arrays[tap.name]: tap.n_features for tap in extractor.taps}
+    widths = {arrays[tap.name]: tap.width for tap in extractor.taps}
     needed = sum(bytes_of({a: widths[a] for a in gap.arrays}, len(gap.images)) for gap in gaps)
     store.require_space(needed)
     removed = store.require_limit(needed)
@@ -337,7 +351,7 @@ def _fill(
     unreadable: dict[bytes, str] = {}
     wanted = images.take(gap.images)
     found = digests[gap.images]
-    widths = {arrays[tap.name]: tap.n_features for tap in extractor.taps}
+    widths = {arrays[tap.name]: tap.width for tap in extractor.taps}
     workers = options.workers
     if workers is None:
         workers = 1 if extractor.device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1)

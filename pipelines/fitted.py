@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cache.key import canonical_json
 from codes import ImageList
 from pipelines.draws import Protocol, inner_splits
-from pipelines.evaluation import ESTIMATORS, decision_values
+from pipelines.evaluation import ESTIMATORS, average_views, decision_values, training_rows
 from pipelines.experiment import compare_depths
 from pipelines.extraction import Extraction, backbone_of, extract, versions
 from pipelines.leaks import find_leaks, leaks_sentence
@@ -102,7 +102,7 @@ class FittedPipeline:
                 )
         extraction = extract(images, options, backbone=backbone, narrator=narrator)
         [tap] = extraction.taps
-        X = extraction.codes(tap.name)
+        X = average_views(extraction.codes(tap.name))
         labels = np.asarray(self.classifier.predict(X))
         if isinstance(self.classifier, LogisticCV):
             return extraction, labels, np.asarray(self.classifier.predict_proba(X), np.float64)
@@ -142,12 +142,14 @@ def fit(
     extraction, best = done.extraction, done.comparison.best
     images = extraction.images
     rng = np.random.default_rng(protocol.random_state)
+    splits = inner_splits(images.labels, done.groups, protocol.cv, rng)
+    X, y, splits = training_rows(extraction.codes(best.layer), images.labels, splits)
     classifier = ESTIMATORS[best.classifier](
         Cs=np.array(protocol.Cs),
-        cv=inner_splits(images.labels, done.groups, protocol.cv, rng),
+        cv=splits,
         scoring=scorer(done.comparison.scoring, done.comparison.classes),
         random_state=protocol.random_state,
-    ).fit(extraction.codes(best.layer), images.labels)
+    ).fit(X, y)
     # The folds are no part of what is kept.
     classifier.cv, classifier.scoring = protocol.cv, done.comparison.scoring
     classifier.Cs = list(protocol.Cs)

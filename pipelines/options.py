@@ -31,6 +31,9 @@ class ExtractionOptions:
     views : str
         What of an image is seen, its codes averaged: "center", "hflip" (and mirrored),
         "five-crop" (and the corners), "ten-crop" (and those mirrored).
+    each_view : bool
+        Keep the views apart, as rows of their own to train on, which stay with their image in every
+        fold; a tested image answers with the average over its views.
     page : int, optional
         Which page of image files with several (TIFF, GIF), from 1. Default: they are refused.
     layers : str
@@ -71,6 +74,7 @@ class ExtractionOptions:
     image_size: int | None = None
     dense: bool = False
     views: str = "center"
+    each_view: bool = False
     page: int | None = None
     layers: str = "default"
     pool: str = "grid"
@@ -89,6 +93,11 @@ class ExtractionOptions:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype!r} is unknown. Allowed: {', '.join(DTYPES)}.")
+        if self.each_view and self.views == "center":
+            raise ValueError(
+                "each_view keeps the views of an image apart, and views='center' is one. Choose "
+                "views hflip, five-crop or ten-crop."
+            )
         if (self.batch_size is not None and self.batch_size < 1) or (
             self.workers is not None and self.workers < 0
         ):

@@ -81,6 +81,7 @@ def make_report(
             "weights_digest": backbone.weights_digest,
             "architecture": backbone.architecture,
             "preprocessing": asdict(backbone.preprocessing),
+            "each_view": options.each_view,
             "activation": options.activation,
             "precision": options.precision,
             "dtype": options.dtype,
