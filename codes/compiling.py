@@ -10,7 +10,7 @@ from torch import Tensor, nn
 Codes = dict[str, Tensor]
 
 
-class CompilerError(OSError):
+class CompilerError(RuntimeError):
     """A network cannot be compiled on this machine."""
 
 

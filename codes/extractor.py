@@ -33,6 +33,10 @@ for again in every pass (glibc does so from 32 MiB), and new memory takes a thir
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+class DeviceLostError(RuntimeError):
+    """A device fails, or is gone."""
+
+
 class NonFiniteCodesError(ValueError):
     """A layer answered an image with NaN or infinity."""
 
@@ -185,7 +189,12 @@ class CodeExtractor:
                 return self._network(images)
 
     def extract(
-        self, images: ImageList, *, batch_size: int | None = None, workers: int = 0
+        self,
+        images: ImageList,
+        *,
+        batch_size: int | None = None,
+        workers: int = 0,
+        digests: NDArray[np.uint8] | None = None,
     ) -> Iterator[CodesBatch]:
         """Read the codes of a list of images, batch by batch.
 
@@ -197,6 +206,9 @@ class CodeExtractor:
             CPU, as many as keep the network's largest map within 32 MiB, 8 to 64; 256 elsewhere.
         workers : int, default=0
             Processes that decode images; with 0, this one does.
+        digests : ndarray of shape (n_images, 32), uint8, optional
+            What the images are known by, as `codes.images.digest_images` finds it. One that was
+            changed since is unreadable.
 
         Yields
         ------
@@ -209,6 +221,8 @@ class CodeExtractor:
             If a code is NaN or infinite: it names the layer and the image.
         WorkerDiedError
             If a process that decodes images dies: it names the image.
+        DeviceLostError
+            If the device fails or is gone.
         CompilerError
             If the network is to be compiled and cannot be.
         MemoryError
@@ -229,6 +243,7 @@ class CodeExtractor:
             batch_size=batch_size,
             workers=workers,
             pin_memory=self.device.type == "cuda",
+            digests=digests,
         )
         return self._in_order(batches, images.source.names)
 
@@ -265,6 +280,12 @@ class CodeExtractor:
                 parts.append(self._forward(taken))
                 done += len(taken)
             except RuntimeError as error:
+                if "CUDA error" in str(error):
+                    raise DeviceLostError(
+                        f"{self.device} failed: {str(error).splitlines()[0]}. What was extracted "
+                        "before is stored. Run it again when the device is back, or with another "
+                        "--device."
+                    ) from error
                 if not _is_out_of_memory(error):
                     raise
                 if len(taken) == 1:

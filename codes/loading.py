@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
@@ -15,7 +17,7 @@ from codes.preprocessing import Preprocessing
 Batch = tuple[Tensor, list[str | None]]
 
 
-class WorkerDiedError(OSError):
+class WorkerDiedError(RuntimeError):
     """A process that decodes images died."""
 
 
@@ -26,6 +28,7 @@ def load_crops(
     batch_size: int,
     workers: int,
     pin_memory: bool,
+    digests: NDArray[np.uint8] | None = None,
 ) -> Iterator[Batch]:
     """Begin to decode and crop a list of images.
 
@@ -39,6 +42,8 @@ def load_crops(
         Processes that decode; with 0, this one does.
     pin_memory : bool
         Whether a GPU copies the batches.
+    digests : ndarray of shape (n_images, 32), uint8, optional
+        What the images are known by. One that is another by the time it is decoded is unreadable.
 
     Returns
     -------
@@ -51,7 +56,7 @@ def load_crops(
     WorkerDiedError
         If a process that decodes dies: it names the image.
     """
-    decoded = _Decoded(images.source, len(images), preprocessing, max(1, workers))
+    decoded = _Decoded(images.source, len(images), preprocessing, max(1, workers), digests)
     loader = DataLoader(
         decoded,
         batch_size=max(1, batch_size // preprocessing.n_views),
@@ -83,9 +88,15 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
     """Cropped pixels, or the reason why there are none."""
 
     def __init__(
-        self, source: ImageSource, n: int, preprocessing: Preprocessing, workers: int
+        self,
+        source: ImageSource,
+        n: int,
+        preprocessing: Preprocessing,
+        workers: int,
+        digests: NDArray[np.uint8] | None,
     ) -> None:
         self._source, self._n, self._preprocessing = source, n, preprocessing
+        self._digests = digests
         # What each process decodes now, for the case that it dies of it.
         self.in_hand: Tensor = torch.full((workers,), -1)
         self.in_hand.share_memory_()  # type: ignore[no-untyped-call]
@@ -101,7 +112,14 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
         worker = get_worker_info()
         self.in_hand[0 if worker is None else worker.id] = index
         try:
-            return self._preprocessing.crops(self._source.open(index)), None
+            pixels = self._preprocessing.crops(self._source.open(index))
+            # Read again once decoded: what was changed before that would be stored under its name.
+            if (
+                self._digests is None
+                or self._source.digest(index) == self._digests[index].tobytes()
+            ):
+                return pixels, None
+            return None, "it was changed while the dataset was read; run it again"
         except (UnreadableImageError, OSError) as error:
             return None, str(error)
 

@@ -15,6 +15,15 @@ from torchvision.transforms import functional as F
 VIEWS = {"center": 1, "hflip": 2, "five-crop": 5, "ten-crop": 10}
 """Views of an image → how many crops they are."""
 
+STRIP_PIXELS = 2**24
+"""Of a resized image. A larger one is so long that hardly any of it is in the crop."""
+
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
@@ -141,14 +150,17 @@ class Preprocessing:
         pixels : Tensor of shape (n_views, 3, crop_size, crop_size), uint8
             In channels-last memory; the centre first.
         """
-        seen, size = [self._resized(image)], [self.crop_size]
+        short, long = sorted(image.size)
+        height = self.resize_size
+        length = int(height * long / short)
+        if height * length > STRIP_PIXELS:
+            upright = image.height > image.width
+            windows = self._of_strip(image, (height, length) if upright else (length, height))
+        else:
+            windows = self._of_resized(image)
         if self.views in ("hflip", "ten-crop"):
-            seen.append(F.hflip(seen[0]))
-        pictures = []
-        for picture in seen:
-            corners = F.five_crop(picture, size)[:4] if "crop" in self.views else ()
-            pictures += [F.center_crop(picture, size), *corners]
-        values = [torch.from_numpy(np.array(picture)) for picture in pictures]
+            windows += [F.hflip(window) for window in windows]
+        values = [torch.from_numpy(np.array(window)) for window in windows]
         return torch.stack(values).permute(0, 3, 1, 2)
 
     def crop(self, image: Image.Image) -> Tensor:
@@ -164,9 +176,28 @@ class Preprocessing:
         pixels : Tensor of shape (3, crop_size, crop_size), uint8
             In channels-last memory.
         """
-        centre = F.center_crop(self._resized(image), [self.crop_size])
-        pixels: Tensor = F.pil_to_tensor(centre)
+        pixels: Tensor = replace(self, views="center").crops(image)[0]
         return pixels
+
+    def _of_resized(self, image: Image.Image) -> list[Image.Image]:
+        resized, size = self._resized(image), [self.crop_size]
+        corners = F.five_crop(resized, size)[:4] if "crop" in self.views else ()
+        return [F.center_crop(resized, size), *corners]
+
+    def _of_strip(self, image: Image.Image, size: tuple[int, int]) -> list[Image.Image]:
+        """Resize no more of a strip than its windows; up to rounding, as if it were resized."""
+        scale_x, scale_y = image.width / size[0], image.height / size[1]
+        width, height = (min(self.crop_size, side) for side in size)
+        right, bottom = size[0] - width, size[1] - height
+        corners = [(0, 0), (right, 0), (0, bottom), (right, bottom)]
+        places = [(round(right / 2), round(bottom / 2)), *corners[: 4 * ("crop" in self.views)]]
+        windows = []
+        for x, y in places:
+            box = (x * scale_x, y * scale_y, (x + width) * scale_x, (y + height) * scale_y)
+            inside = (*box[:2], min(box[2], image.width), min(box[3], image.height))
+            window = image.resize((width, height), RESAMPLING[self.interpolation], box=inside)
+            windows.append(F.center_crop(window, [self.crop_size]))
+        return windows
 
     def _resized(self, image: Image.Image) -> Image.Image:
         mode = InterpolationMode(self.interpolation)

@@ -312,10 +312,8 @@ def _message(error: Exception) -> str:
         full = error.strerror == os.strerror(errno.ENOSPC)
         why = "The disk is full." if full else error.strerror
         return f"{why} What was stored stays; run it again to go on."
-    known = isinstance(error, (ValueError, OSError, OverflowError)) or type(error).__module__ in (
-        "cache.errors",
-        "pipelines.extraction",
-    )
+    own = type(error).__module__.startswith(("codes.", "cache.", "pipelines."))
+    known = own or isinstance(error, (ValueError, OSError, OverflowError))
     return str(error) if known else f"{type(error).__name__}: {error} (--debug shows where)"
 
 

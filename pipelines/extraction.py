@@ -356,7 +356,10 @@ def _fill(
     if workers is None:
         workers = 1 if extractor.device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1)
     batches = extractor.extract(
-        wanted, batch_size=options.batch_size, workers=min(workers, len(wanted) // 64)
+        wanted,
+        batch_size=options.batch_size,
+        workers=min(workers, len(wanted) // 64),
+        digests=found,
     )
     provenance = {
         "versions": versions(),
