@@ -96,6 +96,19 @@ def ours(images: Any, backbone: Any, name: str, precision: str) -> Callable[[], 
     return run
 
 
+def batches(images: Any, backbone: Any, name: str, **options: Any) -> Callable[[], None]:
+    """Read codes and throw them away; compiling, where it is asked for, is the warming up."""
+    from codes import CodeExtractor
+
+    extractor = CodeExtractor(backbone, NETWORKS[name], **options)
+
+    def run() -> None:
+        for _ in extractor.extract(images, batch_size=BATCH):
+            pass
+
+    return run
+
+
 def everyday(folder: Path, backbone: Any, name: str) -> Callable[[], None]:
     """Loop as people write it."""
     import torch
@@ -235,6 +248,11 @@ def main() -> None:
             sides: dict[str, Any] = {}
             for precision in ("float32", "bfloat16"):
                 sides[f"bare forward pass, {precision}"] = bare(backbone, crops, precision)
+                for compiled in (False, True):
+                    said = ", compiled" if compiled else ""
+                    sides[f"ours from decoded images, nothing stored{said}, {precision}"] = batches(
+                        decoded, ready, name, precision=precision, compile=compiled
+                    )
                 sides[f"ours from decoded images, {precision}"] = ours(
                     decoded, ready, name, precision
                 )

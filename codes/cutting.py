@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -105,6 +106,27 @@ def _fold_norms(network: fx.GraphModule) -> fx.GraphModule:
             network.graph.erase_node(node)
     network.recompile()
     return network
+
+
+def cast_weights(network: fx.GraphModule, dtype: torch.dtype) -> None:
+    """Round the weights of convolutions and linear layers once, as autocast does in every pass.
+
+    Parameters
+    ----------
+    network : fx.GraphModule
+        Its modules are replaced; the backbone's own stay as they are.
+    dtype : torch.dtype
+        What autocast is going to compute in.
+    """
+    for node in network.graph.nodes:
+        module = _called(network, node)
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            rounded = copy(module)
+            rounded._parameters = {
+                key: None if value is None else nn.Parameter(value.to(dtype), requires_grad=False)
+                for key, value in module._parameters.items()
+            }
+            network.set_submodule(str(node.target), rounded)
 
 
 def _called(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:

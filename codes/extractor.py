@@ -16,7 +16,7 @@ from torch import Tensor
 
 from codes.backbones import Backbone
 from codes.compiling import CompiledNetwork
-from codes.cutting import Tap, cut_network
+from codes.cutting import Tap, cast_weights, cut_network
 from codes.devices import find_device, lanes, no_tf32, only_deterministic
 from codes.images import ImageList
 from codes.layers import Layer, select_layers
@@ -146,6 +146,8 @@ class CodeExtractor:
     def _cut(self) -> None:
         network = cut_network(self._backbone.graph, self.taps, self._activation).to(self.device)
         network = network.to(memory_format=torch.channels_last)
+        if self.precision != "float32":
+            cast_weights(network, PRECISIONS[self.precision])
         self._network: Callable[[Tensor], dict[str, Tensor]] = network
         if self.compile:
             self._network = CompiledNetwork(network, self.device)
