@@ -1,7 +1,8 @@
 """Memory of an extraction against the number of images: it must not grow with it.
 
-``python benchmarks/memory.py`` draws images, extracts the codes of the bundled backbone from a
-few and from many of them, each in a process of its own, and prints the peak memory of both.
+``python benchmarks/memory.py [--dataset FOLDER]`` extracts the codes of the bundled backbone from
+a few and from many images, each in a process of its own, and prints the peak memory of both.
+Without a dataset, images of noise are drawn.
 """
 
 from __future__ import annotations
@@ -18,58 +19,68 @@ from PIL import Image
 
 CHILD = """
 import resource, sys
-from pathlib import Path
+import numpy as np
 from codes import load_images
 from pipelines import ExtractionOptions
 from pipelines.extraction import extract
-folder = Path(sys.argv[1])
+dataset, n_images, store = sys.argv[1:]
 done = extract(
-    load_images(folder / "images.csv"),
-    ExtractionOptions(backbone="bundled", layers="all", workers=0, store=folder / "store"),
+    load_images(dataset).take(np.arange(int(n_images))),
+    ExtractionOptions(backbone="bundled", layers="all", workers=0, store=store),
 )
-print(done.n_extracted, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(len(done.images), peak, sum(done.seconds.values()))
 """
 
 
-def peak_memory(n_images: int) -> float:
-    """Extract ``n_images`` distinct images in a new process.
+def draw_images(folder: Path, n_images: int) -> Path:
+    """Draw distinct images, and list them in a CSV file."""
+    rng = np.random.default_rng(0)
+    lines = ["path,label"]
+    for i in range(n_images):
+        pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png", compress_level=0)
+        lines.append(f"{i}.png,{i % 2}")
+    (folder / "images.csv").write_text("\n".join(lines))
+    return folder / "images.csv"
+
+
+def extract(dataset: Path, n_images: int) -> tuple[float, float]:
+    """Extract the first images of a dataset in a new process.
 
     Returns
     -------
-    float
-        Peak resident memory in MiB.
+    peak : float
+        Resident memory in MiB.
+    seconds : float
     """
-    rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        lines = ["path,label"]
-        for i in range(n_images):
-            pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"{i}.png", compress_level=0)
-            lines.append(f"{i}.png,{i % 2}")
-        (folder / "images.csv").write_text("\n".join(lines))
+    with tempfile.TemporaryDirectory() as store:
         done = subprocess.run(
-            [sys.executable, "-c", CHILD, name], check=True, capture_output=True, text=True
-        )
-    extracted, peak = map(int, done.stdout.split())
-    if extracted != n_images:
-        raise RuntimeError(f"{extracted} images were extracted, not {n_images}.")
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return peak / unit
+            [sys.executable, "-c", CHILD, str(dataset), str(n_images), store],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+    n_extracted, peak, seconds = map(float, done.stdout.split())
+    if n_extracted != n_images:
+        raise RuntimeError(f"{n_extracted:.0f} images were extracted, not {n_images}.")
+    return peak / (2**20 if sys.platform == "darwin" else 2**10), seconds
 
 
 def main(
     *,
-    few: int = 2000,
-    many: int = 20_000,
+    dataset: Path | None = None,
+    few: int = 5000,
+    many: int = 50_000,
     toy: Annotated[bool, cyclopts.Parameter(help="To see that it runs.")] = False,
 ) -> None:
     """Print a line for each side."""
     few, many = (50, 100) if toy else (few, many)
-    small, large = peak_memory(few), peak_memory(many)
-    print("| images | peak memory, MiB |\n|--:|--:|")
-    print(f"| {few} | {small:.0f} |\n| {many} | {large:.0f} |")
-    print(f"\nratio: {large / small:.3f}")
+    with tempfile.TemporaryDirectory() as scratch:
+        found = dataset or draw_images(Path(scratch), many)
+        small, large = extract(found, few), extract(found, many)
+    print("| images | peak memory, MiB | seconds |\n|--:|--:|--:|")
+    for n_images, (peak, seconds) in ((few, small), (many, large)):
+        print(f"| {n_images} | {peak:.0f} | {'' if toy else f'{seconds:.1f}'} |")
+    print(f"\nratio of memory: {large[0] / small[0]:.3f}")
 
 
 if __name__ == "__main__":

@@ -271,9 +271,19 @@ class CodeExtractor:
                 yield self._batch(*pending.popleft(), names)
 
     def _run(self, pixels: Tensor) -> dict[str, NDArray[np.float32]]:
-        """Read a batch, in halves from where the device's memory ends; average over the views."""
-        if not len(pixels):
-            return {}
+        """Read a batch on the device, and bring its codes back."""
+        try:
+            return self._brought_back(self._in_parts(pixels)) if len(pixels) else {}
+        except RuntimeError as error:  # A GPU may report what failed as late as when it is copied.
+            if "CUDA error" not in str(error):
+                raise
+            raise DeviceLostError(
+                f"{self.device} failed: {str(error).splitlines()[0]}. What was extracted before is "
+                "stored. Run it again when the device is back, or with another --device."
+            ) from error
+
+    def _in_parts(self, pixels: Tensor) -> list[dict[str, Tensor]]:
+        """Read a batch, in halves from where the device's memory ends."""
         parts: list[dict[str, Tensor]] = []
         done = 0
         while done < len(pixels):
@@ -282,12 +292,6 @@ class CodeExtractor:
                 parts.append(self._forward(taken))
                 done += len(taken)
             except RuntimeError as error:
-                if "CUDA error" in str(error):
-                    raise DeviceLostError(
-                        f"{self.device} failed: {str(error).splitlines()[0]}. What was extracted "
-                        "before is stored. Run it again when the device is back, or with another "
-                        "--device."
-                    ) from error
                 if not _is_out_of_memory(error):
                     raise
                 if len(taken) == 1:
@@ -298,6 +302,10 @@ class CodeExtractor:
                 self.most = len(taken) // 2
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
+        return parts
+
+    def _brought_back(self, parts: list[dict[str, Tensor]]) -> dict[str, NDArray[np.float32]]:
+        """Join the parts of a batch in this process's memory; average over the views."""
         n_views = self.preprocessing.n_views
         codes: dict[str, NDArray[np.float32]] = {}
         with torch.inference_mode():
@@ -363,5 +371,5 @@ def _taps(layer: Layer, pool: str, n_views: int) -> list[Tap]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    words = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in words
+    said = ("can't allocate memory", "CUDA error: out of memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)

@@ -168,19 +168,30 @@ def test_two_ranks_killed_and_resumed_lose_no_row_and_rewrite_none(
     _assert_equal(folder, store, undisturbed)
 
 
-def test_torchrun_fills_one_store(folder: Path, tmp_path: Path) -> None:
+def test_torchrun_fills_one_store_killed_once_and_run_again(folder: Path, tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
         "-m", "pipelines.cli", "extract", str(folder), "--backbone", "squeezenet1_1", "--weights",
         "none", "--image-size", "64", "--layers", "features.1", "--store", str(tmp_path / "store"),
     ]  # fmt: skip
+    first = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 100
+    while not list((tmp_path / "store").glob("*/*/committed/0*")):
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(first.pid, signal.SIGKILL)  # torchrun and both of its processes.
+    first.wait()
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=170
     )
     assert done.returncode == 0, done.stderr
-    shares = re.findall(r"Rank [01] of 2: (\d+) images extracted, 0 found", done.stdout)
-    assert sum(map(int, shares)) == N_IMAGES
-    assert min(map(int, shares)) > 0.4 * N_IMAGES
+    said = re.findall(r"Rank [01] of 2: (\d+) images extracted, (\d+) found", done.stdout)
+    extracted, found = (sum(map(int, column)) for column in zip(*said, strict=True))
+    assert found >= 1024, "what was committed before the kill is there"
+    assert extracted > 0
+    assert extracted + found == N_IMAGES
+    assert min(sum(map(int, share)) for share in said) > 0.4 * N_IMAGES
     options = ExtractionOptions(
         backbone="squeezenet1_1", weights="none", image_size=64, layers="features.1",
         store=tmp_path / "store",
