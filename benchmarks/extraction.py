@@ -26,7 +26,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 8
-"""Of ours and of the bare forward pass; what we choose for these networks ourselves."""
+"""Of ours and of the bare forward pass: near what we choose for these networks ourselves."""
 EVERYDAY_BATCH = 32
 NETWORKS = {
     "squeezenet1_0": "features.3.cat,features.5.cat,features.8.cat,features.12.cat,classifier.2",
@@ -59,7 +59,7 @@ def link_images(source: Path, folder: Path, n: int) -> None:
         (folder / file.parent.name / file.name).symlink_to(file.resolve())
 
 
-def bare(backbone: Any, crops: Any, precision: str) -> Callable[[], None]:
+def bare(backbone: Any, crops: Any, precision: str, batch: int) -> Callable[[], None]:
     """Run the whole network on tensors that are ready, and throw the answers away."""
     import torch
 
@@ -68,7 +68,7 @@ def bare(backbone: Any, crops: Any, precision: str) -> Callable[[], None]:
     model = backbone.model.to(memory_format=torch.channels_last)
     batches = [
         backbone.preprocessing.normalize(part).to(memory_format=torch.channels_last)
-        for part in crops.split(BATCH)
+        for part in crops.split(batch)
     ]
 
     def run() -> None:
@@ -80,7 +80,7 @@ def bare(backbone: Any, crops: Any, precision: str) -> Callable[[], None]:
     return run
 
 
-def ours(images: Any, backbone: Any, name: str, precision: str) -> Callable[[], None]:
+def ours(images: Any, backbone: Any, name: str, precision: str, batch: int) -> Callable[[], None]:
     """Fill a new store."""
     from pipelines import ExtractionOptions
     from pipelines.extraction import extract
@@ -88,7 +88,7 @@ def ours(images: Any, backbone: Any, name: str, precision: str) -> Callable[[], 
     def run() -> None:
         with tempfile.TemporaryDirectory() as store:
             options = ExtractionOptions(
-                backbone=name, layers=NETWORKS[name], precision=precision, batch_size=BATCH,
+                backbone=name, layers=NETWORKS[name], precision=precision, batch_size=batch,
                 store=store, device="cpu",
             )  # fmt: skip
             done = extract(images, options, backbone=backbone)
@@ -97,14 +97,16 @@ def ours(images: Any, backbone: Any, name: str, precision: str) -> Callable[[], 
     return run
 
 
-def batches(images: Any, backbone: Any, name: str, **options: Any) -> Callable[[], None]:
+def batches(
+    images: Any, backbone: Any, name: str, batch: int, **options: Any
+) -> Callable[[], None]:
     """Read codes and throw them away; compiling, where it is asked for, is the warming up."""
     from codes import CodeExtractor
 
     extractor = CodeExtractor(backbone, NETWORKS[name], **options)
 
     def run() -> None:
-        for _ in extractor.extract(images, batch_size=BATCH):
+        for _ in extractor.extract(images, batch_size=batch):
             pass
 
     return run
@@ -210,6 +212,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=800)
+    parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
     if options.as_thingsvision is not None:
@@ -221,6 +224,7 @@ def main() -> None:
     from codes import load_backbone, load_images
     from codes.images import ArraySource
 
+    batch = options.batch
     repeats = 1 if options.toy else options.repeats
     names = [options.network] if options.network else list(NETWORKS)[: 1 if options.toy else None]
     file = None if options.toy else options.data / "weights/squeezenet1_0-imagenet.pth"
@@ -248,16 +252,18 @@ def main() -> None:
             decoded = replace(images, source=ArraySource(arrays, name="decoded"))
             sides: dict[str, Any] = {}
             for precision in ("float32", "bfloat16"):
-                sides[f"bare forward pass, {precision}"] = bare(backbone, crops, precision)
+                sides[f"bare forward pass, {precision}"] = bare(backbone, crops, precision, batch)
                 for compiled in (False, True)[: 1 + (shutil.which("c++") is not None)]:
                     said = ", compiled" if compiled else ""
                     sides[f"ours from decoded images, nothing stored{said}, {precision}"] = batches(
-                        decoded, ready, name, precision=precision, compile=compiled
+                        decoded, ready, name, batch, precision=precision, compile=compiled
                     )
                 sides[f"ours from decoded images, {precision}"] = ours(
-                    decoded, ready, name, precision
+                    decoded, ready, name, precision, batch
                 )
-                sides[f"ours from files, {precision}"] = ours(images, backbone, name, precision)
+                sides[f"ours from files, {precision}"] = ours(
+                    images, backbone, name, precision, batch
+                )
             sides["the everyday loop, float32"] = everyday(folder, plain, name)
             if options.thingsvision:
                 sides["thingsvision, float32"] = thingsvision(
