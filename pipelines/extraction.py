@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cache import CodesKey, CodeStore, CodesView, ExtractionKey
@@ -354,7 +355,9 @@ def _fill(
     widths = {arrays[tap.name]: tap.width for tap in extractor.taps}
     workers = options.workers
     if workers is None:
-        workers = 1 if extractor.device.type == "cpu" else max(1, (os.cpu_count() or 2) - 1)
+        # Networks take four times as long for an image as decoding does, or longer.
+        on_cpu = extractor.device.type == "cpu"
+        workers = max(1, torch.get_num_threads() // 4 if on_cpu else (os.cpu_count() or 2) - 1)
     batches = extractor.extract(
         wanted,
         batch_size=options.batch_size,
