@@ -148,18 +148,21 @@ class Preprocessing:
         Returns
         -------
         pixels : Tensor of shape (n_views, 3, crop_size, crop_size), uint8
-            In channels-last memory; the centre first.
+            In channels-last memory; the centre first, those of the mirrored image last.
         """
         short, long = sorted(image.size)
         height = self.resize_size
         length = int(height * long / short)
+        mirrored = self.views in ("hflip", "ten-crop")
         if height * length > STRIP_PIXELS:
             upright = image.height > image.width
-            windows = self._of_strip(image, (height, length) if upright else (length, height))
+            size = (height, length) if upright else (length, height)
+            sides = [image, F.hflip(image)] if mirrored else [image]
+            windows = [window for side in sides for window in self._of_strip(side, size)]
         else:
-            windows = self._of_resized(image)
-        if self.views in ("hflip", "ten-crop"):
-            windows += [F.hflip(window) for window in windows]
+            resized = self._resized(image)
+            sides = [resized, F.hflip(resized)] if mirrored else [resized]
+            windows = [window for side in sides for window in self._of_resized(side)]
         values = [torch.from_numpy(np.array(window)) for window in windows]
         return torch.stack(values).permute(0, 3, 1, 2)
 
@@ -179,8 +182,8 @@ class Preprocessing:
         pixels: Tensor = replace(self, views="center").crops(image)[0]
         return pixels
 
-    def _of_resized(self, image: Image.Image) -> list[Image.Image]:
-        resized, size = self._resized(image), [self.crop_size]
+    def _of_resized(self, resized: Image.Image) -> list[Image.Image]:
+        size = [self.crop_size]
         corners = F.five_crop(resized, size)[:4] if "crop" in self.views else ()
         return [F.center_crop(resized, size), *corners]
 

@@ -174,14 +174,15 @@ def test_torchrun_fills_one_store_killed_once_and_run_again(folder: Path, tmp_pa
         "-m", "pipelines.cli", "extract", str(folder), "--backbone", "squeezenet1_1", "--weights",
         "none", "--image-size", "64", "--layers", "features.1", "--store", str(tmp_path / "store"),
     ]  # fmt: skip
-    first = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    first = subprocess.Popen(command, cwd=ROOT)
     deadline = time.monotonic() + 100
     while not list((tmp_path / "store").glob("*/*/committed/0*")):
         assert first.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    os.killpg(first.pid, signal.SIGKILL)  # torchrun and both of its processes.
-    first.wait()
+    # torchrun starts each of its processes in a session of its own.
+    subprocess.run(["pkill", "-KILL", "--parent", str(first.pid)], check=True)
+    assert first.wait(60) != 0
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=170
     )
