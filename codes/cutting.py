@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 
 import torch
-from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import fx
 
 from codes.graph import TracedGraph
 from codes.layers import Layer
@@ -84,53 +81,7 @@ def cut_network(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx
         if node > deepest:
             graph.erase_node(node)
     graph.output(outputs)
-    return _fold_norms(fx.GraphModule(traced.root, graph))
-
-
-def _fold_norms(network: fx.GraphModule) -> fx.GraphModule:
-    """Fold each batch normalisation into the convolution right before it: a fifth of the time.
-
-    The backbone's own modules stay as they are.
-    """
-    used = Counter(node.target for node in network.graph.nodes if node.op == "call_module")
-    for node in list(network.graph.nodes):
-        norm = _called(network, node)
-        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
-            continue
-        [before, *_] = node.all_input_nodes
-        conv = _called(network, before)
-        alone = len(before.users) == used[node.target] == used[before.target] == 1
-        if isinstance(conv, nn.Conv2d) and alone:
-            network.set_submodule(str(before.target), fuse_conv_bn_eval(conv, norm))
-            node.replace_all_uses_with(before)
-            network.graph.erase_node(node)
-    network.recompile()
-    return network
-
-
-def cast_weights(network: fx.GraphModule, dtype: torch.dtype) -> None:
-    """Round the weights of convolutions and linear layers once, as autocast does in every pass.
-
-    Parameters
-    ----------
-    network : fx.GraphModule
-        Its modules are replaced; the backbone's own stay as they are.
-    dtype : torch.dtype
-        What autocast is going to compute in.
-    """
-    for node in network.graph.nodes:
-        module = _called(network, node)
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            rounded = copy(module)
-            rounded._parameters = {
-                key: None if value is None else nn.Parameter(value.to(dtype), requires_grad=False)
-                for key, value in module._parameters.items()
-            }
-            network.set_submodule(str(node.target), rounded)
-
-
-def _called(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return fx.GraphModule(traced.root, graph)
 
 
 def _pool_after(graph: fx.Graph, node: fx.Node, tap: Tap) -> fx.Node:

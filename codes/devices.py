@@ -47,6 +47,29 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def computes_in(device: torch.device, dtype: torch.dtype) -> bool:
+    """Tell whether a device has instructions for a precision, or imitates it in another.
+
+    Parameters
+    ----------
+    device : torch.device
+    dtype : torch.dtype
+        ``torch.float32``, ``torch.bfloat16`` or ``torch.float16``.
+
+    Returns
+    -------
+    natively : bool
+        If not, the precision is slower than float32. True where PyTorch does not say.
+    """
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu" and dtype != torch.float32:
+        name = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+        supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", lambda: True)
+        return bool(supported())
+    return True
+
+
 @contextmanager
 def no_tf32() -> Iterator[None]:
     """Compute float32 products in float32, whatever the process is set to."""

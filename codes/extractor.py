@@ -16,12 +16,13 @@ from torch import Tensor
 
 from codes.backbones import Backbone
 from codes.compiling import CompiledNetwork
-from codes.cutting import Tap, cast_weights, cut_network
+from codes.cutting import Tap, cut_network
 from codes.devices import find_device, lanes, no_tf32, only_deterministic
 from codes.images import ImageList
 from codes.layers import Layer, select_layers
 from codes.loading import Batch, load_crops
 from codes.pooling import pooled_width, resolve_poolings
+from codes.tuning import cast_weights, fold_norms, pack_convolutions
 
 EXTRACTOR_VERSION = 2
 """Raised whenever the same input would give other codes; part of every key."""
@@ -144,13 +145,16 @@ class CodeExtractor:
         self._cut()
 
     def _cut(self) -> None:
-        network = cut_network(self._backbone.graph, self.taps, self._activation).to(self.device)
-        network = network.to(memory_format=torch.channels_last)
+        network = cut_network(self._backbone.graph, self.taps, self._activation)
+        fold_norms(network)
+        network = network.to(self.device).to(memory_format=torch.channels_last)
         if self.precision != "float32":
             cast_weights(network, PRECISIONS[self.precision])
         self._network: Callable[[Tensor], dict[str, Tensor]] = network
         if self.compile:
             self._network = CompiledNetwork(network, self.device)
+        elif self.device.type == "cpu":
+            pack_convolutions(network)
 
     def only(self, names: Collection[str]) -> CodeExtractor:
         """Return an extractor that reads some of the taps, and runs no further than these.

@@ -21,7 +21,8 @@ from cache.digests import DigestMemory
 from cache.store import Gap, bytes_of
 from codes import Backbone, CodeExtractor, ImageList, load_backbone
 from codes.cutting import Tap
-from codes.extractor import EXTRACTOR_VERSION
+from codes.devices import computes_in
+from codes.extractor import EXTRACTOR_VERSION, PRECISIONS
 from codes.images import digest_images
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent
@@ -334,6 +335,11 @@ def _announce(
         f"At most {needed / 1e6:.3g} MB in {store.name}."
         f"{' The network is compiled first.' if extractor.compile else ''}"
     )
+    if not computes_in(extractor.device, PRECISIONS[extractor.precision]):
+        narrator.say(
+            f"This {extractor.device.type} has no instructions for {extractor.precision} and "
+            "imitates it: --precision float32 is faster here."
+        )
     return bool(removed)
 
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from codes import Backbone, CodeExtractor, ImageList, Preprocessing, load_backbone
-from codes.cutting import cut_network
 from codes.devices import find_device
 from codes.extractor import NonFiniteCodesError
 from codes.graph import trace
@@ -432,28 +431,9 @@ def test_lanes_keep_the_order_and_give_everything_back(monkeypatch: pytest.Monke
     expected = whole.codes["fc6.relu"]
     np.testing.assert_allclose(rows, expected, atol=1e-5 * expected.max())
     assert 1 < max(most) <= 3
+    before = threading.enumerate()
     iterator = CodeExtractor(backbone, "fc6.relu").extract(images, batch_size=3)
     next(iterator)
+    assert len(threading.enumerate()) > len(before)
     iterator.close()  # Left in the middle: no thread stays.
-    assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
-
-
-@pytest.mark.parametrize("name", ["resnet18", "vgg11", "vit_b_16"])
-def test_rounded_weights_give_what_autocast_gives(name: str) -> None:
-    backbone = load_backbone(name, weights="none", image_size=None if name == "vit_b_16" else 64)
-    before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
-    extractor = CodeExtractor(backbone, "all", precision="bfloat16")
-    side = backbone.preprocessing.crop_size
-    pixels = torch.from_numpy(
-        np.random.default_rng(0).integers(0, 256, (2, 3, side, side), dtype=np.uint8)
-    )
-    found = extractor(pixels)
-    network = cut_network(backbone.graph, extractor.taps, "post")
-    network = network.to(memory_format=torch.channels_last)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        expected = network(backbone.preprocessing.normalize(pixels))
-    for layer, codes in expected.items():
-        assert torch.equal(found[layer], codes), layer
-    for key, value in backbone.model.state_dict().items():
-        assert value.dtype == before[key].dtype
-        assert torch.equal(value, before[key]), key
+    assert set(threading.enumerate()) <= set(before)

@@ -1,0 +1,163 @@
+"""Tuned networks against the very same networks as they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, weight_norm
+
+from codes import CodeExtractor, load_backbone
+from codes.backbones import Backbone
+from codes.cutting import cut_network
+from codes.tuning import _PackedConvolution, _packs, cast_weights, fold_norms
+
+
+def _pixels(n: int, side: int) -> Tensor:
+    values = np.random.default_rng(n).integers(0, 256, (n, 3, side, side), dtype=np.uint8)
+    return torch.from_numpy(values)
+
+
+def _assert_untouched(backbone: Backbone, before: dict[str, Tensor]) -> None:
+    after = backbone.model.state_dict()
+    assert after.keys() == before.keys()
+    for key, value in after.items():
+        assert value.dtype == before[key].dtype
+        assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["squeezenet1_0", "resnet18", "vgg11", "googlenet", "densenet121", "mobilenet_v2",
+     "mobilenet_v3_small", "efficientnet_b0", "shufflenet_v2_x0_5", "regnet_y_400mf",
+     "convnext_tiny", "vit_b_16"],
+)  # fmt: skip
+@pytest.mark.parametrize("activation", ["post", "pre"])
+def test_tuned_networks_give_the_codes_of_the_network_as_it_is(name: str, activation: str) -> None:
+    backbone = load_backbone(name, weights="none", image_size=None if name == "vit_b_16" else 64)
+    before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
+    layers = "default" if activation == "post" else ",".join(
+        f"^{layer.name}$" for layer in backbone.layers if _has_pre(backbone, layer.name)
+    )  # fmt: skip
+    extractor = CodeExtractor(backbone, layers, activation=activation)
+    plain = cut_network(backbone.graph, extractor.taps, activation)
+    side = backbone.preprocessing.crop_size
+    for n in (3, 8, 1):  # Laid out for the first.
+        pixels = _pixels(n, side)
+        found = extractor(pixels)
+        with torch.inference_mode():
+            expected = plain(backbone.preprocessing.normalize(pixels))
+        for layer, codes in expected.items():
+            assert (found[layer] - codes).abs().max() <= 1e-5 * codes.abs().max(), layer
+    _assert_untouched(backbone, before)
+
+
+def _has_pre(backbone: Backbone, layer: str) -> bool:
+    try:
+        CodeExtractor(backbone, f"^{layer}$", activation="pre")
+    except ValueError:
+        return False
+    return True
+
+
+class _Standardized(nn.Conv2d):
+    """Another convolution than its weights say."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(maps, weight, self.bias)
+
+
+class _Odd(nn.Module):
+    """Convolutions that must not be taken for what they look like, and rare kinds of plain ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        normed = weight_norm(nn.Conv2d(3, 8, 3))
+        normed.weight_g.data *= 2  # The weights that are stored are stale.
+        self.stages = nn.ModuleList(
+            nn.Sequential(conv, nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+            for conv in (
+                normed,
+                parametrizations.weight_norm(nn.Conv2d(8, 8, 3)),
+                _Standardized(8, 8, 3),
+                nn.Conv2d(8, 8, 3, padding="same", padding_mode="reflect"),
+                nn.Conv2d(8, 8, 3, padding="same"),
+                nn.Conv2d(8, 8, 3, groups=4, dilation=2, bias=False),
+                nn.Conv2d(8, 8, (3, 1), stride=(1, 2), padding=(0, 1), groups=8),
+            )
+        )
+        hooked = nn.Conv2d(8, 8, 3, padding=1)
+        hooked.register_forward_hook(lambda _module, _inputs, maps: maps * 3)
+        self.hooked = nn.Sequential(hooked, nn.BatchNorm2d(8))
+        self.twice = nn.Conv2d(8, 8, 1)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 2)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.running_mean, -0.2, 0.2)
+                nn.init.uniform_(module.running_var, 0.5, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = images
+        for stage in self.stages:
+            maps = stage(maps)
+        maps = torch.relu(self.hooked(maps))
+        maps = self.norm(self.twice(maps)).relu()
+        maps = torch.relu_(self.norm(self.twice(maps)))
+        return self.head(maps.mean((2, 3)))
+
+
+def make_odd() -> nn.Module:
+    torch.manual_seed(0)
+    return _Odd().eval()
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+@pytest.mark.parametrize("activation", ["post", "pre"])
+def test_convolutions_that_are_more_than_their_weights_are_left_alone(activation: str) -> None:
+    backbone = load_backbone(f"{__name__}:make_odd", image_size=40)
+    extractor = CodeExtractor(backbone, "all", activation=activation, pool="flatten")
+    packed = sum(isinstance(m, _PackedConvolution) for m in extractor._network.modules())
+    assert packed == (2 if _packs(torch.float32) else 0)
+    plain = cut_network(backbone.graph, extractor.taps, activation)
+    for side in (40, 24):
+        pixels = _pixels(4, side)
+        found = extractor._network(backbone.preprocessing.normalize(pixels))
+        with torch.inference_mode():
+            expected = plain(backbone.preprocessing.normalize(pixels))
+        assert len(expected) == 10
+        for layer, codes in expected.items():
+            assert (found[layer] - codes).abs().max() <= 1e-5 * codes.abs().max(), layer
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "vit_b_16"])
+def test_rounded_weights_give_what_autocast_gives(name: str) -> None:
+    backbone = load_backbone(name, weights="none", image_size=None if name == "vit_b_16" else 64)
+    before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
+    taps = CodeExtractor(backbone, "all").taps
+    images = backbone.preprocessing.normalize(_pixels(2, backbone.preprocessing.crop_size))
+    answers = []
+    for rounded in (True, False):
+        network = cut_network(backbone.graph, taps, "post")
+        fold_norms(network)
+        if rounded:
+            cast_weights(network, torch.bfloat16)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            answers.append(network(images))
+    for layer, codes in answers[1].items():
+        assert torch.equal(answers[0][layer], codes), layer
+    _assert_untouched(backbone, before)
+
+
+def test_bfloat16_is_as_near_to_float32_packed_as_it_is_unpacked() -> None:
+    backbone = load_backbone("resnet18", weights="none", image_size=64)
+    pixels = _pixels(4, 64)
+    exact, found = (CodeExtractor(backbone, precision=p)(pixels) for p in ("float32", "bfloat16"))
+    network = cut_network(backbone.graph, CodeExtractor(backbone).taps, "post")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        plain = network(backbone.preprocessing.normalize(pixels))
+    for layer, codes in exact.items():
+        off, usual = ((other[layer] - codes).abs().mean() for other in (found, plain))
+        assert off <= 1.5 * usual, layer
