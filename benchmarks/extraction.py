@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BATCH = 8
 """Of ours and of the bare forward pass: near what we choose for these networks ourselves."""
 EVERYDAY_BATCH = 32
+PRECISIONS = "float32", "bfloat16"
 NETWORKS = {
     "squeezenet1_0": "features.3.cat,features.5.cat,features.8.cat,features.12.cat,classifier.2",
     "resnet18": "relu,layer1.1.relu_1,layer2.1.relu_1,layer3.1.relu_1,layer4.1.relu_1",
@@ -213,6 +213,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=800)
     parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--precision", choices=PRECISIONS, action="append")
+    parser.add_argument("--compiled", action="store_true", help="ours compiled too")
     parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
     if options.as_thingsvision is not None:
@@ -251,9 +253,9 @@ def main() -> None:
             arrays = np.ascontiguousarray(crops.permute(0, 2, 3, 1).numpy())
             decoded = replace(images, source=ArraySource(arrays, name="decoded"))
             sides: dict[str, Any] = {}
-            for precision in ("float32", "bfloat16"):
+            for precision in options.precision or PRECISIONS:
                 sides[f"bare forward pass, {precision}"] = bare(backbone, crops, precision, batch)
-                for compiled in (False, True)[: 1 + (shutil.which("c++") is not None)]:
+                for compiled in (False, True)[: 1 + options.compiled]:
                     said = ", compiled" if compiled else ""
                     sides[f"ours from decoded images, nothing stored{said}, {precision}"] = batches(
                         decoded, ready, name, batch, precision=precision, compile=compiled
@@ -284,9 +286,10 @@ def ratios(side: str, seconds: dict[str, float]) -> list[str]:
     start = "decoded images" if side.startswith("bare") else "files"
     return [
         f"{seconds[side] / seconds[f'ours from {start}, {precision}']:.2f}"
-        if not side.startswith("bare") or side.endswith(precision)
+        if f"ours from {start}, {precision}" in seconds
+        and (not side.startswith("bare") or side.endswith(precision))
         else ""
-        for precision in ("float32", "bfloat16")
+        for precision in PRECISIONS
     ]
 
 

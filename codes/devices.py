@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+
+Result = TypeVar("Result")
 
 
 def find_device(name: str) -> torch.device:
@@ -106,23 +110,25 @@ def only_deterministic(wanted: bool) -> Iterator[None]:
         cudnn.benchmark = before[1]
 
 
-@contextmanager
-def lanes(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Make threads that run batches beside each other.
+def in_lanes(
+    device: torch.device, tasks: Iterable[Callable[[], Result]]
+) -> Generator[Result, None, None]:
+    """Run tasks beside each other, each on the device alone.
 
-    On the CPU, one for each core that PyTorch would use, each alone with its batch: threads that
-    share a batch wait for each other after every operation, whenever anything else takes a core.
-    On a CUDA device, two with a stream each, so that one copies while the other computes.
+    On the CPU, one for each core that PyTorch would use: threads that share a batch wait for each
+    other after every operation, whenever anything else takes a core. On a CUDA device, two with a
+    stream each, so that one copies while the other computes.
 
     Parameters
     ----------
     device : torch.device
+    tasks : iterable of callable
+        Taken one by one, no more than one beyond those that run.
 
     Yields
     ------
-    pool : ThreadPoolExecutor
-    n : int
-        How many batches run at once.
+    result : object
+        In the order of the tasks. No thread stays when the generator is closed.
     """
     threads = torch.get_num_threads()
 
@@ -136,8 +142,14 @@ def lanes(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     pool = ThreadPoolExecutor(n, initializer=begin)
+    pending: deque[Future[Result]] = deque()
     try:
-        yield pool, n
+        for task in tasks:
+            pending.append(pool.submit(task))
+            if len(pending) > n:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # What a thread sets, threads begun later begin with.

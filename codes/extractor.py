@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import closing
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from codes.backbones import Backbone
 from codes.compiling import CompiledNetwork
 from codes.cutting import Tap, cut_network
-from codes.devices import find_device, lanes, no_tf32, only_deterministic
+from codes.devices import find_device, in_lanes, no_tf32, only_deterministic
 from codes.images import ImageList
 from codes.layers import Layer, select_layers
 from codes.loading import Batch, load_crops
@@ -201,7 +201,7 @@ class CodeExtractor:
         batch_size: int | None = None,
         workers: int = 0,
         digests: NDArray[np.uint8] | None = None,
-    ) -> Iterator[CodesBatch]:
+    ) -> Generator[CodesBatch, None, None]:
         """Read the codes of a list of images, batch by batch.
 
         Parameters
@@ -260,24 +260,28 @@ class CodeExtractor:
         largest: int = 4 * max(math.prod(shape[1:]) for shape in shapes)
         return min(64, max(8, CPU_MAP_BYTES // largest))
 
-    def _in_order(self, batches: Iterator[Batch], names: Sequence[str]) -> Iterator[CodesBatch]:
+    def _in_order(
+        self, batches: Iterator[Callable[[], Batch]], names: Sequence[str]
+    ) -> Generator[CodesBatch, None, None]:
         """Run batches in several lanes, and yield their codes in the order of the batches."""
-        pending: deque[tuple[int, list[str | None], Future[dict[str, NDArray[np.float32]]]]]
-        pending = deque()
+        tasks = (partial(self._run, load) for load in batches)
         start = 0
-        with no_tf32(), only_deterministic(self.deterministic), lanes(self.device) as (pool, n):
-            for pixels, why in batches:
-                pending.append((start, why, pool.submit(self._run, pixels)))
+        with (
+            no_tf32(),
+            only_deterministic(self.deterministic),
+            closing(in_lanes(self.device, tasks)) as done,
+        ):
+            for codes, why in done:
+                yield self._batch(start, why, codes, names)
                 start += len(why)
-                if len(pending) > n:
-                    yield self._batch(*pending.popleft(), names)
-            while pending:
-                yield self._batch(*pending.popleft(), names)
 
-    def _run(self, pixels: Tensor) -> dict[str, NDArray[np.float32]]:
-        """Read a batch on the device, and bring its codes back."""
+    def _run(
+        self, load: Callable[[], Batch]
+    ) -> tuple[dict[str, NDArray[np.float32]], list[str | None]]:
+        """Load a batch, read it on the device, and bring its codes back."""
+        pixels, why = load()
         try:
-            return self._brought_back(self._in_parts(pixels)) if len(pixels) else {}
+            return self._brought_back(self._in_parts(pixels)) if len(pixels) else {}, why
         except RuntimeError as error:  # A GPU may report what failed as late as when it is copied.
             if "CUDA error" not in str(error):
                 raise
@@ -326,12 +330,11 @@ class CodeExtractor:
         self,
         start: int,
         why: list[str | None],
-        found: Future[dict[str, NDArray[np.float32]]],
+        codes: dict[str, NDArray[np.float32]],
         names: Sequence[str],
     ) -> CodesBatch:
         unreadable = {start + i: reason for i, reason in enumerate(why) if reason}
         readable = [i for i, reason in enumerate(why) if reason is None]
-        codes = found.result()
         for layer, rows in codes.items():
             finite = np.isfinite(rows).all(1)
             if not finite.all():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from threading import Lock
 
 import numpy as np
 import torch
@@ -29,8 +31,8 @@ def load_crops(
     workers: int,
     pin_memory: bool,
     digests: NDArray[np.uint8] | None = None,
-) -> Iterator[Batch]:
-    """Begin to decode and crop a list of images.
+) -> Iterator[Callable[[], Batch]]:
+    """Decode and crop a list of images, batch by batch.
 
     Parameters
     ----------
@@ -39,7 +41,7 @@ def load_crops(
     batch_size : int
         Crops in a batch; views of one image are in one.
     workers : int
-        Processes that decode; with 0, this one does.
+        Processes that decode, from now on; with 0, whichever thread calls for a batch does.
     pin_memory : bool
         Whether a GPU copies the batches.
     digests : ndarray of shape (n_images, 32), uint8, optional
@@ -47,9 +49,10 @@ def load_crops(
 
     Returns
     -------
-    batches : iterator of (Tensor, list of str or None)
-        Pixels of shape (n_readable * n_views, 3, crop_size, crop_size), uint8, the views of an
-        image together; and of each image of the batch, why it cannot be decoded.
+    batches : iterator of callable
+        Each answers, once, with a batch: pixels of shape (n_readable * n_views, 3, crop_size,
+        crop_size), uint8, the views of an image together; and for each image why it cannot be
+        decoded, or None.
 
     Raises
     ------
@@ -57,9 +60,13 @@ def load_crops(
         If a process that decodes dies: it names the image.
     """
     decoded = _Decoded(images.source, len(images), preprocessing, max(1, workers), digests)
+    n_together = max(1, batch_size // preprocessing.n_views)
+    if workers == 0:
+        starts = range(0, len(images), n_together)
+        return (partial(decoded.batch, start, n_together, pin_memory) for start in starts)
     loader = DataLoader(
         decoded,
-        batch_size=max(1, batch_size // preprocessing.n_views),
+        batch_size=n_together,
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin_memory,
@@ -68,10 +75,11 @@ def load_crops(
     return _named(iter(loader), decoded)
 
 
-def _named(batches: Iterator[Batch], decoded: _Decoded) -> Iterator[Batch]:
+def _named(batches: Iterator[Batch], decoded: _Decoded) -> Iterator[Callable[[], Batch]]:
     """Tell which image a process died at."""
     try:
-        yield from batches
+        for batch in batches:
+            yield partial(_given, batch)
     except RuntimeError as error:
         if "worker" not in str(error):
             raise
@@ -82,6 +90,10 @@ def _named(batches: Iterator[Batch], decoded: _Decoded) -> Iterator[Batch]:
             f"{str(error).splitlines()[0]} What was extracted before is stored. Leave that image "
             "out, use fewer --workers if memory ran out, or --workers 0 to see where it dies."
         ) from error
+
+
+def _given(batch: Batch) -> Batch:
+    return batch
 
 
 class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
@@ -97,6 +109,7 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
     ) -> None:
         self._source, self._n, self._preprocessing = source, n, preprocessing
         self._digests = digests
+        self._one_at_a_time = Lock()
         # What each process decodes now, for the case that it dies of it.
         self.in_hand: Tensor = torch.full((workers,), -1)
         self.in_hand.share_memory_()  # type: ignore[no-untyped-call]
@@ -107,6 +120,16 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
     def names_in_hand(self) -> list[str]:
         """Return the images that are decoded now."""
         return [self._source.names[i] for i in self.in_hand.tolist() if i >= 0]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in vars(self).items() if key != "_one_at_a_time"}
+
+    def batch(self, start: int, n_together: int, pin_memory: bool) -> Batch:
+        """Decode some consecutive images in this thread."""
+        # Not every source may be read by two threads at once.
+        with self._one_at_a_time:
+            pixels, why = _collate([self[i] for i in range(self._n)[start : start + n_together]])
+        return pixels.pin_memory() if pin_memory else pixels, why
 
     def __getitem__(self, index: int) -> tuple[Tensor | None, str | None]:
         worker = get_worker_info()

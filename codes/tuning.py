@@ -8,7 +8,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from codes.devices import computes_in
@@ -16,7 +15,6 @@ from codes.devices import computes_in
 M = TypeVar("M", bound=nn.Module)
 
 CPU = torch.device("cpu")
-_RELU_CALLS = {F.relu, F.relu_, torch.relu, torch.relu_}
 
 
 def fold_norms(network: fx.GraphModule) -> None:
@@ -66,9 +64,9 @@ def cast_weights(network: fx.GraphModule, dtype: torch.dtype) -> None:
 def pack_convolutions(network: fx.GraphModule) -> None:
     """Lay out the weights of convolutions for this CPU once, where PyTorch does in every pass.
 
-    A ReLU right after a convolution becomes part of it. Both is what `torch.compile` makes of
-    convolutions on the CPU, without its minute of compiling. Where PyTorch's oneDNN does not
-    compute in the network's precision on this CPU, nothing is changed.
+    `torch.compile` does the same. Where PyTorch's oneDNN does not compute in the network's
+    precision on this CPU, nothing is changed. A ReLU is not made part of the convolution before
+    it, as oneDNN could: it would answer zero where the convolution answers NaN.
 
     Parameters
     ----------
@@ -77,30 +75,23 @@ def pack_convolutions(network: fx.GraphModule) -> None:
         replaced, and stay as they are for their other owners.
     """
     calls = _Calls(network)
-    for node in list(network.graph.nodes):
+    for node in network.graph.nodes:
         conv = calls.plain(node, nn.Conv2d)
         if conv is None or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             continue
         if not _packs(conv.weight.dtype):
             continue
-        users = list(node.users)
-        joined = len(users) == 1 and calls.is_relu(users[0])
-        network.set_submodule(str(node.target), _PackedConvolution(conv, relu=joined))
-        if joined:
-            users[0].replace_all_uses_with(node)
-            network.graph.erase_node(users[0])
-    network.recompile()
+        network.set_submodule(str(node.target), _PackedConvolution(conv))
 
 
 class _PackedConvolution(nn.Module):
     """A convolution whose weights lie as oneDNN reads them, from its first batch on."""
 
-    def __init__(self, conv: nn.Conv2d, *, relu: bool) -> None:
+    def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self._weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
         self._bias = None if conv.bias is None else conv.bias.detach()
         self._steps = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
-        self._after = "relu" if relu else "none"
         self._packed: Tensor | None = None
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -113,7 +104,7 @@ class _PackedConvolution(nn.Module):
             )
             self._packed = packed
         done: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            maps, packed, self._bias, *self._steps, self._after, [], ""
+            maps, packed, self._bias, *self._steps, "none", [], ""
         )
         return done
 
@@ -144,10 +135,3 @@ class _Calls:
         module = self._network.get_submodule(str(node.target))
         hooked = module._forward_hooks or module._forward_pre_hooks
         return module if type(module) is kind and not hooked else None
-
-    def is_relu(self, node: fx.Node) -> bool:
-        """Tell whether a node is a ReLU."""
-        if node.op == "call_module":
-            return type(self._network.get_submodule(str(node.target))) is nn.ReLU
-        method = node.op == "call_method" and node.target in ("relu", "relu_")
-        return method or (node.op == "call_function" and node.target in _RELU_CALLS)

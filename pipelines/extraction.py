@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -361,9 +361,10 @@ def _fill(
     widths = {arrays[tap.name]: tap.width for tap in extractor.taps}
     workers = options.workers
     if workers is None:
-        # Networks take four times as long for an image as decoding does, or longer.
+        # Networks take four times as long for an image as decoding does, or longer. With few cores
+        # the threads that run the network decode as well.
         on_cpu = extractor.device.type == "cpu"
-        workers = max(1, torch.get_num_threads() // 4 if on_cpu else (os.cpu_count() or 2) - 1)
+        workers = torch.get_num_threads() // 4 if on_cpu else max(1, (os.cpu_count() or 2) - 1)
     batches = extractor.extract(
         wanted,
         batch_size=options.batch_size,
@@ -377,6 +378,7 @@ def _fill(
         "dataset": images.name,
     }
     with (
+        closing(batches),
         narrator.step("Extracting", len(wanted)) as advance,
         store.write(key, widths, found, provenance=provenance) as part,
     ):

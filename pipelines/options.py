@@ -59,8 +59,8 @@ class ExtractionOptions:
         Images that pass the network together. Default: what is fastest on the CPU, for each core a
         batch of its own; 256 on a GPU. Halved when the device's memory does not hold them.
     workers : int, optional
-        Processes that decode images. Default: one for every four cores on the CPU, all cores but
-        one with a GPU.
+        Processes that decode images, 0 for this one. Default: one for every four cores on the CPU,
+        all cores but one with a GPU.
     store : str or Path, optional
         Folder of the codes, or s3://bucket/prefix. Default: CNN_CODES_STORE, otherwise the user's
         cache folder.

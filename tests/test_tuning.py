@@ -161,3 +161,10 @@ def test_bfloat16_is_as_near_to_float32_packed_as_it_is_unpacked() -> None:
     for layer, codes in exact.items():
         off, usual = ((other[layer] - codes).abs().mean() for other in (found, plain))
         assert off <= 1.5 * usual, layer
+
+
+def test_what_is_not_a_number_stays_seen_behind_a_relu() -> None:
+    backbone = load_backbone("squeezenet1_1", weights="none", image_size=64)
+    nn.init.constant_(backbone.model.features[3].squeeze.bias, float("nan"))
+    codes = CodeExtractor(backbone, "features.3.cat")(_pixels(2, 64))["features.3.cat"]
+    assert codes.isnan().any()
