@@ -3,8 +3,9 @@
     python benchmarks/extraction.py --data ../shared [--thingsvision /path/to/python]
 
 prints the table of ``benchmarks/README.md``: images a second, medians of five, the sides in turn.
-``--thingsvision`` names a Python in whose environment thingsvision is installed. ``--toy`` takes
-seconds.
+``--thingsvision`` names a Python in whose environment thingsvision is installed, ``--precision``
+one of the two, for CPUs that only imitate bfloat16, and ``--compiled`` adds ours compiled.
+``--toy`` takes seconds.
 """
 
 from __future__ import annotations

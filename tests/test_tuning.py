@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, weight_norm
 
-from codes import CodeExtractor, load_backbone
+from codes import CodeExtractor, load_backbone, load_images
 from codes.backbones import Backbone
 from codes.cutting import cut_network
 from codes.tuning import _PackedConvolution, _packs, cast_weights, fold_norms
@@ -168,3 +170,28 @@ def test_what_is_not_a_number_stays_seen_behind_a_relu() -> None:
     nn.init.constant_(backbone.model.features[3].squeeze.bias, float("nan"))
     codes = CodeExtractor(backbone, "features.3.cat")(_pixels(2, 64))["features.3.cat"]
     assert codes.isnan().any()
+
+
+class _Told(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize("natively", [True, False])
+def test_a_precision_that_is_imitated_is_said(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch, natively: bool
+) -> None:
+    monkeypatch.setattr("pipelines.extraction.computes_in", lambda *_: natively)
+    told = _Told()
+    options = ExtractionOptions(
+        backbone="bundled", layers="fc7.relu", precision="bfloat16", device="cpu"
+    )
+    extract(load_images(image_folder), options, narrator=told)
+    assert any("no instructions for bfloat16" in line for line in told.lines) != natively
+
+
+def test_float32_is_never_imitated() -> None:
+    assert computes_in(torch.device("cpu"), torch.float32)
