@@ -13,7 +13,11 @@ from torch.nn.utils import parametrizations, weight_norm
 from codes import CodeExtractor, load_backbone, load_images
 from codes.backbones import Backbone
 from codes.cutting import cut_network
+from codes.devices import computes_in
 from codes.tuning import _PackedConvolution, _packs, cast_weights, fold_norms
+from pipelines import ExtractionOptions
+from pipelines.extraction import extract
+from pipelines.progress import Silent
 
 
 def _pixels(n: int, side: int) -> Tensor:
