@@ -28,6 +28,10 @@ from cache.places import FILE, USE, Place
 from cache.records import sha256, write_record
 
 SEGMENT_ROWS = 1024
+
+SMALLEST_MAXIMUM = 2.0**-16
+"""Of a batch kept as float16, whose steps are 2**-24 from there down to zero."""
+
 """Images between two commits: at most so many are computed again after a crash."""
 
 
@@ -295,4 +299,12 @@ def _as_stored(rows: NDArray[np.float32], key: CodesKey) -> NDArray[Any]:
             f"Layer {key.layer!r} has a code of {np.nanmax(np.abs(rows)):.4g}, and {key.dtype} "
             f"holds at most {most:.0f}. Nothing of this batch was kept. Use --dtype float32."
         )
+    if stored.dtype == np.float16:
+        largest = np.nanmax(np.abs(rows), initial=0)
+        if 0 < largest < SMALLEST_MAXIMUM:
+            raise OverflowError(
+                f"The largest code of layer {key.layer!r} in a batch is {largest:.4g}, and float16 "
+                f"keeps less than three digits below {SMALLEST_MAXIMUM:.2g}. Nothing of this batch "
+                "was kept. Use --dtype float32."
+            )
     return stored

@@ -232,7 +232,9 @@ def _build_bundled(weights: str | None, random_state: int) -> _Built:
         std=bundled_net.STD,
     )
     if weights not in (None, "none") and not _is_file(str(weights)):
-        raise ValueError(f"bundled has no weights {weights!r}. Allowed: none, or a file.")
+        raise ValueError(
+            f"bundled has no weights {weights!r}. Allowed: none, or a .pth or .safetensors file."
+        )
     model: nn.Module = bundled_net.bundled(weights=weights is None, random_state=random_state)
     said = "bundled" if weights is None else f"random (random_state={random_state})"
     if weights not in (None, "none"):

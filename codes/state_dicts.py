@@ -39,7 +39,7 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
     file = Path(file)
     state: Any
     if not file.is_file():
-        raise FileNotFoundError(f"The weights' file {str(file)!r} does not exist.")
+        raise FileNotFoundError(f"The weights' file {str(file)!r} does not exist, or is no file.")
     try:
         if file.suffix == ".safetensors":
             state = load_file(file)

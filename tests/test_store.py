@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import pickle
@@ -224,6 +225,25 @@ def test_a_code_too_large_for_float16_names_the_layer(tmp_path: Path) -> None:
         store.write(KEY, {CONV: 2}, _digests([0])) as part,
     ):
         part.write({CONV: np.array([[1, 70_000]], np.float32)}, {})
+
+
+def test_codes_too_small_for_float16_name_the_layer(tmp_path: Path) -> None:
+    store = CodeStore(tmp_path)
+    small = np.array([[0, 6e-10], [3e-10, 0]], np.float32)
+    with (
+        pytest.raises(OverflowError, match=r"largest code of layer 'conv5'.*--dtype float32"),
+        store.write(KEY, {CONV: 2}, _digests([0, 1])) as part,
+    ):
+        part.write({CONV: small}, {})
+    exact = dataclasses.replace(CONV, dtype="float32")
+    zero, beside = np.zeros((2, 2), np.float32), np.array([[1, 6e-10], [0, 0]], np.float32)
+    for key, codes in ((CONV, zero), (CONV, beside), (exact, small)):
+        place = CodeStore(tmp_path / f"{len(list(tmp_path.iterdir()))}")
+        with place.write(KEY, {key: 2}, _digests([0, 1])) as part:
+            part.write({key: codes}, {})
+        np.testing.assert_allclose(
+            place.codes(KEY, key, _digests([0, 1])), codes, rtol=0, atol=2**-25
+        )
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(
