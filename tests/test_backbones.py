@@ -129,7 +129,7 @@ def test_without_a_network_the_message_names_the_file(
         ("resnet19", None, ValueError, "Nearest: .*resnet18"),
         ("resnet18", "IMAGENET1K_V9", ValueError, "Allowed: IMAGENET1K_V1"),
         ("resnet18", "absent.pth", FileNotFoundError, "does not exist"),
-        ("bundled", "IMAGENET1K_V1", ValueError, "Allowed: none, or a file"),
+        ("bundled", "IMAGENET1K_V1", ValueError, "Allowed: none, or a .pth"),
         ("nowhere.to.be.found:net", None, ValueError, "cannot be imported"),
         ("codes.pooling:nothing", None, ValueError, "no function 'nothing'"),
         ("codes.pooling:resolve_pooling", None, ValueError, "raised TypeError"),
