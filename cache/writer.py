@@ -28,11 +28,10 @@ from cache.places import FILE, USE, Place
 from cache.records import sha256, write_record
 
 SEGMENT_ROWS = 1024
+"""Images between two commits: at most so many are computed again after a crash."""
 
 SMALLEST_MAXIMUM = 2.0**-16
 """Of a batch kept as float16, whose steps are 2**-24 from there down to zero."""
-
-"""Images between two commits: at most so many are computed again after a crash."""
 
 
 class PartWriter:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -153,16 +154,15 @@ class Preprocessing:
         short, long = sorted(image.size)
         height = self.resize_size
         length = int(height * long / short)
-        mirrored = self.views in ("hflip", "ten-crop")
+        cut: Callable[[Image.Image], list[Image.Image]] = self._of_resized
         if height * length > STRIP_PIXELS:
             upright = image.height > image.width
             size = (height, length) if upright else (length, height)
-            sides = [image, F.hflip(image)] if mirrored else [image]
-            windows = [window for side in sides for window in self._of_strip(side, size)]
+            seen, cut = image, partial(self._of_strip, size=size)
         else:
-            resized = self._resized(image)
-            sides = [resized, F.hflip(resized)] if mirrored else [resized]
-            windows = [window for side in sides for window in self._of_resized(side)]
+            seen = self._resized(image)
+        sides = [seen, F.hflip(seen)] if self.views in ("hflip", "ten-crop") else [seen]
+        windows = [window for side in sides for window in cut(side)]
         values = [torch.from_numpy(np.array(window)) for window in windows]
         return torch.stack(values).permute(0, 3, 1, 2)
 
