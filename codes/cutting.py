@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import fx
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from codes.graph import TracedGraph
 from codes.layers import Layer
@@ -63,7 +62,7 @@ def cut_network(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx
     Raises
     ------
     ValueError
-        If a layer has no side before an activation, or depends on the other images of a batch.
+        If a layer has no side before an activation.
     """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -82,21 +81,7 @@ def cut_network(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx
         if node > deepest:
             graph.erase_node(node)
     graph.output(outputs)
-    _refuse_batch_statistics(traced, graph)
     return fx.GraphModule(traced.root, graph)
-
-
-def _refuse_batch_statistics(traced: TracedGraph, graph: fx.Graph) -> None:
-    """Refuse a normalisation by whichever images pass the network together."""
-    for node in graph.nodes:
-        if not traced.is_module(node, _BatchNorm):
-            continue
-        if traced.module(node).running_mean is None:
-            raise ValueError(
-                f"{str(node.target)!r} normalises by the images of a batch, as it keeps no running "
-                "statistics (track_running_stats=False): the codes of an image would depend on the "
-                "others. Choose --layers before it, or give it running_mean and running_var."
-            )
 
 
 def _pool_after(graph: fx.Graph, node: fx.Node, tap: Tap) -> fx.Node:

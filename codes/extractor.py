@@ -19,6 +19,7 @@ from codes.compiling import CompiledNetwork
 from codes.cutting import Tap, cut_network
 from codes.devices import find_device, in_lanes, no_tf32, only_deterministic
 from codes.images import ImageList
+from codes.independence import require_independence
 from codes.layers import Layer, select_layers
 from codes.loading import Batch, load_crops
 from codes.pooling import pooled_width, resolve_poolings
@@ -145,6 +146,7 @@ class CodeExtractor:
         self._cut()
 
     def _cut(self) -> None:
+        self._independent = False
         network = cut_network(self._backbone.graph, self.taps, self._activation)
         fold_norms(network)
         network = network.to(self.device).to(memory_format=torch.channels_last)
@@ -225,6 +227,8 @@ class CodeExtractor:
         ------
         NonFiniteCodesError
             If a code is NaN or infinite: it names the layer and the image.
+        DependentCodesError
+            If an image has other codes in other company, or the second time: it names the layer.
         WorkerDiedError
             If a process that decodes images dies: it names the image.
         DeviceLostError
@@ -280,8 +284,15 @@ class CodeExtractor:
     ) -> tuple[dict[str, NDArray[np.float32]], list[str | None]]:
         """Load a batch, read it on the device, and bring its codes back."""
         pixels, why = load()
+        if not len(pixels):
+            return {}, why
         try:
-            return self._brought_back(self._in_parts(pixels)) if len(pixels) else {}, why
+            parts = self._in_parts(pixels)
+            if not self._independent:
+                dtype = PRECISIONS[self.precision]
+                require_independence(lambda two: self._in_parts(two)[0], pixels, parts[0], dtype)
+                self._independent = True
+            return self._brought_back(parts), why
         except RuntimeError as error:  # A GPU may report what failed as late as when it is copied.
             if "CUDA error" not in str(error):
                 raise

@@ -202,7 +202,7 @@ def test_a_device_that_fails_keeps_what_was_extracted(
     call, passes = CodeExtractor._forward, []
 
     def failing(self: CodeExtractor, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        passes.append(len(pixels))
+        passes.extend([len(pixels)] * (len(pixels) == 4))
         if len(passes) > 4:
             raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel …")
         return call(self, pixels)

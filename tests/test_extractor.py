@@ -288,7 +288,7 @@ def test_batches_are_halved_where_memory_ends(
     monkeypatch.setattr(CodeExtractor, "_forward", small)
     extractor = CodeExtractor(backbone, "fc6.relu")
     [halved] = extractor.extract(images)
-    assert sizes == [30, 15, 7, 7, 7, 7, 2]
+    assert sizes == [30, 15, 7, 7, 7, 7, 2, 2], "the last: the first image in other company"
     assert extractor.most == 7
     np.testing.assert_allclose(halved.codes["fc6.relu"], whole.codes["fc6.relu"], atol=1e-5)
     monkeypatch.setattr(CodeExtractor, "_forward", lambda *_: small(extractor, torch.empty(8)))
@@ -343,7 +343,7 @@ def test_deterministic_algorithms_are_asked_for_and_given_back() -> None:
     )
     [batch] = extractor.extract(images)
     handle.remove()
-    assert asked == [True]
+    assert asked == [True, True], "the batch, and its first image in other company"
     assert not torch.are_deterministic_algorithms_enabled()
     [plain] = CodeExtractor(backbone, "fc6.relu").extract(images)
     np.testing.assert_array_equal(batch.codes["fc6.relu"], plain.codes["fc6.relu"])
@@ -387,10 +387,12 @@ def test_several_poolings_share_one_pass() -> None:
     backbone, images = load_backbone("bundled"), _images(4)
     extractor = CodeExtractor(backbone, "conv2.relu,fc6.relu", pool="avg, grid:2,max,avg")
     passes = []
-    handle = extractor._network.conv1.conv.register_forward_hook(lambda *_: passes.append(1))
+    handle = extractor._network.conv1.conv.register_forward_hook(
+        lambda _, maps, __: passes.append(len(maps[0]))
+    )
     [batch] = extractor.extract(images)
     handle.remove()
-    assert len(passes) == 1
+    assert passes == [4, 2], "all four, and the first in other company"
     names = ["conv2.relu:avg", "conv2.relu:grid:2", "conv2.relu:max", "fc6.relu"]
     assert list(batch.codes) == [tap.name for tap in extractor.taps] == names
     for name in names[:3]:

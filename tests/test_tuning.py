@@ -176,20 +176,6 @@ def test_what_is_not_a_number_stays_seen_behind_a_relu() -> None:
     assert codes.isnan().any()
 
 
-def make_statless() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3),
-        nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), nn.Flatten(), nn.Linear(576, 2),
-    ).eval()  # fmt: skip
-
-
-def test_a_layer_that_depends_on_the_other_images_of_a_batch_is_refused() -> None:
-    backbone = load_backbone(f"{__name__}:make_statless", image_size=16)
-    with pytest.raises(ValueError, match="'3' normalises by the images of a batch"):
-        CodeExtractor(backbone, "all")
-    assert CodeExtractor(backbone, "^1$")(_pixels(2, 16))["1"].shape[0] == 2
-
-
 class _Told(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
