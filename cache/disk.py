@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -117,8 +118,14 @@ class Disk:
             target.unlink(missing_ok=True)
 
     def require_space(self, n_bytes: int) -> None:
-        """Refuse to begin what the disk cannot hold."""
-        free = shutil.disk_usage(_nearest(self.root.absolute())).free
+        """Refuse to begin what the disk cannot hold, or will not take."""
+        folder = _nearest(self.root.absolute())
+        if n_bytes and not _takes_files(folder):
+            raise StoreError(
+                f"The store {self.name!r} cannot be written: {str(folder)!r} takes no files. "
+                "Choose another --store or CNN_CODES_STORE."
+            )
+        free = shutil.disk_usage(folder).free
         if n_bytes > free:
             raise OSError(
                 errno.ENOSPC,
@@ -195,6 +202,15 @@ class Disk:
 def _nearest(path: Path) -> Path:
     """Give the path, or of the folders that it would lie in the first that is there."""
     return next(at for at in (path, *path.parents) if at.exists())
+
+
+def _takes_files(folder: Path) -> bool:
+    """Try it: what a system says of rights is not all (root in ``/proc``)."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)  # That has a sentence of its own.
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -77,6 +77,8 @@ def _decode(file: BinaryIO, page: int | None) -> Image.Image:
             raise UnreadableImageError("the file is empty")
         file.seek(0)
         with warnings.catch_warnings():
+            # Of metadata that is damaged; what matters to the pixels is an error.
+            warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
                 _turn_to(image, page)

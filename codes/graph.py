@@ -95,9 +95,11 @@ def trace(model: nn.Module) -> TracedGraph:
     Raises
     ------
     ValueError
-        If the network's forward pass depends on its input in a way that tracing cannot follow.
+        If the network's forward pass depends on its input in a way that tracing cannot follow, or
+        on random numbers that are drawn once, while it is traced.
     """
     tracer = NodePathTracer()
+    chance = torch.get_rng_state()
     try:
         graph = tracer.trace(model)
     except Exception as error:  # fx raises several unrelated types
@@ -105,6 +107,11 @@ def trace(model: nn.Module) -> TracedGraph:
             f"{type(model).__name__} cannot be traced by torch.fx: {error}. Its forward pass must "
             "not branch on the values of its input; move such code into a module of its own."
         ) from error
+    if not torch.equal(torch.get_rng_state(), chance):
+        raise ValueError(
+            f"{type(model).__name__} draws random numbers in its forward pass, so that an image "
+            "has other codes each time. Draw them where it is made, and keep them as a buffer."
+        )
     for node in graph.nodes:
         # Channels-last maps cannot be viewed as vectors; a reshape copies them in the same order.
         if node.op == "call_method" and node.target == "view" and _is_shape(node.args[1:]):
@@ -140,7 +147,8 @@ def measure_shapes(traced: TracedGraph, example: torch.Tensor) -> None:
     except Exception as error:  # whatever the network's own code raises on this size
         raise ValueError(
             f"{type(traced.root).__name__} does not take images of {tuple(example.shape[1:])}: "
-            f"{str(error).splitlines()[0]}. Try another --image-size."
+            f"{str(error).splitlines()[0]}. It must take batches of shape (n, 3, height, width); "
+            "if only the size is wrong, choose another --image-size."
         ) from error
 
 

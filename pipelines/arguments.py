@@ -5,8 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import cyclopts
 
 from pipelines.draws import CLASSIFIERS, TrainSize
+
+
+def convert(kind: Any, tokens: Sequence[cyclopts.Token]) -> Any:
+    """Read words as what an option takes; unlike cyclopts, round no fraction to a whole number."""
+    if kind in (int, int | None):
+        try:
+            return int(tokens[0].value)
+        except ValueError:
+            raise ValueError(f"{tokens[0].value!r} is no whole number.") from None
+    return cyclopts.convert(kind, tokens)
 
 
 def check_folder(out: Path) -> None:

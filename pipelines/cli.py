@@ -16,6 +16,7 @@ from rich.console import Console
 
 from pipelines.arguments import (
     check_folder,
+    convert,
     count,
     each_backbone,
     parse_classifiers,
@@ -37,7 +38,7 @@ app = App(
     help="Which depth of a pretrained ConvNet transfers best to your images, and how sure is that?",
     help_epilogue="After a failure, --debug shows where it happened.",
     version=version("cnn-codes"),
-    default_parameter=Parameter(negative=()),
+    default_parameter=Parameter(negative=(), converter=convert),
     help_format="markdown",
     suppress_keyboard_interrupt=False,
 )

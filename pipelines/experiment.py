@@ -16,10 +16,10 @@ from pipelines.advice import Advice, advise
 from pipelines.comparison import compare_layers
 from pipelines.controls import CONTROLS, DEFAULT_CONTROLS, Control, run_controls
 from pipelines.draws import Protocol, make_draws
-from pipelines.extraction import Extraction, extract, timed
+from pipelines.extraction import Extraction, extract
 from pipelines.leaks import group_copies
 from pipelines.options import ExtractionOptions
-from pipelines.progress import Narrator, Silent
+from pipelines.progress import Narrator, Silent, timed
 from pipelines.reproducibility import Reproducibility, measure_reproducibility
 from pipelines.results import Comparison
 from pipelines.similarity import Similarity, measure_similarity

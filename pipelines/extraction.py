@@ -1,31 +1,24 @@
-"""Extraction: fill what the store lacks of a dataset."""
+"""Extraction: a dataset whose codes are all in the store, and how it comes to be."""
 
 from __future__ import annotations
 
-import os
-import platform
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cache import CodesKey, CodeStore, CodesView, ExtractionKey
 from cache.digests import DigestMemory
-from cache.store import Gap, bytes_of
 from codes import Backbone, CodeExtractor, ImageList, load_backbone
 from codes.cutting import Tap
-from codes.devices import computes_in
-from codes.extractor import EXTRACTOR_VERSION, PRECISIONS
+from codes.extractor import EXTRACTOR_VERSION
 from codes.images import digest_images
+from pipelines.filling import fill
 from pipelines.options import ExtractionOptions
-from pipelines.progress import Narrator, Silent
+from pipelines.progress import Narrator, Silent, timed
 from pipelines.shares import Share
 
 
@@ -208,16 +201,10 @@ def extract(
         )
         for tap in extractor.taps
     }
-    unreadable: dict[bytes, str] = {}
-    n_missing = 0
     with timed(seconds, "extract"):
-        gaps = store.missing(key, list(arrays.values()), digests)
-        if _announce(gaps, extractor, arrays, store, len(images), narrator):
-            gaps = store.missing(key, list(arrays.values()), digests)
-        for gap in gaps:
-            n_missing += len(gap.images)
-            part = extractor.only([name for name, array in arrays.items() if array in gap.arrays])
-            unreadable |= _fill(store, key, gap, part, arrays, images, digests, options, narrator)
+        n_missing, unreadable = fill(
+            store, key, arrays, extractor, images, digests, options, narrator
+        )
     bad = [i for i, digest in enumerate(digests) if digest.tobytes() in unreadable]
     skipped = {images.source.names[i]: unreadable[digests[i].tobytes()] for i in bad}
     if skipped and not options.skip_unreadable:
@@ -264,25 +251,6 @@ def backbone_of(options: ExtractionOptions) -> Backbone:
     return replace(backbone, preprocessing=seen)
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what a result depends on.
-
-    Returns
-    -------
-    versions : dict of str to str
-    """
-    names = ("cnn-codes", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "zarr")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
-
-
-@contextmanager
-def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Note how long a block takes, under the name of its stage."""
-    start = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - start
-
-
 def extractor_of(backbone: Backbone, options: ExtractionOptions) -> CodeExtractor:
     """Make the extractor that some options describe.
 
@@ -306,92 +274,6 @@ def extractor_of(backbone: Backbone, options: ExtractionOptions) -> CodeExtracto
         deterministic=options.deterministic,
         compile=options.compile,
     )
-
-
-def _announce(
-    gaps: list[Gap],
-    extractor: CodeExtractor,
-    arrays: dict[str, CodesKey],
-    store: CodeStore,
-    n_images: int,
-    narrator: Narrator,
-) -> bool:
-    """Say what will be done, or refuse it for want of room; whether room had to be made."""
-    widths = {arrays[tap.name]: tap.width for tap in extractor.taps}
-    needed = sum(bytes_of({a: widths[a] for a in gap.arrays}, len(gap.images)) for gap in gaps)
-    store.require_space(needed)
-    removed = store.require_limit(needed)
-    if removed:
-        narrator.say(f"Removed for CNN_CODES_STORE_LIMIT: {', '.join(removed)}.")
-    n_missing = sum(len(gap.images) for gap in gaps)
-    if not n_missing:
-        narrator.say(f"All {n_images} images have their codes in {store.name}; none is extracted.")
-        return bool(removed)
-    names = [tap.name for tap in extractor.taps]
-    wanted = {array for gap in gaps for array in gap.arrays}
-    narrator.say(
-        f"Extracting {n_missing} of {n_images} images on {extractor.device}: "
-        f"{', '.join(name for name in names if arrays[name] in wanted)}. "
-        f"At most {needed / 1e6:.3g} MB in {store.name}."
-        f"{' The network is compiled first.' if extractor.compile else ''}"
-    )
-    if not computes_in(extractor.device, PRECISIONS[extractor.precision]):
-        narrator.say(
-            f"This {extractor.device.type} has no instructions for {extractor.precision} and "
-            "imitates it: --precision float32 is faster here."
-        )
-    return bool(removed)
-
-
-def _fill(
-    store: CodeStore,
-    key: ExtractionKey,
-    gap: Gap,
-    extractor: CodeExtractor,
-    arrays: dict[str, CodesKey],
-    images: ImageList,
-    digests: NDArray[np.uint8],
-    options: ExtractionOptions,
-    narrator: Narrator,
-) -> dict[bytes, str]:
-    """Extract the images of one gap; return those that cannot be decoded, by digest."""
-    unreadable: dict[bytes, str] = {}
-    wanted = images.take(gap.images)
-    found = digests[gap.images]
-    widths = {arrays[tap.name]: tap.width for tap in extractor.taps}
-    workers = options.workers
-    if workers is None:
-        # Networks take four times as long for an image as decoding does, or longer. With few cores
-        # the threads that run the network decode as well.
-        on_cpu = extractor.device.type == "cpu"
-        workers = torch.get_num_threads() // 4 if on_cpu else max(1, (os.cpu_count() or 2) - 1)
-    batches = extractor.extract(
-        wanted,
-        batch_size=options.batch_size,
-        workers=min(workers, len(wanted) // 64),
-        digests=found,
-    )
-    provenance = {
-        "versions": versions(),
-        "device": str(extractor.device),
-        "backbone": options.backbone,
-        "dataset": images.name,
-    }
-    with (
-        closing(batches),
-        narrator.step("Extracting", len(wanted)) as advance,
-        store.write(key, widths, found, provenance=provenance) as part,
-    ):
-        for batch in batches:
-            part.write({arrays[name]: rows for name, rows in batch.codes.items()}, batch.unreadable)
-            unreadable |= {found[i].tobytes(): why for i, why in batch.unreadable.items()}
-            advance(len(next(iter(batch.codes.values()))))
-    if extractor.most is not None:
-        narrator.say(
-            f"{extractor.device} ran out of memory with more: {extractor.most} images passed the "
-            "network together."
-        )
-    return unreadable
 
 
 def _list_unreadable(skipped: dict[str, str], n_images: int) -> str:

@@ -17,11 +17,12 @@ from codes import ImageList
 from pipelines.draws import Protocol, inner_splits
 from pipelines.evaluation import ESTIMATORS, average_views, decision_values, training_rows
 from pipelines.experiment import compare_depths
-from pipelines.extraction import Extraction, backbone_of, extract, versions
+from pipelines.extraction import Extraction, backbone_of, extract
 from pipelines.leaks import find_leaks, leaks_sentence
 from pipelines.linear import LinearSVCCV, LogisticCV
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent
+from pipelines.provenance import versions
 from pipelines.results import Comparison
 from pipelines.scorings import scorer
 

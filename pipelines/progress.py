@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
@@ -100,3 +101,11 @@ def table(*columns: str) -> Table:
         else:
             table.add_column(column, justify="right", no_wrap=True)
     return table
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Note how long a block takes, under the name of its stage."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start

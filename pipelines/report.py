@@ -21,10 +21,10 @@ from codes import ImageList
 from pipelines.controls import CONTROLS
 from pipelines.draws import Protocol
 from pipelines.experiment import Experiment
-from pipelines.extraction import versions
 from pipelines.leaks import find_leaks
 from pipelines.options import ExtractionOptions
 from pipelines.page import render, render_markdown
+from pipelines.provenance import versions
 from pipelines.results import Comparison
 
 SCORES_COLUMNS = (

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from cache import CodesKey
 from codes.evidence import OUTPUT, EvidenceReader
-from pipelines.extraction import Extraction, versions
+from pipelines.extraction import Extraction
 from pipelines.progress import Narrator, Silent
+from pipelines.provenance import versions
 
 N_IMAGES = 200
 SCALE = 1.6

@@ -15,8 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from codes import Preprocessing, load_backbone
-from codes import backbones as backbones_module
+from codes import Preprocessing, building, load_backbone
 from codes.backbones import digest_weights
 from codes.fingerprint import fingerprint
 from codes.graph import trace
@@ -91,10 +90,10 @@ def test_the_file_that_torchvision_publishes_is_recognised(
     file = _alexnet_like(tmp_path, "renamed.pth")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     entry = models.SqueezeNet1_1_Weights.DEFAULT
-    assert not backbones_module._is_published(file, entry)
+    assert not building._is_published(file, entry)
     published = SimpleNamespace(url=f"https://host/squeezenet1_1-{digest[:8]}.pth")
-    assert backbones_module._is_published(file, published)
-    monkeypatch.setattr(backbones_module, "_is_published", lambda file, entry: True)
+    assert building._is_published(file, published)
+    monkeypatch.setattr(building, "_is_published", lambda file, entry: True)
     hub = torch.hub.get_dir()
     backbone = load_backbone("squeezenet1_1", weights=file, image_size=64)
     assert backbone.weights.endswith("(IMAGENET1K_V1)")
@@ -176,6 +175,57 @@ def test_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert one.preprocessing.crop_size == 8
     assert [layer.shape for layer in one.layers] == [(4, 6, 6)]
     assert one.architecture["graph"] != two.architecture["graph"]
+
+
+def _small(channels: int = 3) -> nn.Sequential:
+    layers = nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(4, 2))
+
+
+class _Drawing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = _small()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.net(images * torch.rand(1))
+
+
+def make_scripted() -> nn.Module:
+    return torch.jit.script(_small())
+
+
+def make_spread() -> nn.Module:
+    return nn.DataParallel(_small())
+
+
+def make_lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU())
+
+
+def make_empty() -> nn.Module:
+    return _small().to("meta")
+
+
+def make_grey() -> nn.Module:
+    return _small(channels=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*deprecated")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        ("make_scripted", "is TorchScript.*Return the module"),
+        ("make_spread", "is a DataParallel.*Return its .module"),
+        ("make_lazy", "'0.weight' has no values yet"),
+        ("make_empty", "'0.weight' has no values yet"),
+        ("make_grey", r"1 channels.*must take batches of shape \(n, 3, height, width\)"),
+        ("_Drawing", "draws random numbers in its forward pass"),
+    ],
+)
+def test_networks_of_ones_own_that_cannot_be_read(make: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_backbone(f"{__name__}:{make}")
 
 
 @torch.fx.wrap

@@ -173,7 +173,8 @@ def test_unreadable_images_are_all_listed_and_can_be_skipped(
         (["compare", "images", "--backbone", "bundled", "--Cs", "0:1:3"], "is no grid"),
         (["extract", "images", "--backbone", "alexnett"], "Nearest: alexnet"),
         (["extract", "images", "--backbone", "bundled", "--dtype", "int8"], "float16, float32"),
-        (["layers", "--backbone", "alexnet", "--image-size", "20"], "Try another --image-size"),
+        (["layers", "--backbone", "alexnet", "--image-size", "20"], "choose another --image-size"),
+        (["layers", "--backbone", "bundled", "--image-size", "1000000"], "fit into memory"),
         (["report", "images"], "no report.json"),
         (["compare", "images", *QUICK, "--out", "images/red/00.png"], "can be written to"),
         (["compare", "images", "--backbone", "bundled", "--jobs", "0"], "allowed are 1 or more"),
@@ -209,7 +210,17 @@ def test_the_demo_extracts_once(tmp_path: Path, run_cli: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nonsense"], ["compare"], ["compare", "x", "--backbone"], ["demo", "--fast"]]
+    "arguments",
+    [
+        ["nonsense"],
+        ["compare"],
+        ["compare", "x", "--backbone"],
+        ["demo", "--fast"],
+        ["extract", "x", "--backbone", "bundled", "--page", "1.5"],
+        ["extract", "x", "--backbone", "bundled", "--batch-size", "8.0"],
+        ["compare", "x", "--backbone", "bundled", "--cv", "2.5"],
+        ["demo", "--jobs", "two"],
+    ],
 )
 def test_wrong_commands_are_status_2(arguments: list[str], run_cli: Run) -> None:
     assert "Try `cnn-codes --help`" in _failed(run_cli(*arguments), status=2)

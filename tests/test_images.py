@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -222,3 +223,20 @@ def test_a_file_that_cannot_be_read_is_never_known_twice(image_folder: Path) -> 
     assert [
         name for name, is_same in zip(images.source.names, same, strict=True) if not is_same
     ] == [str(image_folder / "red" / "link.png")]
+
+
+def test_damaged_metadata_is_no_warning_and_changes_no_pixel(tmp_path: Path) -> None:
+    image = draw_image(3)
+    exif = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x05\x01\x12\x00\x03"
+    for name, metadata in (("plain.jpg", b""), ("damaged.jpg", exif)):
+        image.save(tmp_path / name, exif=metadata)
+    with (
+        pytest.warns(UserWarning, match="Corrupt EXIF"),
+        Image.open(tmp_path / "damaged.jpg") as it,
+    ):
+        it.getexif().get(0x0112)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        pixels = [np.asarray(decode_file(tmp_path / n)) for n in ("plain.jpg", "damaged.jpg")]
+    assert not said
+    np.testing.assert_array_equal(*pixels)

@@ -188,7 +188,7 @@ class _Told(Silent):
 def test_a_precision_that_is_imitated_is_said(
     image_folder: Path, monkeypatch: pytest.MonkeyPatch, natively: bool
 ) -> None:
-    monkeypatch.setattr("pipelines.extraction.computes_in", lambda *_: natively)
+    monkeypatch.setattr("pipelines.filling.computes_in", lambda *_: natively)
     told = _Told()
     options = ExtractionOptions(
         backbone="bundled", layers="fc7.relu", precision="bfloat16", device="cpu"

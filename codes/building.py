@@ -1,0 +1,225 @@
+"""Building: a network by its name, with its weights and its own preprocessing."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import nn
+from torchvision import models
+
+from codes import bundled as bundled_net
+from codes.preprocessing import Preprocessing
+from codes.state_dicts import fit_state_dict, inferred_num_classes, read_state_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A network, its own preprocessing, where its weights come from, and what it is made with."""
+
+    model: nn.Module
+    preprocessing: Preprocessing
+    weights: str
+    architecture: dict[str, Any]
+
+
+def _seeded(build: Callable[[], nn.Module], random_state: int) -> nn.Module:
+    """Build a network with random weights, leaving the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(random_state)
+        return build()
+
+
+def _is_file(weights: str) -> bool:
+    return Path(weights).suffix in (".pth", ".pt", ".safetensors", ".bin") or os.sep in weights
+
+
+def build_bundled(weights: str | None, random_state: int) -> Built:
+    """Build the bundled network; its arguments, errors and result as for `load_backbone`."""
+    preprocessing = Preprocessing(
+        resize_size=bundled_net.IMAGE_SIZE,
+        crop_size=bundled_net.IMAGE_SIZE,
+        mean=bundled_net.MEAN,
+        std=bundled_net.STD,
+    )
+    if weights not in (None, "none") and not _is_file(str(weights)):
+        raise ValueError(
+            f"bundled has no weights {weights!r}. Allowed: none, or a .pth or .safetensors file."
+        )
+    model: nn.Module = bundled_net.bundled(weights=weights is None, random_state=random_state)
+    said = "bundled" if weights is None else f"random (random_state={random_state})"
+    if weights not in (None, "none"):
+        fit_state_dict(model, read_state_dict(str(weights)), origin=str(weights))
+        said = str(weights)
+    return Built(
+        model=model, preprocessing=preprocessing, weights=said, architecture={"name": "bundled"}
+    )
+
+
+def build_own(name: str, weights: str | None, random_state: int) -> Built:
+    """Build a network that a function of the user's returns."""
+    module_name, _, function_name = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # A console script does not look into the current folder.
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(
+            f"Backbone {name!r}: the module {module_name!r} cannot be imported: {error}. It must "
+            "be installed, or lie in the current folder."
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ValueError(f"Backbone {name!r}: {module_name} has no function {function_name!r}.")
+    try:
+        made = _seeded(function, random_state)
+    except Exception as error:
+        raise ValueError(
+            f"Backbone {name!r} raised {type(error).__name__} ({error}) when called without "
+            "arguments, as it must allow. --debug shows where."
+        ) from error
+    model, preprocessing = made if isinstance(made, tuple) else (made, Preprocessing())
+    if not isinstance(model, nn.Module) or not isinstance(preprocessing, Preprocessing):
+        raise ValueError(
+            f"Backbone {name!r} returned {type(model).__name__} and "
+            f"{type(preprocessing).__name__}. Allowed: an nn.Module, or an nn.Module and a "
+            "codes.Preprocessing."
+        )
+    _check_own(name, model)
+    said = "its own"
+    if weights == "none":
+        raise ValueError(f"Backbone {name!r}: weights=none is for torchvision's and the bundled.")
+    if weights is not None:
+        fit_state_dict(model, read_state_dict(weights), origin=weights)
+        said = weights
+    return Built(
+        model=model, preprocessing=preprocessing, weights=said, architecture={"name": name}
+    )
+
+
+def _check_own(name: str, model: nn.Module) -> None:
+    """Refuse a network that cannot be traced, or has no values to be traced with."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            f"Backbone {name!r} is TorchScript, which has no Python to trace. Return the module "
+            "that it was made from."
+        )
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ValueError(
+            f"Backbone {name!r} is a {type(model).__name__}, which spreads a network over devices. "
+            "Return its .module."
+        )
+    for key, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.is_meta or nn.parameter.is_lazy(value):
+            raise ValueError(
+                f"Backbone {name!r}: {key!r} has no values yet (it is lazy, or on the meta "
+                "device). Run a first batch, or load weights, before it is returned."
+            )
+
+
+def build_torchvision(name: str, weights: str | None, random_state: int) -> Built:
+    """Build a torchvision classifier, with published weights, a file's, or random ones."""
+    known = models.list_models(module=models)
+    if name not in known:
+        near = difflib.get_close_matches(name, [*known, "bundled"], 5, 0.3)
+        raise ValueError(
+            f"Backbone {name!r} is unknown. Nearest: {', '.join(near) or 'bundled, resnet50'}. "
+            "Allowed: a torchvision classifier, bundled, or package.module:function."
+        )
+    published = models.get_model_weights(name)
+    default = published.DEFAULT
+    if weights == "none":
+        model = _seeded(lambda: _random_torchvision(name), random_state)
+        said, entry = f"random (random_state={random_state})", default
+    elif weights is not None and _is_file(weights):
+        state = read_state_dict(weights)
+        entry = next((w for w in published if _is_published(Path(weights), w)), None)
+        if entry is not None:
+            # Torchvision's own file: its builder knows what else belongs to it (GoogLeNet's input
+            # transform, DenseNet's old names).
+            with _hub_with(Path(weights), entry):
+                model = models.get_model(name, weights=entry)
+            said = f"{weights} ({entry.name})"
+        else:
+            model = _random_torchvision(name, inferred_num_classes(name, state))
+            fit_state_dict(model, state, origin=weights)
+            said, entry = weights, default
+    else:
+        entry = default if weights in (None, "DEFAULT") else _named_weights(name, str(weights))
+        model = _downloaded(name, entry)
+        said = entry.name
+    arguments: dict[str, Any] = {"name": name}
+    if getattr(model, "transform_input", False):
+        arguments["transform_input"] = True
+    return Built(
+        model=model,
+        preprocessing=Preprocessing.from_torchvision(entry.transforms()),
+        weights=said,
+        architecture=arguments,
+    )
+
+
+def _random_torchvision(name: str, num_classes: int | None = None) -> nn.Module:
+    arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if name in ("googlenet", "inception_v3"):
+        # Their own initialisation takes a minute; both warn unless told which is wanted.
+        arguments |= {"init_weights": False}
+    model: nn.Module = models.get_model(name, weights=None, **arguments)
+    return model
+
+
+def _named_weights(name: str, weights: str) -> Any:
+    published = models.get_model_weights(name)
+    short = weights.rpartition(".")[2]
+    if short not in published.__members__:
+        raise ValueError(
+            f"{name} has no weights {weights!r}. Allowed: {', '.join(published.__members__)}, "
+            "none, or a .pth or .safetensors file."
+        )
+    return published[short]
+
+
+def _downloaded(name: str, entry: Any) -> nn.Module:
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+    try:
+        model: nn.Module = models.get_model(name, weights=entry)
+    except (URLError, ConnectionError, TimeoutError) as error:
+        raise ConnectionError(
+            f"The weights {entry.name} of {name} are not on this machine and could not be "
+            f"downloaded from {entry.url} ({error}). Download that file on another machine and "
+            f"pass it with --weights {file.name}, or put it at {str(file)!r}."
+        ) from error
+    return model
+
+
+def _is_published(file: Path, entry: Any) -> bool:
+    """Tell whether a file is the one torchvision publishes: its name ends in its SHA-256."""
+    published = Path(entry.url).stem.rpartition("-")[2]
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest().startswith(published)
+
+
+@contextmanager
+def _hub_with(file: Path, entry: Any) -> Iterator[None]:
+    """Let torchvision find a local file where it keeps its downloads."""
+    before = torch.hub.get_dir()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Path(folder) / "checkpoints"
+        checkpoints.mkdir()
+        (checkpoints / Path(entry.url).name).symlink_to(file.resolve())
+        torch.hub.set_dir(folder)
+        try:
+            yield
+        finally:
+            torch.hub.set_dir(before)
