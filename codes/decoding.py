@@ -71,6 +71,33 @@ def decode_bytes(content: bytes, *, page: int | None = None) -> Image.Image:
     return _decode(io.BytesIO(content), page)
 
 
+def count_pages(file: BinaryIO) -> int:
+    """Count the pages or frames of an image file.
+
+    Parameters
+    ----------
+    file : binary file
+        Opened for reading, at its start.
+
+    Returns
+    -------
+    n_pages : int
+        1 also for what cannot be read; decoding it says why.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(file) as image:
+                return _pages_of(image)
+    except Exception:  # As of decoding.
+        return 1
+
+
+def _pages_of(image: Image.Image) -> int:
+    # Cameras and phones keep previews and brightness maps behind the picture of a JPEG.
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
 def _decode(file: BinaryIO, page: int | None) -> Image.Image:
     try:
         if not file.read(1):
@@ -95,7 +122,7 @@ def _decode(file: BinaryIO, page: int | None) -> Image.Image:
 
 def _turn_to(image: Image.Image, page: int | None) -> None:
     """Turn to the page that was asked for, of an image that has several."""
-    n_pages = getattr(image, "n_frames", 1)
+    n_pages = _pages_of(image)
     if n_pages == 1:
         return
     if page is None:

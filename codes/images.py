@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from codes.decoding import decode_file, to_rgb
+from codes.decoding import count_pages, decode_file, to_rgb
 
 
 class DigestMemory(Protocol):
@@ -45,7 +45,7 @@ class FileSource:
     ----------
     paths : sequence of Path
     page : int, optional
-        Which page of files with several, from 1; part of what an image is known by.
+        Which page of files with several, from 1; part of what they are known by.
     """
 
     def __init__(self, paths: Sequence[Path], *, page: int | None = None) -> None:
@@ -57,7 +57,7 @@ class FileSource:
         compute = partial(_digest_file, self.names[index])
         try:
             found = compute() if memory is None else memory.of(self.names[index], compute)
-            return of_page(found, self._page)
+            return of_page(found, self._page, lambda: open(self.names[index], "rb"))
         except OSError:
             return no_digest()
 
@@ -198,9 +198,26 @@ def no_digest() -> bytes:
     return os.urandom(32)
 
 
-def of_page(digest: bytes, page: int | None) -> bytes:
-    """Turn the digest of a file into that of one of its pages."""
-    return digest if page is None else hashlib.sha256(digest + f"page {page}".encode()).digest()
+def of_page(digest: bytes, page: int | None, opened: Callable[[], BinaryIO]) -> bytes:
+    """Turn the digest of a file into that of one of its pages, if it has several.
+
+    Parameters
+    ----------
+    digest : bytes
+    page : int or None
+    opened : callable
+        Opens the file, where a page is asked for.
+
+    Returns
+    -------
+    digest : bytes
+    """
+    if page is None:
+        return digest
+    with opened() as file:
+        if count_pages(file) == 1:
+            return digest
+    return hashlib.sha256(digest + f"page {page}".encode()).digest()
 
 
 def _digest_file(path: str) -> bytes:

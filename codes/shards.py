@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import os
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -111,7 +112,10 @@ class TableSource:
     def digest(self, index: int, memory: DigestMemory | None = None) -> bytes:
         """Return the SHA-256 of an image's file."""
         try:
-            return of_page(hashlib.sha256(self._read(index)).digest(), self._page)
+            content = self._read(index)
+            return of_page(
+                hashlib.sha256(content).digest(), self._page, lambda: io.BytesIO(content)
+            )
         except UnreadableImageError:
             return no_digest()
 

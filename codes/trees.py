@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tarfile
 import zipfile
@@ -193,16 +194,17 @@ class ArchiveSource:
     def digest(self, index: int, memory: DigestMemory | None = None) -> bytes:
         """Return the SHA-256 of a file in the archive."""
         compute = partial(self._digest, index)
-        if memory is None:
-            return of_page(compute(), self._page)
-        found = memory.of(str(self._archive), compute, member=self._members[index])
-        return of_page(found, self._page)
-
-    def _digest(self, index: int) -> bytes:
         try:
-            return hashlib.sha256(self._read(index)).digest()
+            if memory is None:
+                found = compute()
+            else:
+                found = memory.of(str(self._archive), compute, member=self._members[index])
+            return of_page(found, self._page, lambda: io.BytesIO(self._read(index)))
         except UnreadableImageError:
             return no_digest()
+
+    def _digest(self, index: int) -> bytes:
+        return hashlib.sha256(self._read(index)).digest()
 
     def open(self, index: int) -> Image.Image:
         """Decode a file in the archive to RGB."""

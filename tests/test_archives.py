@@ -154,6 +154,31 @@ def test_pages_are_chosen(image_folder: Path) -> None:
         load_images(image_folder, page=0)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_page_is_asked_of_files_with_several_only(image_folder: Path, packed: bool) -> None:
+    pages = [draw_image(i) for i in (500, 501)]
+    pages[0].save(image_folder / "blue" / "pages.tif", save_all=True, append_images=pages[1:])
+    place = _zip(image_folder, image_folder.with_name("packed.zip")) if packed else image_folder
+    with pytest.raises(UnreadableImagesError, match="1 of 37 images"):
+        extract(load_images(place), OPTIONS)
+    first = extract(load_images(place, page=1), OPTIONS)
+    assert (first.n_extracted, first.n_reused) == (1, 36), "those with one page were read before"
+    second = extract(load_images(place, page=2), OPTIONS)
+    assert (second.n_extracted, second.n_reused) == (1, 36)
+
+
+def test_a_photograph_with_previews_behind_it_is_one_picture(image_folder: Path) -> None:
+    file, others = image_folder / "blue" / "photo.jpg", [draw_image(501), draw_image(502)]
+    draw_image(500).save(file, format="MPO", save_all=True, append_images=others)
+    with Image.open(file) as opened:
+        assert opened.n_frames == 3
+        first = np.asarray(opened.convert("RGB"))
+    for page in (None, 2):
+        images = load_images(image_folder, page=page)
+        place = [Path(name).name for name in images.source.names].index("photo.jpg")
+        np.testing.assert_array_equal(np.asarray(images.source.open(place)), first)
+
+
 class _Published(torchvision.datasets.VisionDataset):
     """Stands in for a dataset that cannot be downloaded here."""
 
