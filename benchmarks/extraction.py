@@ -25,8 +25,6 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-BATCH = 8
-"""Of ours and of the bare forward pass: near what we choose for these networks ourselves."""
 EVERYDAY_BATCH = 32
 PRECISIONS = "float32", "bfloat16"
 NETWORKS = {
@@ -213,7 +211,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=800)
-    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--batch", type=int, help="of ours and the bare pass; default: ours")
     parser.add_argument("--precision", choices=PRECISIONS, action="append")
     parser.add_argument("--compiled", action="store_true", help="ours compiled too")
     parser.add_argument("--toy", action="store_true")
@@ -224,10 +222,9 @@ def main() -> None:
     sys.path.insert(0, str(ROOT))
     import torch
 
-    from codes import load_backbone, load_images
+    from codes import CodeExtractor, load_backbone, load_images
     from codes.images import ArraySource
 
-    batch = options.batch
     repeats = 1 if options.toy else options.repeats
     names = [options.network] if options.network else list(NETWORKS)[: 1 if options.toy else None]
     file = None if options.toy else options.data / "weights/squeezenet1_0-imagenet.pth"
@@ -255,6 +252,8 @@ def main() -> None:
             decoded = replace(images, source=ArraySource(arrays, name="decoded"))
             sides: dict[str, Any] = {}
             for precision in options.precision or PRECISIONS:
+                extractor = CodeExtractor(backbone, NETWORKS[name], precision=precision)
+                batch = options.batch or extractor.default_batch_size
                 sides[f"bare forward pass, {precision}"] = bare(backbone, crops, precision, batch)
                 for compiled in (False, True)[: 1 + options.compiled]:
                     said = ", compiled" if compiled else ""

@@ -28,9 +28,10 @@ from codes.tuning import cast_weights, fold_norms, pack_convolutions
 EXTRACTOR_VERSION = 2
 """Raised whenever the same input would give other codes; part of every key."""
 
-CPU_MAP_BYTES = 32 * 2**20
-"""Of the largest map of a batch. Larger blocks of memory are given back to the system and asked
-for again in every pass (glibc does so from 32 MiB), and new memory takes a third of its time."""
+CPU_MAP_BYTES = 20 * 2**20
+"""Of the largest map of a batch. The GNU C library keeps 64 MiB for a thread, maps that go in and
+those that come out; what is beyond is given back to the system and asked for again in every pass,
+and new memory takes up to a third of the time."""
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -210,8 +211,8 @@ class CodeExtractor:
         ----------
         images : ImageList
         batch_size : int, optional
-            Crops that pass the network together: images, times the views of each. Default: on the
-            CPU, as many as keep the network's largest map within 32 MiB, 8 to 64; 256 elsewhere.
+            Crops that pass the network together: images, times the views of each. Default:
+            `default_batch_size`.
         workers : int, default=0
             Processes that decode images; with 0, this one does.
         digests : ndarray of shape (n_images, 32), uint8, optional
@@ -242,7 +243,7 @@ class CodeExtractor:
             If the batch size or the number of workers is out of range.
         """
         if batch_size is None:
-            batch_size = self._batch_size()
+            batch_size = self.default_batch_size
         if batch_size < 1 or workers < 0:
             raise ValueError(
                 f"batch_size={batch_size} and workers={workers}: allowed are 1 or more, 0 or more."
@@ -257,12 +258,18 @@ class CodeExtractor:
         )
         return self._in_order(batches, images.source.names)
 
-    def _batch_size(self) -> int:
+    @property
+    def default_batch_size(self) -> int:
+        """Crops that pass together where nobody says how many: on the CPU, 1 to 64; else 256.
+
+        On the CPU, where each core has a batch of its own, as many as keep the largest map of the
+        network within 20 MiB: one image for VGG-16, 4 for SqueezeNet 1.0, 27 for AlexNet.
+        """
         if self.device.type != "cpu":
             return 256
         shapes = (node.meta.get("shape", ()) for node in self._backbone.graph.graph.nodes)
-        largest: int = 4 * max(math.prod(shape[1:]) for shape in shapes)
-        return min(64, max(8, CPU_MAP_BYTES // largest))
+        values: int = max(math.prod(shape[1:]) for shape in shapes)
+        return min(64, max(1, CPU_MAP_BYTES // (values * PRECISIONS[self.precision].itemsize)))
 
     def _in_order(
         self, batches: Iterator[Callable[[], Batch]], names: Sequence[str]

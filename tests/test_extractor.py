@@ -334,6 +334,29 @@ def test_each_process_of_a_machine_gets_its_own_gpu(monkeypatch: pytest.MonkeyPa
     assert str(find_device("auto")) == "cuda:0"
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "precision", "expected"),
+    [
+        ("vgg16", 224, "float32", 1),  # 64 × 224 × 224 values: 12.25 MiB of float32.
+        ("vgg16", 448, "float32", 1),
+        ("squeezenet1_0", 224, "float32", 4),  # 96 × 109 × 109.
+        ("squeezenet1_0", 224, "bfloat16", 9),
+        ("resnet18", 224, "float32", 6),  # 64 × 112 × 112.
+        ("resnet18", 64, "float32", 64),
+    ],
+)
+def test_batches_keep_the_largest_map_within_a_threads_memory(
+    name: str, size: int, precision: str, expected: int
+) -> None:
+    backbone = load_backbone(name, weights="none", image_size=size)
+    extractor = CodeExtractor(backbone, precision=precision)
+    assert extractor.default_batch_size == expected
+    images = _images(expected + 1)
+    if size < 224 and precision == "float32":
+        starts = [batch.start for batch in extractor.extract(images)]
+        assert starts == [0, expected]
+
+
 def test_deterministic_algorithms_are_asked_for_and_given_back() -> None:
     backbone, images = load_backbone("bundled"), _images(4)
     extractor = CodeExtractor(backbone, "fc6.relu", deterministic=True)
