@@ -211,8 +211,8 @@ class CodeExtractor:
         ----------
         images : ImageList
         batch_size : int, optional
-            Crops that pass the network together: images, times the views of each. Default:
-            `default_batch_size`.
+            Crops that pass the network together, at most: images, times the views of each.
+            Default: `default_batch_size`.
         workers : int, default=0
             Processes that decode images; with 0, this one does.
         digests : ndarray of shape (n_images, 32), uint8, optional
@@ -256,7 +256,7 @@ class CodeExtractor:
             pin_memory=self.device.type == "cuda",
             digests=digests,
         )
-        return self._in_order(batches, images.source.names)
+        return self._in_order(batches, batch_size, images.source.names)
 
     @property
     def default_batch_size(self) -> int:
@@ -272,10 +272,10 @@ class CodeExtractor:
         return min(64, max(1, CPU_MAP_BYTES // (values * PRECISIONS[self.precision].itemsize)))
 
     def _in_order(
-        self, batches: Iterator[Callable[[], Batch]], names: Sequence[str]
+        self, batches: Iterator[Callable[[], Batch]], batch_size: int, names: Sequence[str]
     ) -> Generator[CodesBatch, None, None]:
         """Run batches in several lanes, and yield their codes in the order of the batches."""
-        tasks = (partial(self._run, load) for load in batches)
+        tasks = (partial(self._run, load, batch_size) for load in batches)
         start = 0
         with (
             no_tf32(),
@@ -287,17 +287,17 @@ class CodeExtractor:
                 start += len(why)
 
     def _run(
-        self, load: Callable[[], Batch]
+        self, load: Callable[[], Batch], batch_size: int
     ) -> tuple[dict[str, NDArray[np.float32]], list[str | None]]:
         """Load a batch, read it on the device, and bring its codes back."""
         pixels, why = load()
         if not len(pixels):
             return {}, why
         try:
-            parts = self._in_parts(pixels)
+            parts = self._in_parts(pixels, batch_size)
             if not self._independent:
                 dtype = PRECISIONS[self.precision]
-                require_independence(lambda two: self._in_parts(two)[0], pixels, parts[0], dtype)
+                require_independence(lambda two: self._in_parts(two, 2)[0], pixels, parts[0], dtype)
                 self._independent = True
             return self._brought_back(parts), why
         except RuntimeError as error:  # A GPU may report what failed as late as when it is copied.
@@ -308,12 +308,12 @@ class CodeExtractor:
                 "stored. Run it again when the device is back, or with another --device."
             ) from error
 
-    def _in_parts(self, pixels: Tensor) -> list[dict[str, Tensor]]:
-        """Read a batch, in halves from where the device's memory ends."""
+    def _in_parts(self, pixels: Tensor, batch_size: int) -> list[dict[str, Tensor]]:
+        """Read some crops, so many at once, or half as many from where the memory ends."""
         parts: list[dict[str, Tensor]] = []
         done = 0
         while done < len(pixels):
-            taken = pixels[done : done + (self.most or len(pixels))]
+            taken = pixels[done : done + min(batch_size, self.most or batch_size)]
             try:
                 parts.append(self._forward(taken))
                 done += len(taken)

@@ -461,3 +461,23 @@ def test_lanes_keep_the_order_and_give_everything_back(monkeypatch: pytest.Monke
     assert len(threading.enumerate()) > len(before)
     iterator.close()  # Left in the middle: no thread stays.
     assert set(threading.enumerate()) <= set(before)
+
+
+def test_no_more_crops_pass_together_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = load_backbone("bundled")
+    views = dataclasses.replace(
+        backbone, preprocessing=dataclasses.replace(backbone.preprocessing, views="ten-crop")
+    )
+    images, call, sizes = _images(3), CodeExtractor._forward, []
+    [whole] = CodeExtractor(views, "fc6.relu").extract(images, batch_size=30)
+
+    def noting(self: CodeExtractor, pixels: Tensor) -> dict[str, Tensor]:
+        sizes.append(len(pixels))
+        return call(self, pixels)
+
+    monkeypatch.setattr(CodeExtractor, "_forward", noting)
+    batches = list(CodeExtractor(views, "fc6.relu").extract(images, batch_size=4))
+    assert max(sizes) == 4
+    rows = np.concatenate([batch.codes["fc6.relu"] for batch in batches])
+    expected = whole.codes["fc6.relu"]
+    np.testing.assert_allclose(rows, expected, atol=1e-5 * expected.max())
