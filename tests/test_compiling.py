@@ -32,7 +32,8 @@ def test_compiled_codes_are_the_codes(tmp_path: Path, monkeypatch: pytest.Monkey
     compiled._network._network = lambda x: ran.append(len(x)) or network(x)
     # The last batch is filled up, a larger one afterwards is compiled anew.
     found = [*compiled.extract(digits, batch_size=5), *compiled.extract(digits, batch_size=12)]
-    assert ran == [5, 5, 5, 12]
+    assert set(ran[:-1]) == {5}
+    assert ran[-1] == 12
     assert [len(batch.codes["fc7.relu"]) for batch in found] == [5, 5, 2, 12]
     [expected] = plain.extract(digits)
     for layer, codes in expected.codes.items():
