@@ -13,7 +13,7 @@ from torch import nn
 
 from codes.building import build_bundled, build_own, build_torchvision
 from codes.dense import as_convolutions
-from codes.fingerprint import fingerprint
+from codes.fingerprint import fingerprint, traced_alike
 from codes.graph import TracedGraph, trace
 from codes.layers import Layer, find_layers, measure_layers
 from codes.preprocessing import Preprocessing
@@ -118,6 +118,12 @@ def load_backbone(
     architecture = built.architecture
     if ":" in name:  # Its code is not pinned by a release: what was traced stands for it.
         architecture = {**architecture, "graph": fingerprint(model, graph)}
+        if not traced_alike(graph, trace(model)):
+            raise ValueError(
+                f"Backbone {name!r} is another network each time that its forward pass is traced: "
+                "it draws random numbers, or counts. Draw them where it is made, and keep them as "
+                "a buffer."
+            )
     if dense:
         layers = find_layers(graph, _blank(built.preprocessing))
         graph = as_convolutions(graph)

@@ -62,7 +62,7 @@ def cut_network(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx
     Raises
     ------
     ValueError
-        If a layer has no side before an activation.
+        If a layer has no side before an activation, or random numbers are drawn on the way.
     """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -81,6 +81,14 @@ def cut_network(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx
         if node > deepest:
             graph.erase_node(node)
     graph.output(outputs)
+    kept = set(graph.nodes)
+    for node, copied in copies.items():
+        if copied in kept and node.meta.get("draws"):
+            raise ValueError(
+                f"{traced.names.get(node, node.name)!r} draws random numbers, so that an image has "
+                "other codes each time. Choose --layers before it, or mend the network (F.dropout "
+                "wants training=self.training)."
+            )
     return fx.GraphModule(traced.root, graph)
 
 

@@ -229,7 +229,7 @@ class CodeExtractor:
         NonFiniteCodesError
             If a code is NaN or infinite: it names the layer and the image.
         DependentCodesError
-            If an image has other codes in other company, or the second time: it names the layer.
+            If an image has other codes in other company: it names the layer.
         WorkerDiedError
             If a process that decodes images dies: it names the image.
         DeviceLostError
@@ -297,7 +297,7 @@ class CodeExtractor:
             parts = self._in_parts(pixels, batch_size)
             if not self._independent:
                 dtype = PRECISIONS[self.precision]
-                require_independence(lambda two: self._in_parts(two, 2)[0], pixels, parts[0], dtype)
+                require_independence(self._joined, pixels, parts[0], dtype)
                 self._independent = True
             return self._brought_back(parts), why
         except RuntimeError as error:  # A GPU may report what failed as late as when it is copied.
@@ -307,6 +307,11 @@ class CodeExtractor:
                 f"{self.device} failed: {str(error).splitlines()[0]}. What was extracted before is "
                 "stored. Run it again when the device is back, or with another --device."
             ) from error
+
+    def _joined(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Read some crops, all at once where the memory holds them."""
+        parts = self._in_parts(pixels, len(pixels))
+        return {tap.name: torch.cat([part[tap.name] for part in parts]) for tap in self.taps}
 
     def _in_parts(self, pixels: Tensor, batch_size: int) -> list[dict[str, Tensor]]:
         """Read some crops, so many at once, or half as many from where the memory ends."""

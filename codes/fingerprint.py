@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import CodeType, FunctionType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from codes.graph import TracedGraph
 
@@ -45,13 +46,26 @@ def fingerprint(model: nn.Module, traced: TracedGraph) -> str:
     for line in _settings(model):
         sha.update(f"{line}\n".encode())
     for node in traced.graph.nodes:
-        if node.op == "call_function":
-            sha.update(f"{node.name}: {_value(node.target)}\n".encode())
-        elif node.op == "get_attr":
-            sha.update(
-                f"{node.name}: {_value(_attribute(traced.root, str(node.target)))}\n".encode()
-            )
+        if node.op in ("call_function", "get_attr"):
+            sha.update(f"{node.name}: {_called(traced, node)}\n".encode())
     return sha.hexdigest()
+
+
+def traced_alike(one: TracedGraph, other: TracedGraph) -> bool:
+    """Tell whether two tracings of a network found the same operations and the same constants."""
+
+    def lines(traced: TracedGraph) -> list[str]:
+        # Tensors that are made while tracing get a new number each time.
+        said = re.sub(r"_tensor_constant\d+", "_tensor_constant", str(traced.graph))
+        return [said, *(_called(traced, n) for n in traced.graph.nodes if n.op == "get_attr")]
+
+    return lines(one) == lines(other)
+
+
+def _called(traced: TracedGraph, node: fx.Node) -> str:
+    """Say which function a node calls, or which value it reads."""
+    target = str(node.target)
+    return _value(_attribute(traced.root, target) if node.op == "get_attr" else node.target)
 
 
 def _settings(model: nn.Module) -> Iterator[str]:

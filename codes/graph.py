@@ -95,11 +95,9 @@ def trace(model: nn.Module) -> TracedGraph:
     Raises
     ------
     ValueError
-        If the network's forward pass depends on its input in a way that tracing cannot follow, or
-        on random numbers that are drawn once, while it is traced.
+        If the network's forward pass depends on its input in a way that tracing cannot follow.
     """
     tracer = NodePathTracer()
-    chance = torch.get_rng_state()
     try:
         graph = tracer.trace(model)
     except Exception as error:  # fx raises several unrelated types
@@ -107,11 +105,6 @@ def trace(model: nn.Module) -> TracedGraph:
             f"{type(model).__name__} cannot be traced by torch.fx: {error}. Its forward pass must "
             "not branch on the values of its input; move such code into a module of its own."
         ) from error
-    if not torch.equal(torch.get_rng_state(), chance):
-        raise ValueError(
-            f"{type(model).__name__} draws random numbers in its forward pass, so that an image "
-            "has other codes each time. Draw them where it is made, and keep them as a buffer."
-        )
     for node in graph.nodes:
         # Channels-last maps cannot be viewed as vectors; a reshape copies them in the same order.
         if node.op == "call_method" and node.target == "view" and _is_shape(node.args[1:]):
@@ -130,17 +123,22 @@ def _is_shape(arguments: tuple[Any, ...]) -> bool:
 
 
 class _Shapes(fx.Interpreter):
-    """Run a graph node by node and note the shapes of batches of vectors, tokens and maps."""
+    """Run a graph node by node and note shapes of vectors, tokens and maps, and what draws."""
 
     def run_node(self, n: fx.Node) -> Any:
+        chance = torch.get_rng_state()
         result = super().run_node(n)
+        n.meta["draws"] = not torch.equal(torch.get_rng_state(), chance)
         if isinstance(result, torch.Tensor) and result.ndim in (2, 3, 4):
             n.meta["shape"] = tuple(result.shape)
         return result
 
 
 def measure_shapes(traced: TracedGraph, example: torch.Tensor) -> None:
-    """Record the shape of every node for one example, under ``node.meta["shape"]``."""
+    """Record the shape of every node for one example, under ``node.meta["shape"]``.
+
+    And, under ``node.meta["draws"]``, whether the node drew random numbers.
+    """
     try:
         with torch.inference_mode():
             _Shapes(fx.GraphModule(traced.root, traced.graph)).run(example)

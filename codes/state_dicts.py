@@ -130,9 +130,13 @@ def inferred_num_classes(name: str, state: Mapping[str, Tensor]) -> int | None:
         None where the weights differ from the published architecture by nothing, or by more than
         the first axis of some tensors.
     """
-    with torch.device("meta"):
-        arguments = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-        wanted = models.get_model(name, weights=None, **arguments).state_dict()
+    arguments = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    try:
+        with torch.device("meta"):
+            wanted = models.get_model(name, weights=None, **arguments).state_dict()
+    except NotImplementedError:  # RegNet computes with tensors what it is made of.
+        with torch.random.fork_rng(devices=[]):
+            wanted = models.get_model(name, weights=None, **arguments).state_dict()
     pairs = [(state[k].shape, wanted[k].shape) for k in wanted if k in state]
     differing = [(ours, theirs) for ours, theirs in pairs if ours != theirs]
     sizes = {ours[0] for ours, theirs in differing if ours[1:] == theirs[1:] and len(ours)}

@@ -212,6 +212,8 @@ def extract(
     kept = np.setdiff1d(np.arange(len(images)), np.array(bad, np.intp))
     if len(images) and not len(kept) and not options.skip_unreadable:
         raise UnreadableImagesError(_list_unreadable(skipped, len(images)))
+    if skipped:
+        narrator.say(f"Skipped, as they cannot be read:{_lines(skipped)}")
     n_extracted = n_missing - len(unreadable)
     return Extraction(
         images=images.take(kept) if bad else images,
@@ -277,8 +279,11 @@ def extractor_of(backbone: Backbone, options: ExtractionOptions) -> CodeExtracto
 
 
 def _list_unreadable(skipped: dict[str, str], n_images: int) -> str:
-    lines = "".join(f"\n  {name}: {why}" for name, why in skipped.items())
     return (
         f"{len(skipped)} of {n_images} images cannot be read; the codes of the others are stored."
-        f"{lines}\nMend or remove them, or go on without them with --skip-unreadable."
+        f"{_lines(skipped)}\nMend or remove them, or go on without them with --skip-unreadable."
     )
+
+
+def _lines(skipped: dict[str, str]) -> str:
+    return "".join(f"\n  {name}: {why}" for name, why in skipped.items())

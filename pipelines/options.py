@@ -65,7 +65,7 @@ class ExtractionOptions:
         Folder of the codes, or s3://bucket/prefix. Default: CNN_CODES_STORE, otherwise the user's
         cache folder.
     skip_unreadable : bool
-        Go on without the images that cannot be decoded, and list them in the report.
+        Go on without the images that cannot be decoded; they are listed, in the report too.
     random_state : int
         Seed of everything that is drawn.
     """

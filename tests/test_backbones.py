@@ -64,6 +64,14 @@ def test_fine_tuned_weights_keep_their_number_of_classes(tmp_path: Path) -> None
     assert backbone.layers[-1].shape[0] == 7
 
 
+def test_weights_of_a_network_that_is_not_made_without_values(tmp_path: Path) -> None:
+    for num_classes in (1000, 7):
+        model = models.regnet_y_400mf(weights=None, num_classes=num_classes)
+        torch.save(model.state_dict(), tmp_path / "regnet.pth")
+        loaded = load_backbone("regnet_y_400mf", weights=tmp_path / "regnet.pth", image_size=64)
+        assert loaded.weights_digest == digest_weights(model)
+
+
 def test_random_weights_follow_their_seed_and_touch_no_global_state() -> None:
     before = torch.get_rng_state()
     a, b, c = (
@@ -220,7 +228,7 @@ def make_grey() -> nn.Module:
         ("make_lazy", "'0.weight' has no values yet"),
         ("make_empty", "'0.weight' has no values yet"),
         ("make_grey", r"1 channels.*must take batches of shape \(n, 3, height, width\)"),
-        ("_Drawing", "draws random numbers in its forward pass"),
+        ("_Drawing", "another network each time"),
     ],
 )
 def test_networks_of_ones_own_that_cannot_be_read(make: str, message: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import stochastic_depth
 
-from codes import CodeExtractor, load_backbone, load_images
+from codes import CodeExtractor, ImageList, load_backbone, load_images
+from codes.images import ArraySource
 from codes.independence import DependentCodesError
 from pipelines.extraction import extract
 from pipelines.options import ExtractionOptions
@@ -42,11 +44,36 @@ def make_batch_normalised() -> nn.Module:
 
 
 def make_dropout() -> nn.Module:
-    return _Between(lambda maps: F.dropout(maps, 0.1)).eval()
+    return _Between(lambda maps: F.dropout(maps, 0.001)).eval()
 
 
 def make_noise() -> nn.Module:
-    return _Between(lambda maps: maps + 0.3 * torch.randn_like(maps)).eval()
+    return _Between(lambda maps: maps + 1e-6 * torch.randn_like(maps)).eval()
+
+
+def make_depth() -> nn.Module:
+    return _Between(lambda maps: stochastic_depth(maps, 0.01, "row", training=True)).eval()
+
+
+def make_frozen() -> nn.Module:
+    return _Between(lambda maps: maps * random.random()).eval()
+
+
+def make_generated() -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    return _Between(lambda maps: maps * torch.rand(8, 1, 1, generator=generator)).eval()
+
+
+def make_shifted() -> nn.Module:
+    return _Between(lambda maps: maps - 0.5 * maps[:1]).eval()
+
+
+def make_summed() -> nn.Module:
+    return _Between(lambda maps: maps.cumsum(0)).eval()
+
+
+def make_last() -> nn.Module:
+    return _Between(lambda maps: maps - 0.5 * maps[-1:]).eval()
 
 
 def make_centred() -> nn.Module:
@@ -57,7 +84,10 @@ def make_plain() -> nn.Module:
     return _Between(lambda maps: F.dropout(maps, 0.1, training=False)).eval()
 
 
-DEPENDENT = ["make_statless", "make_batch_normalised", "make_dropout", "make_noise", "make_centred"]
+DEPENDENT = [
+    "make_statless", "make_batch_normalised", "make_centred", "make_shifted", "make_summed",
+    "make_last",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("n_images", [1, 2, 9])
@@ -71,7 +101,7 @@ def test_codes_that_change_are_refused_and_not_stored(
         backbone=f"{__name__}:{make}", image_size=16, layers="all", precision=precision,
         store=tmp_path / "store",
     )  # fmt: skip
-    with pytest.raises(DependentCodesError, match="Layer 'relu2' answers an image otherwise"):
+    with pytest.raises(DependentCodesError, match="Layer 'relu2' gives an image other codes"):
         extract(images, options)
     before = extract(images, ExtractionOptions(**vars(options) | {"layers": "^relu1$"}))
     assert before.n_extracted == n_images, "nothing was kept of the pass that was refused"
@@ -87,10 +117,34 @@ def test_what_only_rounds_otherwise_is_kept(precision: str) -> None:
         assert sum(len(b.codes) > 0 for b in extractor.extract(images, batch_size=2)) == 2
 
 
+@pytest.mark.parametrize("make", ["make_dropout", "make_noise", "make_depth"])
+def test_what_draws_is_named_however_little(make: str) -> None:
+    backbone = load_backbone(f"{__name__}:{make}", image_size=16)
+    with pytest.raises(ValueError, match=r"'(dropout|randn_like|bernoulli_)' draws random"):
+        CodeExtractor(backbone, "all")
+    assert CodeExtractor(backbone, "^relu1$")(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("make", ["make_frozen", "make_generated"])
+def test_what_is_drawn_while_tracing_is_refused(make: str) -> None:
+    with pytest.raises(ValueError, match="another network each time"):
+        load_backbone(f"{__name__}:{make}", image_size=16)
+
+
+@pytest.mark.parametrize("colour", [0, 255])
+def test_images_that_are_all_alike_hide_nothing(colour: int) -> None:
+    source = ArraySource(np.full((4, 16, 16), colour, np.uint8), name="blank")
+    images = ImageList(name="blank", source=source, labels=np.array(list("aabb")), ignored={})
+    for make in DEPENDENT:
+        extractor = CodeExtractor(load_backbone(f"{__name__}:{make}", image_size=16), "relu2")
+        with pytest.raises(DependentCodesError):
+            list(extractor.extract(images))
+
+
 def test_the_first_batch_that_can_be_read_is_checked(image_folder: Path) -> None:
     first = sorted(image_folder.rglob("*.png"))[0]
     first.write_bytes(b"no image")
     images = load_images(image_folder)
-    extractor = CodeExtractor(load_backbone(f"{__name__}:make_noise", image_size=16), "relu2")
-    with pytest.raises(DependentCodesError, match=re.escape("F.dropout")):
+    extractor = CodeExtractor(load_backbone(f"{__name__}:make_centred", image_size=16), "relu2")
+    with pytest.raises(DependentCodesError, match="mend the network"):
         list(extractor.extract(images, batch_size=1))
