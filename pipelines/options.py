@@ -99,13 +99,10 @@ class ExtractionOptions:
                 "each_view keeps the views of an image apart, and views='center' is one. Choose "
                 "views hflip, five-crop or ten-crop."
             )
-        if (self.batch_size is not None and self.batch_size < 1) or (
-            self.workers is not None and self.workers < 0
-        ):
-            raise ValueError(
-                f"batch_size={self.batch_size}, workers={self.workers}: allowed are 1 or more, "
-                "0 or more."
-            )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size}: allowed are 1 or more.")
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers={self.workers}: allowed are 0 or more.")
 
 
 Options = Annotated[ExtractionOptions, Parameter(name="*")]
