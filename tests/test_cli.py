@@ -266,7 +266,7 @@ def test_ctrl_c_keeps_what_was_stored_and_the_next_run_goes_on(
     rng = np.random.default_rng(0)
     for label in ("a", "b"):
         (folder / label).mkdir(parents=True)
-        for i in range(1000):
+        for i in range(700):
             pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / label / f"{i}.png")
     arguments = ["extract", str(folder), "--backbone", "squeezenet1_1", "--weights", "none",
@@ -275,6 +275,8 @@ def test_ctrl_c_keeps_what_was_stored_and_the_next_run_goes_on(
         [sys.executable, "-m", "pipelines.cli", *arguments],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True,
+        # Tests in a shell's background have SIGINT ignored, and so would this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     root = Path(CodeStore().name)
     deadline = time.monotonic() + 100
@@ -290,8 +292,8 @@ def test_ctrl_c_keeps_what_was_stored_and_the_next_run_goes_on(
         backbone="squeezenet1_1", weights="none", image_size=64, dtype="float32"
     )
     rest = extract(images, options)
-    assert rest.n_extracted + rest.n_reused == 2000
-    assert 0 < rest.n_extracted <= 2000 - 1024, "a segment was stored, and not all"
+    assert rest.n_extracted + rest.n_reused == 1400
+    assert 0 < rest.n_extracted <= 1400 - 1024, "a segment was stored, and not all"
     whole = extract(
         images,
         ExtractionOptions(
@@ -299,7 +301,7 @@ def test_ctrl_c_keeps_what_was_stored_and_the_next_run_goes_on(
             store=tmp_path / "undisturbed",
         ),
     )  # fmt: skip
-    assert len(digest_images(images)) == 2000
+    assert len(digest_images(images)) == 1400
     for layer in whole.arrays:
         a, b = rest.codes(layer), whole.codes(layer)
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max(), err_msg=layer)
