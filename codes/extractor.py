@@ -294,12 +294,12 @@ class CodeExtractor:
         if not len(pixels):
             return {}, why
         try:
-            parts = self._in_parts(pixels, batch_size)
+            codes = self._read(pixels, batch_size)
             if not self._independent:
                 dtype = PRECISIONS[self.precision]
-                require_independence(self._joined, pixels, parts[0], dtype)
+                require_independence(lambda few: self._read(few, len(few)), pixels, codes, dtype)
                 self._independent = True
-            return self._brought_back(parts), why
+            return self._brought_back(codes), why
         except RuntimeError as error:  # A GPU may report what failed as late as when it is copied.
             if "CUDA error" not in str(error):
                 raise
@@ -308,12 +308,7 @@ class CodeExtractor:
                 "stored. Run it again when the device is back, or with another --device."
             ) from error
 
-    def _joined(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Read some crops, all at once where the memory holds them."""
-        parts = self._in_parts(pixels, len(pixels))
-        return {tap.name: torch.cat([part[tap.name] for part in parts]) for tap in self.taps}
-
-    def _in_parts(self, pixels: Tensor, batch_size: int) -> list[dict[str, Tensor]]:
+    def _read(self, pixels: Tensor, batch_size: int) -> dict[str, Tensor]:
         """Read some crops, so many at once, or half as many from where the memory ends."""
         parts: list[dict[str, Tensor]] = []
         done = 0
@@ -333,16 +328,17 @@ class CodeExtractor:
                 self.most = len(taken) // 2
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
-        return parts
+        if len(parts) == 1:
+            return parts[0]
+        return {tap.name: torch.cat([part[tap.name] for part in parts]) for tap in self.taps}
 
-    def _brought_back(self, parts: list[dict[str, Tensor]]) -> dict[str, NDArray[np.float32]]:
-        """Join the parts of a batch in this process's memory; average over the views."""
+    def _brought_back(self, read: dict[str, Tensor]) -> dict[str, NDArray[np.float32]]:
+        """Average over the views; bring the codes of a batch into this process's memory."""
         n_views = self.preprocessing.n_views
         codes: dict[str, NDArray[np.float32]] = {}
         with torch.inference_mode():
             for tap in self.taps:
-                found = [part[tap.name] for part in parts]
-                rows = torch.cat(found) if len(found) > 1 else found[0]
+                rows = read[tap.name]
                 if n_views > 1:
                     apart = rows.view(-1, n_views, tap.n_features)
                     rows = apart.flatten(1) if tap.n_views > 1 else apart.mean(1)
