@@ -23,7 +23,7 @@ from codes.independence import require_independence
 from codes.layers import Layer, select_layers
 from codes.loading import Batch, load_crops
 from codes.pooling import pooled_width, resolve_poolings
-from codes.tuning import cast_weights, fold_norms, pack_convolutions
+from codes.tuning import cast_weights, fold_norms, prepare_convolutions
 
 EXTRACTOR_VERSION = 2
 """Raised whenever the same input would give other codes; part of every key."""
@@ -157,7 +157,7 @@ class CodeExtractor:
         if self.compile:
             self._network = CompiledNetwork(network, self.device)
         elif self.device.type == "cpu":
-            pack_convolutions(network)
+            prepare_convolutions(network)
 
     def only(self, names: Collection[str]) -> CodeExtractor:
         """Return an extractor that reads some of the taps, and runs no further than these.

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from codes.devices import computes_in
+from codes.winograd import WinogradConvolution, suits
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -61,12 +62,13 @@ def cast_weights(network: fx.GraphModule, dtype: torch.dtype) -> None:
             network.set_submodule(str(node.target), rounded)
 
 
-def pack_convolutions(network: fx.GraphModule) -> None:
+def prepare_convolutions(network: fx.GraphModule) -> None:
     """Lay out the weights of convolutions for this CPU once, where PyTorch does in every pass.
 
-    `torch.compile` does the same. Where PyTorch's oneDNN does not compute in the network's
-    precision on this CPU, nothing is changed. A ReLU is not made part of the convolution before
-    it, as oneDNN could: it would answer zero where the convolution answers NaN.
+    Those of large 3×3 convolutions in float32 as `codes.winograd` multiplies, the others as
+    PyTorch's oneDNN does, if it computes in the network's precision on this CPU. A ReLU is not made
+    part of the convolution before it, as oneDNN could: it would answer zero where the convolution
+    answers NaN.
 
     Parameters
     ----------
@@ -79,9 +81,10 @@ def pack_convolutions(network: fx.GraphModule) -> None:
         conv = calls.plain(node, nn.Conv2d)
         if conv is None or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             continue
-        if not _packs(conv.weight.dtype):
-            continue
-        network.set_submodule(str(node.target), _PackedConvolution(conv))
+        if suits(conv, *node.meta["shape"][-2:]):
+            network.set_submodule(str(node.target), WinogradConvolution(conv))
+        elif _packs(conv.weight.dtype):
+            network.set_submodule(str(node.target), _PackedConvolution(conv))
 
 
 class _PackedConvolution(nn.Module):
