@@ -16,7 +16,7 @@ from typing import Any
 from urllib.error import URLError
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models
 
 from codes import bundled as bundled_net
@@ -152,7 +152,7 @@ def build_torchvision(name: str, weights: str | None, random_state: int) -> Buil
                 model = models.get_model(name, weights=entry)
             said = f"{weights} ({entry.name})"
         else:
-            model = _random_torchvision(name, inferred_num_classes(name, state))
+            model = _random_torchvision(name, inferred_num_classes(_state_of(name), state))
             fit_state_dict(model, state, origin=weights)
             said, entry = weights, default
     else:
@@ -177,6 +177,15 @@ def _random_torchvision(name: str, num_classes: int | None = None) -> nn.Module:
         arguments |= {"init_weights": False}
     model: nn.Module = models.get_model(name, weights=None, **arguments)
     return model
+
+
+def _state_of(name: str) -> dict[str, Tensor]:
+    """Return a network's tensors, without their values where it can be built so."""
+    try:
+        with torch.device("meta"):
+            return _random_torchvision(name).state_dict()
+    except NotImplementedError:  # RegNet computes with tensors what it is made of.
+        return _seeded(lambda: _random_torchvision(name), 0).state_dict()
 
 
 def _named_weights(name: str, weights: str) -> Any:

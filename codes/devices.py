@@ -14,6 +14,10 @@ import torch
 Result = TypeVar("Result")
 
 
+class DeviceLostError(RuntimeError):
+    """A device fails, or is gone."""
+
+
 def find_device(name: str) -> torch.device:
     """Return a torch device that is really there.
 
@@ -108,6 +112,30 @@ def only_deterministic(wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         cudnn.benchmark = before[1]
+
+
+@contextmanager
+def naming_loss(device: torch.device) -> Iterator[None]:
+    """Say what happened where a GPU fails, which may be reported as late as when it is copied from.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Raises
+    ------
+    DeviceLostError
+        If it fails or is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "CUDA error" not in str(error):
+            raise
+        raise DeviceLostError(
+            f"{device} failed: {str(error).splitlines()[0]}. What was extracted before is "
+            "stored. Run it again when the device is back, or with another --device."
+        ) from error
 
 
 def in_lanes(

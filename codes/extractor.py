@@ -15,15 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codes.backbones import Backbone
-from codes.compiling import CompiledNetwork
 from codes.cutting import Tap, cut_network
-from codes.devices import find_device, in_lanes, no_tf32, only_deterministic
+from codes.devices import find_device, in_lanes, naming_loss, no_tf32, only_deterministic
 from codes.images import ImageList
-from codes.independence import require_independence
 from codes.layers import Layer, select_layers
 from codes.loading import Batch, load_crops
 from codes.pooling import pooled_width, resolve_poolings
-from codes.tuning import cast_weights, fold_norms, prepare_convolutions
+from codes.reading import BatchReader
 
 EXTRACTOR_VERSION = 2
 """Raised whenever the same input would give other codes; part of every key."""
@@ -34,10 +32,6 @@ those that come out; what is beyond is given back to the system and asked for ag
 and new memory takes up to a third of the time."""
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class DeviceLostError(RuntimeError):
-    """A device fails, or is gone."""
 
 
 class NonFiniteCodesError(ValueError):
@@ -95,8 +89,6 @@ class CodeExtractor:
     ----------
     taps : list of Tap
         What is read, in forward order.
-    most : int or None
-        Images that fit into the device's memory together, once more did not.
 
     Raises
     ------
@@ -135,7 +127,6 @@ class CodeExtractor:
         self.device = find_device(device)
         self.deterministic = deterministic
         self.compile = compile
-        self.most: int | None = None
         self.precision = precision
         self.preprocessing = backbone.preprocessing
         self._backbone, self._activation = backbone, activation
@@ -147,17 +138,18 @@ class CodeExtractor:
         self._cut()
 
     def _cut(self) -> None:
-        self._independent = False
-        network = cut_network(self._backbone.graph, self.taps, self._activation)
-        fold_norms(network)
-        network = network.to(self.device).to(memory_format=torch.channels_last)
-        if self.precision != "float32":
-            cast_weights(network, PRECISIONS[self.precision])
-        self._network: Callable[[Tensor], dict[str, Tensor]] = network
-        if self.compile:
-            self._network = CompiledNetwork(network, self.device)
-        elif self.device.type == "cpu":
-            prepare_convolutions(network)
+        self._reader = BatchReader(
+            cut_network(self._backbone.graph, self.taps, self._activation),
+            self.preprocessing,
+            device=self.device,
+            dtype=PRECISIONS[self.precision],
+            compile=self.compile,
+        )
+
+    @property
+    def most(self) -> int | None:
+        """Crops that fit into the device's memory together, once more did not."""
+        return self._reader.most
 
     def only(self, names: Collection[str]) -> CodeExtractor:
         """Return an extractor that reads some of the taps, and runs no further than these.
@@ -188,14 +180,7 @@ class CodeExtractor:
             By the taps' names, on the extractor's device.
         """
         with no_tf32(), only_deterministic(self.deterministic):
-            return self._forward(pixels)
-
-    def _forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        with torch.inference_mode():
-            images = self.preprocessing.normalize(pixels.to(self.device, non_blocking=True))
-            dtype = PRECISIONS[self.precision]
-            with torch.autocast(self.device.type, dtype, enabled=self.precision != "float32"):
-                return self._network(images)
+            return self._reader.forward(pixels)
 
     def extract(
         self,
@@ -244,10 +229,10 @@ class CodeExtractor:
         """
         if batch_size is None:
             batch_size = self.default_batch_size
-        if batch_size < 1 or workers < 0:
-            raise ValueError(
-                f"batch_size={batch_size} and workers={workers}: allowed are 1 or more, 0 or more."
-            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: allowed are 1 or more.")
+        if workers < 0:
+            raise ValueError(f"workers={workers}: allowed are 0 or more.")
         batches = load_crops(
             images,
             self.preprocessing,
@@ -293,44 +278,8 @@ class CodeExtractor:
         pixels, why = load()
         if not len(pixels):
             return {}, why
-        try:
-            codes = self._read(pixels, batch_size)
-            if not self._independent:
-                dtype = PRECISIONS[self.precision]
-                require_independence(lambda few: self._read(few, len(few)), pixels, codes, dtype)
-                self._independent = True
-            return self._brought_back(codes), why
-        except RuntimeError as error:  # A GPU may report what failed as late as when it is copied.
-            if "CUDA error" not in str(error):
-                raise
-            raise DeviceLostError(
-                f"{self.device} failed: {str(error).splitlines()[0]}. What was extracted before is "
-                "stored. Run it again when the device is back, or with another --device."
-            ) from error
-
-    def _read(self, pixels: Tensor, batch_size: int) -> dict[str, Tensor]:
-        """Read some crops, so many at once, or half as many from where the memory ends."""
-        parts: list[dict[str, Tensor]] = []
-        done = 0
-        while done < len(pixels):
-            taken = pixels[done : done + min(batch_size, self.most or batch_size)]
-            try:
-                parts.append(self._forward(taken))
-                done += len(taken)
-            except RuntimeError as error:
-                if not _is_out_of_memory(error):
-                    raise
-                if len(taken) == 1:
-                    raise MemoryError(
-                        f"One image alone does not fit into the memory of {self.device}. Use "
-                        "another --device, a smaller --image-size or --precision bfloat16."
-                    ) from error
-                self.most = len(taken) // 2
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-        if len(parts) == 1:
-            return parts[0]
-        return {tap.name: torch.cat([part[tap.name] for part in parts]) for tap in self.taps}
+        with naming_loss(self.device):
+            return self._brought_back(self._reader.read(pixels, batch_size)), why
 
     def _brought_back(self, read: dict[str, Tensor]) -> dict[str, NDArray[np.float32]]:
         """Average over the views; bring the codes of a batch into this process's memory."""
@@ -394,8 +343,3 @@ def _taps(layer: Layer, pool: str, n_views: int) -> list[Tap]:
         )
         for resolved in pools
     ]
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    said = ("can't allocate memory", "CUDA error: out of memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)

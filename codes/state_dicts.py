@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision import models
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
@@ -115,13 +114,13 @@ def fit_state_dict(model: nn.Module, state: Mapping[str, Tensor], *, origin: str
     model.load_state_dict(dict(state), strict=not counters)
 
 
-def inferred_num_classes(name: str, state: Mapping[str, Tensor]) -> int | None:
-    """Find the number of classes that fine-tuned weights of a torchvision network have.
+def inferred_num_classes(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> int | None:
+    """Find the number of classes that fine-tuned weights have.
 
     Parameters
     ----------
-    name : str
-        A torchvision classifier.
+    wanted : mapping of str to Tensor
+        The state of the published architecture, on whatever device.
     state : mapping of str to Tensor
 
     Returns
@@ -130,13 +129,6 @@ def inferred_num_classes(name: str, state: Mapping[str, Tensor]) -> int | None:
         None where the weights differ from the published architecture by nothing, or by more than
         the first axis of some tensors.
     """
-    arguments = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    try:
-        with torch.device("meta"):
-            wanted = models.get_model(name, weights=None, **arguments).state_dict()
-    except NotImplementedError:  # RegNet computes with tensors what it is made of.
-        with torch.random.fork_rng(devices=[]):
-            wanted = models.get_model(name, weights=None, **arguments).state_dict()
     pairs = [(state[k].shape, wanted[k].shape) for k in wanted if k in state]
     differing = [(ours, theirs) for ours, theirs in pairs if ours != theirs]
     sizes = {ours[0] for ours, theirs in differing if ours[1:] == theirs[1:] and len(ours)}

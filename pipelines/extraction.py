@@ -16,7 +16,7 @@ from codes import Backbone, CodeExtractor, ImageList, load_backbone
 from codes.cutting import Tap
 from codes.extractor import EXTRACTOR_VERSION
 from codes.images import digest_images
-from pipelines.filling import fill
+from pipelines.filling import Filling
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent, timed
 from pipelines.shares import Share
@@ -202,9 +202,16 @@ def extract(
         for tap in extractor.taps
     }
     with timed(seconds, "extract"):
-        n_missing, unreadable = fill(
-            store, key, arrays, extractor, images, digests, options, narrator
-        )
+        n_missing, unreadable = Filling(
+            store=store,
+            key=key,
+            arrays=arrays,
+            extractor=extractor,
+            images=images,
+            digests=digests,
+            options=options,
+            narrator=narrator,
+        ).run()
     bad = [i for i, digest in enumerate(digests) if digest.tobytes() in unreadable]
     skipped = {images.source.names[i]: unreadable[digests[i].tobytes()] for i in bad}
     if skipped and not options.skip_unreadable:

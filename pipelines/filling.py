@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,19 +20,11 @@ from pipelines.progress import Narrator
 from pipelines.provenance import versions
 
 
-def fill(
-    store: CodeStore,
-    key: ExtractionKey,
-    arrays: dict[str, CodesKey],
-    extractor: CodeExtractor,
-    images: ImageList,
-    digests: NDArray[np.uint8],
-    options: ExtractionOptions,
-    narrator: Narrator,
-) -> tuple[int, dict[bytes, str]]:
-    """Extract what the store lacks: each image for those taps alone whose codes it has not.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Filling:
+    """Images of a dataset, and the place in the store where their codes belong.
 
-    Parameters
+    Attributes
     ----------
     store : CodeStore
     key : ExtractionKey
@@ -45,105 +38,111 @@ def fill(
     options : ExtractionOptions
         How many images at once, how many processes, and what the codes are said to come from.
     narrator : Narrator
-
-    Returns
-    -------
-    n_missing : int
-        Images that passed the network, or could not be decoded.
-    unreadable : dict of bytes to str
-        Digest → why the image cannot be decoded.
     """
-    unreadable: dict[bytes, str] = {}
-    n_missing = 0
-    gaps = store.missing(key, list(arrays.values()), digests)
-    if _announce(gaps, extractor, arrays, store, len(images), narrator):
-        gaps = store.missing(key, list(arrays.values()), digests)
-    for gap in gaps:
-        n_missing += len(gap.images)
-        part = extractor.only([name for name, array in arrays.items() if array in gap.arrays])
-        unreadable |= _fill(store, key, gap, part, arrays, images, digests, options, narrator)
-    return n_missing, unreadable
 
+    store: CodeStore
+    key: ExtractionKey
+    arrays: dict[str, CodesKey]
+    extractor: CodeExtractor
+    images: ImageList
+    digests: NDArray[np.uint8]
+    options: ExtractionOptions
+    narrator: Narrator
 
-def _announce(
-    gaps: list[Gap],
-    extractor: CodeExtractor,
-    arrays: dict[str, CodesKey],
-    store: CodeStore,
-    n_images: int,
-    narrator: Narrator,
-) -> bool:
-    """Say what will be done, or refuse it for want of room; whether room had to be made."""
-    widths = {arrays[tap.name]: tap.width for tap in extractor.taps}
-    needed = sum(bytes_of({a: widths[a] for a in gap.arrays}, len(gap.images)) for gap in gaps)
-    store.require_space(needed)
-    removed = store.require_limit(needed)
-    if removed:
-        narrator.say(f"Removed for CNN_CODES_STORE_LIMIT: {', '.join(removed)}.")
-    n_missing = sum(len(gap.images) for gap in gaps)
-    if not n_missing:
-        narrator.say(f"All {n_images} images have their codes in {store.name}; none is extracted.")
+    def run(self) -> tuple[int, dict[bytes, str]]:
+        """Extract what the store lacks: each image for those taps alone whose codes it has not.
+
+        Returns
+        -------
+        n_missing : int
+            Images that passed the network, or could not be decoded.
+        unreadable : dict of bytes to str
+            Digest → why the image cannot be decoded.
+        """
+        gaps = self._gaps()
+        if self._make_room(gaps):
+            gaps = self._gaps()
+        self._announce(gaps)
+        unreadable: dict[bytes, str] = {}
+        for gap in gaps:
+            unreadable |= self._fill(gap)
+        return sum(len(gap.images) for gap in gaps), unreadable
+
+    def _gaps(self) -> list[Gap]:
+        return self.store.missing(self.key, list(self.arrays.values()), self.digests)
+
+    def _bytes(self, gaps: list[Gap]) -> int:
+        """Return how much room the codes of some gaps take at most."""
+        widths = {self.arrays[tap.name]: tap.width for tap in self.extractor.taps}
+        return sum(bytes_of({a: widths[a] for a in gap.arrays}, len(gap.images)) for gap in gaps)
+
+    def _make_room(self, gaps: list[Gap]) -> bool:
+        """Refuse what has no room; whether other codes had to go for it."""
+        needed = self._bytes(gaps)
+        self.store.require_space(needed)
+        removed = self.store.require_limit(needed)
+        if removed:
+            self.narrator.say(f"Removed for CNN_CODES_STORE_LIMIT: {', '.join(removed)}.")
         return bool(removed)
-    names = [tap.name for tap in extractor.taps]
-    wanted = {array for gap in gaps for array in gap.arrays}
-    narrator.say(
-        f"Extracting {n_missing} of {n_images} images on {extractor.device}: "
-        f"{', '.join(name for name in names if arrays[name] in wanted)}. "
-        f"At most {needed / 1e6:.3g} MB in {store.name}."
-        f"{' The network is compiled first.' if extractor.compile else ''}"
-    )
-    if not computes_in(extractor.device, PRECISIONS[extractor.precision]):
-        narrator.say(
-            f"This {extractor.device.type} has no instructions for {extractor.precision} and "
-            "imitates it: --precision float32 is faster here."
-        )
-    return bool(removed)
 
-
-def _fill(
-    store: CodeStore,
-    key: ExtractionKey,
-    gap: Gap,
-    extractor: CodeExtractor,
-    arrays: dict[str, CodesKey],
-    images: ImageList,
-    digests: NDArray[np.uint8],
-    options: ExtractionOptions,
-    narrator: Narrator,
-) -> dict[bytes, str]:
-    """Extract the images of one gap; return those that cannot be decoded, by digest."""
-    unreadable: dict[bytes, str] = {}
-    wanted = images.take(gap.images)
-    found = digests[gap.images]
-    widths = {arrays[tap.name]: tap.width for tap in extractor.taps}
-    workers = _workers(extractor.device) if options.workers is None else options.workers
-    batches = extractor.extract(
-        wanted,
-        batch_size=options.batch_size,
-        workers=min(workers, len(wanted) // 64),
-        digests=found,
-    )
-    provenance = {
-        "versions": versions(),
-        "device": str(extractor.device),
-        "backbone": options.backbone,
-        "dataset": images.name,
-    }
-    with (
-        closing(batches),
-        narrator.step("Extracting", len(wanted)) as advance,
-        store.write(key, widths, found, provenance=provenance) as part,
-    ):
-        for batch in batches:
-            part.write({arrays[name]: rows for name, rows in batch.codes.items()}, batch.unreadable)
-            unreadable |= {found[i].tobytes(): why for i, why in batch.unreadable.items()}
-            advance(len(next(iter(batch.codes.values()))))
-    if extractor.most is not None:
-        narrator.say(
-            f"{extractor.device} ran out of memory with more: {extractor.most} images passed the "
-            "network together."
+    def _announce(self, gaps: list[Gap]) -> None:
+        extractor, store, n_images = self.extractor, self.store, len(self.images)
+        n_missing = sum(len(gap.images) for gap in gaps)
+        if not n_missing:
+            self.narrator.say(
+                f"All {n_images} images have their codes in {store.name}; none is extracted."
+            )
+            return
+        wanted = {array for gap in gaps for array in gap.arrays}
+        names = [tap.name for tap in extractor.taps if self.arrays[tap.name] in wanted]
+        self.narrator.say(
+            f"Extracting {n_missing} of {n_images} images on {extractor.device}: "
+            f"{', '.join(names)}. At most {self._bytes(gaps) / 1e6:.3g} MB in {store.name}."
+            f"{' The network is compiled first.' if extractor.compile else ''}"
         )
-    return unreadable
+        if not computes_in(extractor.device, PRECISIONS[extractor.precision]):
+            self.narrator.say(
+                f"This {extractor.device.type} has no instructions for {extractor.precision} and "
+                "imitates it: --precision float32 is faster here."
+            )
+
+    def _fill(self, gap: Gap) -> dict[bytes, str]:
+        """Extract the images of one gap; return those that cannot be decoded, by digest."""
+        arrays, options = self.arrays, self.options
+        extractor = self.extractor.only([name for name in arrays if arrays[name] in gap.arrays])
+        unreadable: dict[bytes, str] = {}
+        wanted = self.images.take(gap.images)
+        found = self.digests[gap.images]
+        workers = _workers(extractor.device) if options.workers is None else options.workers
+        batches = extractor.extract(
+            wanted,
+            batch_size=options.batch_size,
+            workers=min(workers, len(wanted) // 64),
+            digests=found,
+        )
+        widths = {arrays[tap.name]: tap.width for tap in extractor.taps}
+        provenance = {
+            "versions": versions(),
+            "device": str(extractor.device),
+            "backbone": options.backbone,
+            "dataset": self.images.name,
+        }
+        with (
+            closing(batches),
+            self.narrator.step("Extracting", len(wanted)) as advance,
+            self.store.write(self.key, widths, found, provenance=provenance) as part,
+        ):
+            for batch in batches:
+                rows = {arrays[name]: codes for name, codes in batch.codes.items()}
+                part.write(rows, batch.unreadable)
+                unreadable |= {found[i].tobytes(): why for i, why in batch.unreadable.items()}
+                advance(len(next(iter(rows.values()))))
+        if extractor.most is not None:
+            self.narrator.say(
+                f"{extractor.device} ran out of memory with more: {extractor.most} images passed "
+                "the network together."
+            )
+        return unreadable
 
 
 def _workers(device: torch.device) -> int:

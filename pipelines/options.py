@@ -67,7 +67,7 @@ class ExtractionOptions:
     skip_unreadable : bool
         Go on without the images that cannot be decoded; they are listed, in the report too.
     random_state : int
-        Seed of everything that is drawn.
+        Seed of everything that is drawn, from 0 to 4294967295.
     """
 
     backbone: str
@@ -103,6 +103,8 @@ class ExtractionOptions:
             raise ValueError(f"batch_size={self.batch_size}: allowed are 1 or more.")
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"workers={self.workers}: allowed are 0 or more.")
+        if not 0 <= self.random_state < 2**32:
+            raise ValueError(f"random_state={self.random_state}: allowed are 0 to {2**32 - 1}.")
 
 
 Options = Annotated[ExtractionOptions, Parameter(name="*")]

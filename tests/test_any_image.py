@@ -18,7 +18,8 @@ from torchvision import transforms
 
 from codes import CodeExtractor, Preprocessing, load_backbone, load_images
 from codes import preprocessing as preprocessing_module
-from codes.extractor import DeviceLostError
+from codes.devices import DeviceLostError
+from codes.reading import BatchReader
 from pipelines import ExtractionOptions
 from pipelines.extraction import UnreadableImagesError, extract
 from pipelines.progress import Silent
@@ -199,17 +200,17 @@ def test_a_folder_that_changes_while_it_is_read(image_folder: Path, workers: int
 def test_a_device_that_fails_keeps_what_was_extracted(
     image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    call, passes = CodeExtractor._forward, []
+    call, passes = BatchReader.forward, []
 
-    def failing(self: CodeExtractor, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def failing(self: BatchReader, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         passes.extend([len(pixels)] * (len(pixels) == 4))
         if len(passes) > 4:
             raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel …")
         return call(self, pixels)
 
-    monkeypatch.setattr(CodeExtractor, "_forward", failing)
+    monkeypatch.setattr(BatchReader, "forward", failing)
     options = ExtractionOptions(**vars(OPTIONS) | {"batch_size": 4})
     with pytest.raises(DeviceLostError, match=r"cpu failed: CUDA error: unspecified launch"):
         extract(load_images(image_folder), options)
-    monkeypatch.setattr(CodeExtractor, "_forward", call)
+    monkeypatch.setattr(BatchReader, "forward", call)
     assert extract(load_images(image_folder), options).n_reused == 16

@@ -180,6 +180,7 @@ def test_unreadable_images_are_all_listed_and_can_be_skipped(
         (["compare", "images", "--backbone", "bundled", "--jobs", "0"], "allowed are 1 or more"),
         (["compare", "images", "--backbone", "bundled", "--Cs", "inf"], "positive finite"),
         (["extract", "images", "--backbone", "bundled", "--batch-size", "0"], "1 or more"),
+        (["extract", "images", "--backbone", "bundled", "--random-state", "-1"], "0 to 4294967295"),
         (["layers", "--backbone", "os.path:join"], "raised TypeError"),
         (["layers", "--backbone", "absent_module:net"], "cannot be imported"),
     ],

@@ -28,8 +28,8 @@ def test_compiled_codes_are_the_codes(tmp_path: Path, monkeypatch: pytest.Monkey
     digits = load_images("sklearn:digits").take(np.arange(12))
     compiled, plain = (CodeExtractor(backbone, "all", compile=c) for c in (True, False))
     ran = []
-    network = compiled._network._network
-    compiled._network._network = lambda x: ran.append(len(x)) or network(x)
+    network = compiled._reader._network._network
+    compiled._reader._network._network = lambda x: ran.append(len(x)) or network(x)
     # The last batch is filled up, a larger one afterwards is compiled anew.
     found = [*compiled.extract(digits, batch_size=5), *compiled.extract(digits, batch_size=12)]
     assert set(ran[:-1]) == {5}

@@ -26,6 +26,7 @@ from codes.images import ArraySource
 from codes.layers import find_layers
 from codes.loading import WorkerDiedError
 from codes.pooling import pool_codes, pooled_width, resolve_pooling
+from codes.reading import BatchReader
 from tests.test_layers import _Twice
 
 FAMILIES = {
@@ -277,21 +278,21 @@ def test_batches_are_halved_where_memory_ends(
     backbone, images = load_backbone("bundled"), _images(30)
     [whole] = CodeExtractor(backbone, "fc6.relu").extract(images)
     sizes: list[int] = []
-    call = CodeExtractor._forward
+    call = BatchReader.forward
 
-    def small(self: CodeExtractor, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def small(self: BatchReader, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         sizes.append(len(pixels))
         if len(pixels) > 7:
             raise error("DefaultCPUAllocator: can't allocate memory")
         return call(self, pixels)
 
-    monkeypatch.setattr(CodeExtractor, "_forward", small)
+    monkeypatch.setattr(BatchReader, "forward", small)
     extractor = CodeExtractor(backbone, "fc6.relu")
     [halved] = extractor.extract(images)
     assert sizes == [30, 15, 7, 7, 7, 7, 2, 3], "the last: the first image in other company"
     assert extractor.most == 7
     np.testing.assert_allclose(halved.codes["fc6.relu"], whole.codes["fc6.relu"], atol=1e-5)
-    monkeypatch.setattr(CodeExtractor, "_forward", lambda *_: small(extractor, torch.empty(8)))
+    monkeypatch.setattr(BatchReader, "forward", lambda *_: small(extractor._reader, torch.empty(8)))
     with pytest.raises(MemoryError, match="One image alone does not fit"):
         list(extractor.extract(images))
 
@@ -361,7 +362,7 @@ def test_deterministic_algorithms_are_asked_for_and_given_back() -> None:
     backbone, images = load_backbone("bundled"), _images(4)
     extractor = CodeExtractor(backbone, "fc6.relu", deterministic=True)
     asked = []
-    handle = extractor._network.register_forward_hook(
+    handle = extractor._reader._network.register_forward_hook(
         lambda *_: asked.append(torch.are_deterministic_algorithms_enabled())
     )
     [batch] = extractor.extract(images)
@@ -410,7 +411,7 @@ def test_several_poolings_share_one_pass() -> None:
     backbone, images = load_backbone("bundled"), _images(4)
     extractor = CodeExtractor(backbone, "conv2.relu,fc6.relu", pool="avg, grid:2,max,avg")
     passes = []
-    handle = extractor._network.conv1.conv.register_forward_hook(
+    handle = extractor._reader._network.conv1.conv.register_forward_hook(
         lambda _, maps, __: passes.append(len(maps[0]))
     )
     [batch] = extractor.extract(images)
@@ -432,9 +433,9 @@ def test_several_poolings_share_one_pass() -> None:
 def test_lanes_keep_the_order_and_give_everything_back(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, images = load_backbone("bundled"), _images(40)
     [whole] = CodeExtractor(backbone, "fc6.relu").extract(images, batch_size=40)
-    call, running, most = CodeExtractor._forward, [], []
+    call, running, most = BatchReader.forward, [], []
 
-    def slow(self: CodeExtractor, pixels: Tensor) -> dict[str, Tensor]:
+    def slow(self: BatchReader, pixels: Tensor) -> dict[str, Tensor]:
         running.append(1)
         most.append(len(running))
         time.sleep(0.02 * (int(pixels.sum()) % 3))  # The second of two may be done first.
@@ -442,7 +443,7 @@ def test_lanes_keep_the_order_and_give_everything_back(monkeypatch: pytest.Monke
         running.pop()
         return codes
 
-    monkeypatch.setattr(CodeExtractor, "_forward", slow)
+    monkeypatch.setattr(BatchReader, "forward", slow)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -468,14 +469,14 @@ def test_no_more_crops_pass_together_than_asked_for(monkeypatch: pytest.MonkeyPa
     views = dataclasses.replace(
         backbone, preprocessing=dataclasses.replace(backbone.preprocessing, views="ten-crop")
     )
-    images, call, sizes = _images(3), CodeExtractor._forward, []
+    images, call, sizes = _images(3), BatchReader.forward, []
     [whole] = CodeExtractor(views, "fc6.relu").extract(images, batch_size=30)
 
-    def noting(self: CodeExtractor, pixels: Tensor) -> dict[str, Tensor]:
+    def noting(self: BatchReader, pixels: Tensor) -> dict[str, Tensor]:
         sizes.append(len(pixels))
         return call(self, pixels)
 
-    monkeypatch.setattr(CodeExtractor, "_forward", noting)
+    monkeypatch.setattr(BatchReader, "forward", noting)
     batches = list(CodeExtractor(views, "fc6.relu").extract(images, batch_size=4))
     assert max(sizes) == 4
     rows = np.concatenate([batch.codes["fc6.relu"] for batch in batches])

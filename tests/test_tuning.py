@@ -125,12 +125,12 @@ def make_odd() -> nn.Module:
 def test_convolutions_that_are_more_than_their_weights_are_left_alone(activation: str) -> None:
     backbone = load_backbone(f"{__name__}:make_odd", image_size=40)
     extractor = CodeExtractor(backbone, "all", activation=activation, pool="flatten")
-    packed = sum(isinstance(m, _PackedConvolution) for m in extractor._network.modules())
+    packed = sum(isinstance(m, _PackedConvolution) for m in extractor._reader._network.modules())
     assert packed == (2 if _packs(torch.float32) else 0)
     plain = cut_network(backbone.graph, extractor.taps, activation)
     for side in (40, 24):
         pixels = _pixels(4, side)
-        found = extractor._network(backbone.preprocessing.normalize(pixels))
+        found = extractor._reader._network(backbone.preprocessing.normalize(pixels))
         with torch.inference_mode():
             expected = plain(backbone.preprocessing.normalize(pixels))
         assert len(expected) == 10

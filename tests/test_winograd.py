@@ -88,7 +88,7 @@ def test_maps_that_fill_no_tiles_do_not_suit() -> None:
 )
 def test_an_extractor_uses_it_in_float32(precision: str, n_winograd: int) -> None:
     backbone = load_backbone("resnet18", weights="none")
-    modules = list(CodeExtractor(backbone, "all", precision=precision)._network.modules())
+    modules = list(CodeExtractor(backbone, "all", precision=precision)._reader._network.modules())
     assert sum(isinstance(module, WinogradConvolution) for module in modules) == n_winograd
     assert not any(isinstance(module, _PackedConvolution) for module in backbone.model.modules())
     assert sum(isinstance(module, nn.Conv2d) for module in backbone.model.modules()) == 20
