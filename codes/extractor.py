@@ -138,13 +138,21 @@ class CodeExtractor:
         self._cut()
 
     def _cut(self) -> None:
-        self._reader = BatchReader(
-            cut_network(self._backbone.graph, self.taps, self._activation),
-            self.preprocessing,
-            device=self.device,
-            dtype=PRECISIONS[self.precision],
-            compile=self.compile,
-        )
+        self._network = cut_network(self._backbone.graph, self.taps, self._activation)
+        self._tuned: BatchReader | None = None
+
+    @property
+    def _reader(self) -> BatchReader:
+        # Tuned when it is needed: often all codes are in the store.
+        if self._tuned is None:
+            self._tuned = BatchReader(
+                self._network,
+                self.preprocessing,
+                device=self.device,
+                dtype=PRECISIONS[self.precision],
+                compile=self.compile,
+            )
+        return self._tuned
 
     @property
     def most(self) -> int | None:
@@ -260,7 +268,9 @@ class CodeExtractor:
         self, batches: Iterator[Callable[[], Batch]], batch_size: int, names: Sequence[str]
     ) -> Generator[CodesBatch, None, None]:
         """Run batches in several lanes, and yield their codes in the order of the batches."""
-        tasks = (partial(self._run, load, batch_size) for load in batches)
+        with naming_loss(self.device):
+            reader = self._reader
+        tasks = (partial(self._run, reader, load, batch_size) for load in batches)
         start = 0
         with (
             no_tf32(),
@@ -272,14 +282,14 @@ class CodeExtractor:
                 start += len(why)
 
     def _run(
-        self, load: Callable[[], Batch], batch_size: int
+        self, reader: BatchReader, load: Callable[[], Batch], batch_size: int
     ) -> tuple[dict[str, NDArray[np.float32]], list[str | None]]:
         """Load a batch, read it on the device, and bring its codes back."""
         pixels, why = load()
         if not len(pixels):
             return {}, why
         with naming_loss(self.device):
-            return self._brought_back(self._reader.read(pixels, batch_size)), why
+            return self._brought_back(reader.read(pixels, batch_size)), why
 
     def _brought_back(self, read: dict[str, Tensor]) -> dict[str, NDArray[np.float32]]:
         """Average over the views; bring the codes of a batch into this process's memory."""

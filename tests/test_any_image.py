@@ -197,6 +197,20 @@ def test_a_folder_that_changes_while_it_is_read(image_folder: Path, workers: int
         np.testing.assert_allclose(again.codes(layer), fresh.codes(layer), atol=1e-5)
 
 
+def test_a_network_is_not_tuned_for_codes_that_are_stored(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = load_images(image_folder)
+    first = extract(images, OPTIONS)
+    monkeypatch.setattr("codes.extractor.BatchReader", None)
+    again = extract(images, OPTIONS)
+    assert (first.n_reused, again.n_extracted) == (0, 0)
+    for layer in first.arrays:
+        np.testing.assert_array_equal(again.codes(layer), first.codes(layer))
+    with pytest.raises(TypeError, match="not callable"):
+        extract(images, ExtractionOptions(**vars(OPTIONS) | {"pool": "max"}))
+
+
 def test_a_device_that_fails_keeps_what_was_extracted(
     image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
