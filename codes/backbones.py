@@ -14,7 +14,7 @@ from torch import nn
 from codes.building import build_bundled, build_own, build_torchvision
 from codes.dense import as_convolutions
 from codes.fingerprint import fingerprint, traced_alike
-from codes.graph import TracedGraph, trace
+from codes.graph import TracedGraph, alone, trace
 from codes.layers import Layer, find_layers, measure_layers
 from codes.preprocessing import Preprocessing
 
@@ -54,6 +54,7 @@ class Backbone:
     weights_digest: str = field(repr=False)
 
 
+@alone
 def load_backbone(
     name: str,
     *,
@@ -143,6 +144,7 @@ def load_backbone(
     )
 
 
+@alone
 def pixels_backbone(preprocessing: Preprocessing) -> Backbone:
     """Make a backbone that hands its input through: raw pixels, a control.
 

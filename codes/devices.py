@@ -46,6 +46,11 @@ def find_device(name: str) -> torch.device:
         return torch.device([*there, "cpu"][0])
     try:
         device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(
+            f"The device {name!r} is unknown. Allowed here: {', '.join([*there, 'cpu', 'auto'])}."
+        ) from error
+    try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise ValueError(

@@ -200,6 +200,9 @@ class CodeExtractor:
     ) -> Generator[CodesBatch, None, None]:
         """Read the codes of a list of images, batch by batch.
 
+        Between two batches other threads run the network: load other backbones meanwhile if you
+        like, but leave `torch.fx.symbolic_trace` alone, which patches modules for all threads.
+
         Parameters
         ----------
         images : ImageList

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
-from typing import Any
+from functools import wraps
+from threading import RLock, get_ident
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import fx, nn
@@ -26,6 +28,26 @@ _GATES = {torch.sigmoid, F.sigmoid, F.hardsigmoid, "sigmoid", "sigmoid_"}
 _PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 _CONCATENATIONS = {torch.cat, torch.concat, torch.concatenate}
 _CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d}
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+_ALONE = RLock()
+
+
+def alone(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Let one thread at a time build and trace networks.
+
+    While torch.fx traces, it patches `nn.Module` for all threads, and takes that back in the order
+    in which it ends; and PyTorch has one generator of random numbers.
+    """
+
+    @wraps(function)
+    def run(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        with _ALONE:
+            return function(*args, **kwargs)
+
+    return run
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,6 +102,24 @@ class TracedGraph:
         return gate and any(self.calls(user, _PRODUCTS) for user in node.users)
 
 
+class _Tracer(NodePathTracer):  # type: ignore[misc]
+    """Follow what its own thread calls; others may run networks in the meantime."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = get_ident()
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
+        if get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
 def trace(model: nn.Module) -> TracedGraph:
     """Trace a network symbolically.
 
@@ -97,7 +137,7 @@ def trace(model: nn.Module) -> TracedGraph:
     ValueError
         If the network's forward pass depends on its input in a way that tracing cannot follow.
     """
-    tracer = NodePathTracer()
+    tracer = _Tracer()
     try:
         graph = tracer.trace(model)
     except Exception as error:  # fx raises several unrelated types

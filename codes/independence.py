@@ -22,7 +22,7 @@ class DependentCodesError(ValueError):
 def require_independence(
     read: Callable[[Tensor], Codes], pixels: Tensor, codes: Codes, dtype: torch.dtype
 ) -> None:
-    """Read the first image of a batch again, between two others, and compare.
+    """Read the first image of a batch again, between others, and compare.
 
     A network that mixes the images of a batch gives codes that cannot be kept: they would depend
     on how a dataset happens to be cut.
@@ -44,11 +44,12 @@ def require_independence(
         If the codes differ by more than rounding explains; it names the earliest layer.
     """
     image = pixels[:1]
-    # Noise on both sides: pictures of a dataset may all be alike.
-    noise = torch.randint(
-        256, image.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
-    again = read(torch.cat([noise, image, 255 - noise]))
+    # Noise, as pictures of a dataset may all be alike; more of it behind than before, or the image
+    # would stay where it is when a batch is turned around.
+    generator = torch.Generator().manual_seed(0)
+    shape = 3, *image.shape[1:]
+    noise = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+    again = read(torch.cat([noise[:1], image, noise[1:]]))
     most = MOST_IN_FLOAT32 if dtype == torch.float32 else MOST_IN_HALF
     for name, rows in codes.items():
         before, after = rows[0].double(), again[name][1].double()
@@ -56,7 +57,7 @@ def require_independence(
         if moved > most:  # Not where a code is NaN, which has an error of its own.
             raise DependentCodesError(
                 f"Layer {name!r} gives an image other codes in other company (they moved by "
-                f"{moved:.2g} of their length between two other images; rounding explains "
+                f"{moved:.2g} of their length between other images; rounding explains "
                 f"{most:.2g}): the network normalises by the images of a batch, mixes them, or "
                 "draws random numbers. Choose --layers before that, or mend the network."
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Lock
 
@@ -71,8 +72,11 @@ def load_crops(
         collate_fn=_collate,
         pin_memory=pin_memory,
     )
-    # Processes begin here, not at the first batch.
-    return _named(iter(loader), decoded)
+    # Processes begin here, not at the first batch; and from another thread, for which PyTorch
+    # handles no signal: when one dies, its handler raises wherever the main thread happens to be.
+    with ThreadPoolExecutor(1) as beginning:
+        batches = beginning.submit(iter, loader).result()
+    return _named(batches, decoded)
 
 
 def _named(batches: Iterator[Batch], decoded: _Decoded) -> Iterator[Callable[[], Batch]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,10 @@ def fit_state_dict(model: nn.Module, state: Mapping[str, Tensor], *, origin: str
             f"The weights {origin} do not fit {type(model).__name__}. {' '.join(problems)} Check "
             "that --backbone names the architecture they were trained in."
         )
-    model.load_state_dict(dict(state), strict=not counters)
+    fitting = OrderedDict(state)
+    # Which layout a module's tensors have (MNASNet asks): they fit, so the present one.
+    fitting._metadata = wanted._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(fitting, strict=not counters)
 
 
 def inferred_num_classes(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> int | None:

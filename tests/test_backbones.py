@@ -72,6 +72,15 @@ def test_weights_of_a_network_that_is_not_made_without_values(tmp_path: Path) ->
         assert loaded.weights_digest == digest_weights(model)
 
 
+def test_weights_of_a_network_that_asks_for_their_version(tmp_path: Path) -> None:
+    model = models.mnasnet0_5(weights=None)
+    torch.save(model.state_dict(), tmp_path / "mnasnet.pth")
+    save_file(model.state_dict(), tmp_path / "mnasnet.safetensors")
+    for name in ("mnasnet.pth", "mnasnet.safetensors"):
+        loaded = load_backbone("mnasnet0_5", weights=tmp_path / name, image_size=64)
+        assert loaded.weights_digest == digest_weights(model)
+
+
 def test_random_weights_follow_their_seed_and_touch_no_global_state() -> None:
     before = torch.get_rng_state()
     a, b, c = (

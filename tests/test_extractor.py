@@ -8,6 +8,8 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -219,7 +221,7 @@ def test_a_code_that_is_not_finite_names_layer_and_image() -> None:
         ({"activation": "middle"}, "Allowed: post, pre"),
         ({"precision": "float8"}, "Allowed: float32"),
         ({"device": "cuda:99"}, "not to be had"),
-        ({"device": "toaster"}, "not to be had"),
+        ({"device": "toaster"}, "unknown. Allowed here: .*cpu, auto"),
         ({"pool": "grid:0"}, "Allowed: grid, grid:K"),
     ],
 )
@@ -289,7 +291,7 @@ def test_batches_are_halved_where_memory_ends(
     monkeypatch.setattr(BatchReader, "forward", small)
     extractor = CodeExtractor(backbone, "fc6.relu")
     [halved] = extractor.extract(images)
-    assert sizes == [30, 15, 7, 7, 7, 7, 2, 3], "the last: the first image in other company"
+    assert sizes == [30, 15, 7, 7, 7, 7, 2, 4], "the last: the first image in other company"
     assert extractor.most == 7
     np.testing.assert_allclose(halved.codes["fc6.relu"], whole.codes["fc6.relu"], atol=1e-5)
     monkeypatch.setattr(BatchReader, "forward", lambda *_: small(extractor._reader, torch.empty(8)))
@@ -416,7 +418,7 @@ def test_several_poolings_share_one_pass() -> None:
     )
     [batch] = extractor.extract(images)
     handle.remove()
-    assert passes == [4, 3], "all four, and the first in other company"
+    assert passes == [4, 4], "all four, and the first in other company"
     names = ["conv2.relu:avg", "conv2.relu:grid:2", "conv2.relu:max", "fc6.relu"]
     assert list(batch.codes) == [tap.name for tap in extractor.taps] == names
     for name in names[:3]:
@@ -462,6 +464,27 @@ def test_lanes_keep_the_order_and_give_everything_back(monkeypatch: pytest.Monke
     assert len(threading.enumerate()) > len(before)
     iterator.close()  # Left in the middle: no thread stays.
     assert set(threading.enumerate()) <= set(before)
+
+
+def test_networks_are_traced_while_others_run() -> None:
+    names = ["resnet18", "squeezenet1_0", "alexnet", "mobilenet_v2"]
+    alone = {name: load_backbone(name, weights="none", image_size=64) for name in names}
+    images = _images(60)
+    running = CodeExtractor(alone["resnet18"], "layer1.0.relu_1").extract(images, batch_size=1)
+    first = next(running)  # Its lanes run on.
+    with ThreadPoolExecutor(4) as pool:
+        load = partial(load_backbone, weights="none", image_size=64)
+        together = dict(zip(names, pool.map(load, names), strict=True))
+    for name in names:
+        assert str(together[name].graph.graph) == str(alone[name].graph.graph)
+        assert together[name].weights_digest == alone[name].weights_digest
+        assert CodeExtractor(together[name], "all").taps
+    rows = np.concatenate([first.codes["layer1.0.relu_1"]] + [
+        batch.codes["layer1.0.relu_1"] for batch in running
+    ])  # fmt: skip
+    [whole] = CodeExtractor(alone["resnet18"], "layer1.0.relu_1").extract(images, batch_size=60)
+    expected = whole.codes["layer1.0.relu_1"]
+    np.testing.assert_allclose(rows, expected, atol=1e-5 * expected.max())
 
 
 def test_no_more_crops_pass_together_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,10 @@ def make_last() -> nn.Module:
     return _Between(lambda maps: maps - 0.5 * maps[-1:]).eval()
 
 
+def make_turned() -> nn.Module:
+    return _Between(lambda maps: maps + 0.5 * maps.flip(0)).eval()
+
+
 def make_centred() -> nn.Module:
     return _Between(lambda maps: maps - maps.mean(0, keepdim=True)).eval()
 
@@ -85,7 +89,7 @@ def make_plain() -> nn.Module:
 
 DEPENDENT = [
     "make_statless", "make_batch_normalised", "make_centred", "make_shifted", "make_summed",
-    "make_last",
+    "make_last", "make_turned",
 ]  # fmt: skip
 
 
