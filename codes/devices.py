@@ -44,18 +44,16 @@ def find_device(name: str) -> torch.device:
     there = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
     if name == "auto":
         return torch.device([*there, "cpu"][0])
+    allowed = f"Allowed here: {', '.join([*there, 'cpu', 'auto'])}."
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(
-            f"The device {name!r} is unknown. Allowed here: {', '.join([*there, 'cpu', 'auto'])}."
-        ) from error
+        raise ValueError(f"The device {name!r} is unknown. {allowed}") from error
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise ValueError(
-            f"The device {name!r} is not to be had: {str(error).splitlines()[0]} "
-            f"Allowed here: {', '.join([*there, 'cpu', 'auto'])}."
+            f"The device {name!r} is not to be had: {str(error).splitlines()[0]} {allowed}"
         ) from error
     return device
 

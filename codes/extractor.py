@@ -157,7 +157,7 @@ class CodeExtractor:
     @property
     def most(self) -> int | None:
         """Crops that fit into the device's memory together, once more did not."""
-        return self._reader.most
+        return None if self._tuned is None else self._tuned.most
 
     def only(self, names: Collection[str]) -> CodeExtractor:
         """Return an extractor that reads some of the taps, and runs no further than these.
