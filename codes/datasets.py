@@ -70,7 +70,8 @@ def load_images(dataset: str | Path, *, page: int | None = None) -> ImageList:
     elif not Path(name).exists():
         raise FileNotFoundError(
             f"Dataset {name!r} does not exist. Allowed: a folder of class folders, a .zip or .tar "
-            "of one, a CSV file with the columns path,label, torchvision:NAME, or sklearn:digits."
+            "of one, a CSV file with the columns path,label, torchvision:NAME, hf:NAME, "
+            "wds:PATTERN, or sklearn:digits."
         )
     else:
         images = _load_path(Path(name), page)

@@ -176,8 +176,8 @@ def extract(
     ----------
     dataset
         A folder of class folders, a folder with train/ and test/ in it, a .zip or .tar of either,
-        a CSV file with the columns path,label (and split,group), torchvision:NAME, or
-        sklearn:digits.
+        a CSV file with the columns path,label (and split,group), torchvision:NAME,
+        hf:NAME, wds:PATTERN (WebDataset shards), or sklearn:digits.
     rank
         Which of several processes that fill one store this is, from 0. Default: torchrun's or
         Slurm's.
@@ -224,8 +224,8 @@ def compare(
     ----------
     dataset
         A folder of class folders, a folder with train/ and test/ in it, a .zip or .tar of either,
-        a CSV file with the columns path,label (and split,group), torchvision:NAME, or
-        sklearn:digits.
+        a CSV file with the columns path,label (and split,group), torchvision:NAME,
+        hf:NAME, wds:PATTERN (WebDataset shards), or sklearn:digits.
     out
         Folder of the report.
     classifier
