@@ -8,13 +8,17 @@ from pathlib import Path, PurePath
 from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from codes.wide import count_tiff_pages, is_tiff, is_wide_png, narrow, read_wide_png, read_wide_tiff
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 )
 """Endings of the files that are taken for images; others in a folder are ignored and counted."""
+
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+"""That Pillow is asked for, whatever a file is called: others, such as EPS, run programs."""
 
 _WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
@@ -85,9 +89,13 @@ def count_pages(file: BinaryIO) -> int:
         1 also for what cannot be read; decoding it says why.
     """
     try:
+        start = file.read(4)
+        file.seek(0)
+        if is_tiff(start):
+            return count_tiff_pages(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(file) as image:
+            with Image.open(file, formats=_FORMATS) as image:
                 return _pages_of(image)
     except Exception:  # As of decoding.
         return 1
@@ -100,38 +108,57 @@ def _pages_of(image: Image.Image) -> int:
 
 def _decode(file: BinaryIO, page: int | None) -> Image.Image:
     try:
-        if not file.read(1):
-            raise UnreadableImageError("the file is empty")
+        start = file.read(32)
         file.seek(0)
+        if not start:
+            raise UnreadableImageError("the file is empty")
         with warnings.catch_warnings():
             # Of metadata that is damaged; what matters to the pixels is an error.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                _turn_to(image, page)
-                return to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(_upright(file, start, page))
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImageError("it is not an image that Pillow knows") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnreadableImageError(f"refused as a decompression bomb ({error})") from None
+        raise UnreadableImageError(
+            f"it is not an image of the formats that are read ({', '.join(_FORMATS)})"
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        most = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
+        raise UnreadableImageError(f"refused as a decompression bomb: over {most}") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …
         raise UnreadableImageError(str(error) or type(error).__name__) from error
 
 
-def _turn_to(image: Image.Image, page: int | None) -> None:
-    """Turn to the page that was asked for, of an image that has several."""
-    n_pages = _pages_of(image)
+def _upright(file: BinaryIO, start: bytes, page: int | None) -> Image.Image:
+    """Decode an image, turned as its orientation tag says; of 8 bits a channel, if it can be."""
+    if is_tiff(start):
+        wide = read_wide_tiff(file, lambda n_pages: _place(page, n_pages))
+        if wide is not None:
+            return wide
+        file.seek(0)
+    with Image.open(file, formats=_FORMATS) as image:
+        if is_wide_png(start):
+            return read_wide_png(image, file)
+        place = _place(page, _pages_of(image))
+        if place:
+            image.seek(place)
+        return ImageOps.exif_transpose(image)
+
+
+def _place(page: int | None, n_pages: int) -> int:
+    """Find the page that was asked for, of an image that has several."""
     if n_pages == 1:
-        return
+        return 0
+    if n_pages == 0:
+        raise UnreadableImageError("it is truncated: it has no page")
     if page is None:
         raise UnreadableImageError(
             f"it has {n_pages} pages or frames, and one was expected: choose with --page"
         )
     if page > n_pages:
         raise UnreadableImageError(f"it has {n_pages} pages, and --page {page} was asked for")
-    image.seek(page - 1)
+    return page - 1
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -155,19 +182,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     [0, 128, 255]
     """
     if image.mode in _WIDE_MODES:
-        image = Image.fromarray(_scaled_to_uint8(np.asarray(image)))
+        image = narrow(np.asarray(image))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
-
-
-def _scaled_to_uint8(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    wide = values.astype(np.float64)
-    if not np.isfinite(wide).all():
-        raise UnreadableImageError("it holds values that are not finite")
-    low, high = wide.min(), wide.max()
-    span = high - low or 1.0
-    scaled: NDArray[np.uint8] = np.rint((wide - low) / span * 255).astype(np.uint8)
-    return scaled

@@ -23,7 +23,7 @@ from codes.loading import Batch, load_crops
 from codes.pooling import pooled_width, resolve_poolings
 from codes.reading import BatchReader
 
-EXTRACTOR_VERSION = 2
+EXTRACTOR_VERSION = 3
 """Raised whenever the same input would give other codes; part of every key."""
 
 CPU_MAP_BYTES = 20 * 2**20
