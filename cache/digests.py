@@ -99,6 +99,7 @@ class DigestMemory:
         path = os.path.abspath(path)
         before = _state(path)
         name = f"{path}/{member}" if member else path
+        name = name.encode("utf-8", "backslashreplace").decode("utf-8")  # As SQLite wants it.
         known = self._known.get(name)
         if known is not None and known[:3] == before:
             return known[3]

@@ -102,12 +102,24 @@ class Disk:
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file and force it to the disk; its folder is left to `sync`."""
-        _write(self.root / path, data)
+        with self._there(path):
+            _write(self.root / path, data)
 
     def sync(self, paths: Iterable[str]) -> None:
         """Force files, and folders' lists of files, to the disk."""
         for path in paths:
-            _sync(self.root / path)
+            with self._there(path):
+                _sync(self.root / path)
+
+    @contextmanager
+    def _there(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{path!r} is gone from the store {self.name!r}: it was removed while codes were "
+                "written. Run it again."
+            ) from error
 
     def remove(self, path: str) -> None:
         """Remove a file, or a folder with everything in it."""
@@ -129,8 +141,8 @@ class Disk:
         if n_bytes > free:
             raise OSError(
                 errno.ENOSPC,
-                f"The codes can take {n_bytes / 1e9:.2f} GB, and the disk of {self.name!r} "
-                f"has {free / 1e9:.2f} GB left. Free some, or choose fewer --layers, a coarser "
+                f"The codes can take {n_bytes / 1e6:,.1f} MB, and the disk of {self.name!r} "
+                f"has {free / 1e6:,.1f} MB left. Free some, or choose fewer --layers, a coarser "
                 "--pool or another --store.",
             )
 

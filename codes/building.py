@@ -89,12 +89,12 @@ def build_own(name: str, weights: str | None, random_state: int) -> Built:
             f"Backbone {name!r} raised {type(error).__name__} ({error}) when called without "
             "arguments, as it must allow. --debug shows where."
         ) from error
-    model, preprocessing = made if isinstance(made, tuple) else (made, Preprocessing())
-    if not isinstance(model, nn.Module) or not isinstance(preprocessing, Preprocessing):
+    returned = made if isinstance(made, tuple) else (made,)
+    model, preprocessing, *rest = (*returned, Preprocessing())[: max(2, len(returned))]
+    if rest or not isinstance(model, nn.Module) or not isinstance(preprocessing, Preprocessing):
         raise ValueError(
-            f"Backbone {name!r} returned {type(model).__name__} and "
-            f"{type(preprocessing).__name__}. Allowed: an nn.Module, or an nn.Module and a "
-            "codes.Preprocessing."
+            f"Backbone {name!r} returned {', '.join(type(it).__name__ for it in returned)}. "
+            "Allowed: an nn.Module, or an nn.Module and a codes.Preprocessing."
         )
     _check_own(name, model)
     said = "its own"

@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codes.decoding import EXTENSIONS, is_image
-from codes.images import ArraySource, FileSource, ImageList, ImageSource, JoinedSource
+from codes.images import (
+    ArraySource,
+    FileSource,
+    ImageList,
+    ImageSource,
+    JoinedSource,
+    printable,
+)
 from codes.published import load_torchvision
 from codes.shards import load_shards, load_tables
 from codes.trees import ArchiveTree, FolderTree, Tree, is_archive
@@ -59,6 +66,8 @@ def load_images(dataset: str | Path, *, page: int | None = None) -> ImageList:
     """
     _check_page(page)
     name = str(dataset)
+    if not name:
+        raise ValueError("The dataset's name is empty. Say . for the current folder.")
     if name.startswith("sklearn:"):
         images = _load_sklearn(name)
     elif name.startswith("torchvision:"):
@@ -67,11 +76,11 @@ def load_images(dataset: str | Path, *, page: int | None = None) -> ImageList:
         images = load_shards(name.removeprefix("wds:"), page)
     elif name.startswith("hf:"):
         images = load_tables(name.removeprefix("hf:"), _SPLIT_NAMES, page)
-    elif not Path(name).exists():
+    elif not Path(name).is_dir() and not Path(name).is_file():
         raise FileNotFoundError(
-            f"Dataset {name!r} does not exist. Allowed: a folder of class folders, a .zip or .tar "
-            "of one, a CSV file with the columns path,label, torchvision:NAME, hf:NAME, "
-            "wds:PATTERN, or sklearn:digits."
+            f"Dataset {name!r} does not exist, or is no file. Allowed: a folder of class folders, "
+            "a .zip or .tar of one, a CSV file with the columns path,label, torchvision:NAME, "
+            "hf:NAME, wds:PATTERN, or sklearn:digits."
         )
     else:
         images = _load_path(Path(name), page)
@@ -125,7 +134,7 @@ def list_images(paths: Sequence[str | Path], *, page: int | None = None) -> Imag
             f"{', '.join(sorted(EXTENSIONS))}."
         )
     return ImageList(
-        name=", ".join(map(str, paths)),
+        name=printable(", ".join(map(str, paths))),
         source=source,
         labels=np.full(len(source.names), ""),
         ignored=dict(ignored),
@@ -218,7 +227,7 @@ def _load_parts(name: str, parts: list[_Part], page: int | None) -> ImageList:
             found = _image_files(part.tree.below(folder), ignored)
             ignored["empty folder"] += not found
             files += found
-            labels += [Path(folder).name] * len(found)
+            labels += [printable(Path(folder).name)] * len(found)
         splits += [part.split] * len(files)
         sources.append(part.tree.source(files, page))
     if not labels:
@@ -227,7 +236,7 @@ def _load_parts(name: str, parts: list[_Part], page: int | None) -> ImageList:
             f"{', '.join(sorted(EXTENSIONS))}."
         )
     return ImageList(
-        name=name,
+        name=printable(name),
         source=sources[0] if len(sources) == 1 else JoinedSource(sources),
         labels=np.array(labels),
         splits=np.array(splits) if len(parts) > 1 else None,
@@ -278,7 +287,7 @@ def _load_csv(file: Path, page: int | None) -> ImageList:
             f"{_some(absent)}. Paths are relative to the CSV file."
         )
     images = ImageList(
-        name=str(file),
+        name=printable(str(file)),
         source=FileSource(paths, page=page),
         labels=np.array([row["label"].strip() for row in rows]),
         splits=_csv_splits(file, rows) if "split" in columns else None,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
 import warnings
 from pathlib import Path, PurePath
 from typing import BinaryIO
@@ -54,10 +56,31 @@ def decode_file(path: str | Path, *, page: int | None = None) -> Image.Image:
         none was chosen, or fewer than the one that was.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return _decode(file, page)
     except OSError as error:
         raise UnreadableImageError(error.strerror or str(error)) from error
+
+
+def open_file(path: str | Path) -> io.BufferedReader:
+    """Open a file for reading; no pipe or device, which may never end.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    file : binary file
+
+    Raises
+    ------
+    OSError
+        If it is not there, or no file.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("it is a folder, a pipe or a device, and no file")
+    return open(path, "rb")
 
 
 def decode_bytes(content: bytes, *, page: int | None = None) -> Image.Image:

@@ -50,7 +50,7 @@ def find_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ValueError(f"The device {name!r} is unknown. {allowed}") from error
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise ValueError(
             f"The device {name!r} is not to be had: {str(error).splitlines()[0]} {allowed}"

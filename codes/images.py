@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from codes.decoding import count_pages, decode_file, to_rgb
+from codes.decoding import count_pages, decode_file, open_file, to_rgb
 
 
 class DigestMemory(Protocol):
@@ -49,21 +49,22 @@ class FileSource:
     """
 
     def __init__(self, paths: Sequence[Path], *, page: int | None = None) -> None:
-        self.names = [str(path) for path in paths]
-        self._page = page
+        self.names = [printable(str(path)) for path in paths]
+        self._paths, self._page = [str(path) for path in paths], page
 
     def digest(self, index: int, memory: DigestMemory | None = None) -> bytes:
         """Return the SHA-256 of a file."""
-        compute = partial(_digest_file, self.names[index])
+        path = self._paths[index]
+        compute = partial(_digest_file, path)
         try:
-            found = compute() if memory is None else memory.of(self.names[index], compute)
-            return of_page(found, self._page, lambda: open(self.names[index], "rb"))
+            found = compute() if memory is None else memory.of(path, compute)
+            return of_page(found, self._page, lambda: open_file(path))
         except OSError:
             return no_digest()
 
     def open(self, index: int) -> Image.Image:
         """Decode a file to RGB."""
-        return decode_file(self.names[index], page=self._page)
+        return decode_file(self._paths[index], page=self._page)
 
 
 class ArraySource:
@@ -189,6 +190,17 @@ class _Subset:
         return self._source.open(int(self._indices[index]))
 
 
+def printable(name: str) -> str:
+    r"""Write out the bytes of a file's name that are no text, which no report can hold.
+
+    Examples
+    --------
+    >>> print(printable(os.fsdecode(b"caf\xe9.jpg")))
+    caf\udce9.jpg
+    """
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def no_digest() -> bytes:
     """Give a number of no image to one that cannot be read.
 
@@ -221,7 +233,7 @@ def of_page(digest: bytes, page: int | None, opened: Callable[[], BinaryIO]) -> 
 
 
 def _digest_file(path: str) -> bytes:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 

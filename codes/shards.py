@@ -142,17 +142,15 @@ def load_tables(name: str, split_names: dict[str, str], page: int | None = None)
 
     Raises
     ------
-    ImportError
-        Without the package ``datasets``.
     OSError
         If it is neither there nor to be downloaded.
     ValueError
-        If it has no column of images, or of class labels.
+        If it has no column of images, or of class labels; or without the package ``datasets``.
     """
     try:
         import datasets
     except ImportError as error:
-        raise ImportError(
+        raise ValueError(
             f"hf:{name} needs the package datasets: pip install 'cnn-codes[huggingface]'."
         ) from error
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import posixpath
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,13 +16,16 @@ from typing import IO, Protocol
 from PIL import Image
 
 from codes.decoding import UnreadableImageError, decode_bytes, is_image
-from codes.images import DigestMemory, FileSource, ImageSource, no_digest, of_page
+from codes.images import DigestMemory, FileSource, ImageSource, no_digest, of_page, printable
 
 ARCHIVES = (".zip", ".tar")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 DAMAGED = (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError)
 MAX_MEMBER = 2**30
 """Bytes of a file in an archive; what claims to be larger is taken for a decompression bomb."""
+
+MAX_PADDING = 2**20
+"""Zeros behind a tar archive; more are a file that was made in full length and never filled."""
 
 
 class Tree(Protocol):
@@ -68,12 +72,11 @@ class FolderTree:
 
     def below(self, at: str = "") -> list[str]:
         """List all files below a place."""
-        # A broken link is kept, to be reported with the images that cannot be read.
+        # Broken links and pipes are kept, to be reported with the images that cannot be read.
         return sorted(
             self._place(path)
             for path in (self._root / at).rglob("*")
-            if (path.is_file() or (path.is_symlink() and not path.exists()))
-            and not path.name.startswith(".")
+            if not path.is_dir() and not path.name.startswith(".")
         )
 
     def _place(self, path: Path) -> str:
@@ -112,7 +115,9 @@ class ArchiveTree:
             with _Archive(archive) as opened:
                 members = [name for name in opened.names if not _hidden(name)]
         except DAMAGED as error:
-            raise ValueError(f"{str(archive)!r} cannot be read as an archive: {error}.") from error
+            raise ValueError(
+                f"{str(archive)!r} cannot be read as an archive: {error}. Fetch or pack it again."
+            ) from error
         if not members:
             raise ValueError(f"{str(archive)!r} holds no file.")
         self._members = sorted(members)
@@ -158,8 +163,8 @@ def _hidden(name: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """Take leading dots and doubled slashes out of a name."""
-    return PurePosixPath(name).as_posix()
+    """Take out of a name what leads out of the archive, as unpacking does: ``/`` and ``..``."""
+    return posixpath.normpath(f"/{name}").lstrip("/")
 
 
 def _common_folder(names: Sequence[str]) -> str:
@@ -186,7 +191,7 @@ class ArchiveSource:
     """
 
     def __init__(self, archive: Path, members: Sequence[str], *, page: int | None = None) -> None:
-        self.names = [f"{archive}/{member}" for member in members]
+        self.names = [printable(f"{archive}/{member}") for member in members]
         self._archive, self._members, self._page = archive, list(members), page
         self._opened: _Archive | None = None
         self._process = 0
@@ -233,22 +238,71 @@ class _Archive:
             if path.suffix.lower() == ".zip":
                 packed = zipfile.ZipFile(self._file)
                 for file in packed.infolist():
-                    if not file.is_dir():
-                        read = partial(packed.read, file)
-                        self._members[_plain(file.filename)] = file.file_size, read
+                    name = file.filename
+                    if file.create_system == 0:  # Some of Windows' programs write its slashes.
+                        name = name.replace("\\", "/")
+                    if not name.endswith("/"):
+                        self._members[_plain(name)] = file.file_size, partial(packed.read, file)
                 return
             with tarfile.open(fileobj=self._file, mode="r:") as tar:
-                for member in tar:
-                    if member.isreg():
-                        read = partial(self._cut_out, member.offset_data, member.size)
-                        self._members[_plain(member.name)] = member.size, read
+                self._list(tar)
         except BaseException:
             self._file.close()
             raise
 
+    def _list(self, tar: tarfile.TarFile) -> None:
+        links: dict[str, str] = {}
+        for member in tar:
+            name, target = _plain(member.name), member.linkname
+            if member.issym():
+                target = posixpath.join("/", posixpath.dirname(name), target)
+            if member.issym() or member.islnk():
+                links[name] = _plain(target)
+            elif member.isreg():
+                read = partial(self._cut_out, member.offset_data, member.size)
+                if member.issparse():
+                    read = partial(_refuse, "it is kept as a sparse file: pack it without -S")
+                self._members[name] = member.size, read
+        self._require_end(tar.offset)
+        self._follow(links)
+
+    def _require_end(self, at: int) -> None:
+        """Refuse a tar archive whose list of files ends before the archive does."""
+        size = self._file.seek(0, os.SEEK_END)
+        self._file.seek(at)
+        end = self._file.read(min(MAX_PADDING, size - at))
+        if not end:
+            raise tarfile.ReadError("the mark of its end is missing, as where it was cut off")
+        if end[: tarfile.BLOCKSIZE].strip(b"\0"):
+            raise tarfile.ReadError(f"what stands at byte {at:,} names no file")
+        if end.strip(b"\0"):
+            raise tarfile.ReadError(f"more follows its end at byte {at:,}, as another archive")
+        if len(end) < size - at:
+            raise tarfile.ReadError(f"from byte {at:,} on it is empty, as of a broken download")
+
+    def _follow(self, links: dict[str, str]) -> None:
+        """List the files, and all files of the folders, that links in a tar archive lead to."""
+        elsewhere: dict[str, str] = {}
+        for link, target in links.items():
+            seen = {link}
+            while target in links and target not in seen:
+                seen.add(target)
+                target = links[target]
+            if target in self._members:
+                self._members[link] = self._members[target]
+            else:
+                elsewhere[link] = target
+        for link, target in elsewhere.items():
+            below = [name for name in self._members if name.startswith(f"{target}/")]
+            for name in below:
+                self._members[link + name.removeprefix(target)] = self._members[name]
+            if not below:
+                why = f"it is a link to {target!r}, which is not in the archive"
+                self._members[link] = 0, partial(_refuse, why)
+
     @property
     def names(self) -> list[str]:
-        """Names of the files, without leading dots."""
+        """Names of the files, as they are unpacked."""
         return list(self._members)
 
     def read(self, name: str) -> bytes:
@@ -258,6 +312,8 @@ class _Archive:
             raise UnreadableImageError(f"refused as a decompression bomb ({size} bytes)")
         try:
             return read()
+        except UnreadableImageError:
+            raise
         except Exception as error:  # BadZipFile, RuntimeError (a password), zlib.error, OSError, …
             raise UnreadableImageError(f"it cannot be taken from its archive: {error}") from error
 
@@ -277,3 +333,7 @@ class _Archive:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+def _refuse(why: str) -> bytes:
+    raise UnreadableImageError(why)

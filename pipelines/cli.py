@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -65,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     typed = [word for word in typed if word != "--debug"]
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
-        _run(typed)
+        with _ended_as_interrupted():
+            _run(typed)
     except CycloptsError as error:
         errors.print(f"cnn-codes: {error} Try `cnn-codes --help`.")
         return 2
@@ -78,6 +82,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print(f"cnn-codes: {_message(error)}")
         return 1
     return 0
+
+
+@contextmanager
+def _ended_as_interrupted() -> Iterator[None]:
+    """Let what ends a job in a queue, SIGTERM, do as Ctrl-C does: codes that are there are kept."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(words: list[str]) -> None:

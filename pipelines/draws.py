@@ -168,7 +168,7 @@ def make_draws(
         else:
             notes.append(
                 f"train size {size} was dropped: a draw has all its images of a class from one "
-                "group, so that no fold for choosing C keeps groups together"
+                "group, or but one image of it, so that no folds can choose C"
             )
     if not draws:
         raise ValueError(f"No train size is left to compare: {'; '.join(notes)}.")
@@ -268,14 +268,14 @@ def _draw(
 def inner_splits(
     y: NDArray[np.str_], groups: NDArray[np.str_] | None, cv: int, rng: np.random.Generator
 ) -> list[Split]:
-    """Return the folds that choose C; none where groups leave no way to cut them.
+    """Return the folds that choose C; none where there is no way to cut them.
 
     Parameters
     ----------
     y : ndarray of shape (n_train,), str
     groups : ndarray of shape (n_train,), str, or None
     cv : int
-        Folds, at most as many as the smallest class has images.
+        Folds; fewer where a class has fewer images or groups.
     rng : numpy.random.Generator
 
     Returns
@@ -283,12 +283,12 @@ def inner_splits(
     splits : list of (train, test)
     """
     seed = int(rng.integers(2**31))
-    n_folds = min(cv, int(np.unique(y, return_counts=True)[1].min()))
-    if groups is None:
-        return list(StratifiedKFold(n_folds, shuffle=True, random_state=seed).split(y, y))
-    n_folds = min(n_folds, *(len(np.unique(groups[y == name])) for name in np.unique(y)))
+    apart = np.arange(len(y)) if groups is None else groups
+    n_folds = min(cv, *(len(np.unique(apart[y == name])) for name in np.unique(y)))
     if n_folds < 2:
         return []
+    if groups is None:
+        return list(StratifiedKFold(n_folds, shuffle=True, random_state=seed).split(y, y))
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     splits = list(folds.split(y, y, groups))
     whole = all(len(np.unique(y[train])) == len(np.unique(y)) for train, _ in splits)

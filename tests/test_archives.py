@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import tarfile
 import zipfile
@@ -123,6 +124,105 @@ def test_damage_within_an_archive_is_an_unreadable_image(image_folder: Path) -> 
     tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])  # While it is read.
     with pytest.raises(UnreadableImageError, match="archive cannot be read: unexpected end"):
         images.source.open(35)
+
+
+def test_a_tar_that_ends_too_early_is_refused(image_folder: Path) -> None:
+    tar = _tar(image_folder, image_folder.with_name("packed.tar"))
+    whole = tar.read_bytes()
+    with tarfile.open(tar) as archive:
+        members = archive.getmembers()
+        end = archive.offset
+    middle = members[len(members) // 2].offset
+    header = bytearray(whole)
+    header[middle + 148] ^= 1  # In its checksum.
+    for content, why in [
+        (bytes(header), f"what stands at byte {middle:,} names no file"),
+        (whole[:middle], "mark of its end is missing"),
+        (whole[:end], "mark of its end is missing"),
+        (whole[:middle] + bytes(2 * 2**20), f"from byte {middle:,} on it is empty"),
+        (whole + whole, f"more follows its end at byte {end:,}"),
+        (whole[: middle + 100], f"what stands at byte {middle:,} names no file"),
+        (whole[: middle + 600], "unexpected end of data|empty header"),
+    ]:
+        tar.write_bytes(content)
+        with pytest.raises(ValueError, match=why):
+            load_images(tar)
+    tar.write_bytes(whole[: end + tarfile.BLOCKSIZE])
+    assert len(load_images(tar)) == 36
+
+
+def test_links_in_a_tar_are_what_they_lead_to(image_folder: Path) -> None:
+    red, blue = image_folder / "red", image_folder / "blue"
+    (red / "hard.png").hardlink_to(red / "00.png")
+    (red / "soft.png").symlink_to("hard.png")
+    (blue / "other.png").symlink_to("../red/soft.png")
+    (image_folder / "pink").symlink_to("red")
+    plain = load_images(image_folder)
+    (blue / "broken.png").symlink_to("nowhere.png")
+    (blue / "loop.png").symlink_to("loop.png")
+    packed = load_images(_tar(image_folder, image_folder.with_name("packed.tar")))
+    assert len(packed) == len(plain) + 2 == 36 + 3 + 14 + 2
+    names = [Path(name).name for name in packed.source.names]
+    bad = [names.index("broken.png"), names.index("loop.png")]
+    for index, target in zip(bad, ("nowhere", "loop"), strict=True):
+        with pytest.raises(UnreadableImageError, match=f"link to 'blue/{target}.png', which"):
+            packed.source.open(index)
+    kept = np.setdiff1d(np.arange(len(packed)), bad)
+    assert packed.labels[kept].tolist() == plain.labels.tolist()
+    np.testing.assert_array_equal(digest_images(packed)[kept], digest_images(plain))
+
+
+@pytest.mark.parametrize("start", ["/data/", "../", "a/../../"])
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_names_that_lead_out_of_an_archive_stay_in_it(
+    image_folder: Path, start: str, kind: str
+) -> None:
+    packed = image_folder.with_name(f"packed.{kind}")
+    plain = load_images(image_folder)
+    if kind == "zip":
+        with zipfile.ZipFile(packed, "w") as archive:
+            for file in image_folder.rglob("*.png"):
+                archive.write(file, file.relative_to(image_folder))
+                archive.filelist[-1].filename = f"{start}{file.relative_to(image_folder)}"
+                archive.filelist[-1].orig_filename = archive.filelist[-1].filename
+        with zipfile.ZipFile(packed) as archive:
+            written = {info.filename: archive.getinfo(info.filename) for info in archive.filelist}
+        assert any(name.startswith(start) for name in written)
+    else:
+        with tarfile.open(packed, "w") as archive:
+            for file in image_folder.rglob("*.png"):
+                member = archive.gettarinfo(file)
+                member.name = f"{start}{file.relative_to(image_folder)}"
+                archive.addfile(member, io.BytesIO(file.read_bytes()))
+    images = load_images(packed)
+    assert images.labels.tolist() == plain.labels.tolist()
+
+
+def test_slashes_of_windows_are_slashes(image_folder: Path) -> None:
+    packed = image_folder.with_name("packed.zip")
+    with zipfile.ZipFile(packed, "w") as archive:
+        for file in image_folder.rglob("*.png"):
+            info = zipfile.ZipInfo(str(file.relative_to(image_folder)).replace("/", "\\"))
+            info.create_system = 0
+            archive.writestr(info, file.read_bytes())
+    plain, images = load_images(image_folder), load_images(packed)
+    assert images.labels.tolist() == plain.labels.tolist()
+    np.testing.assert_array_equal(digest_images(images), digest_images(plain))
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_names_that_are_no_text(image_folder: Path, kind: str, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    (image_folder / "blue").rename(image_folder / odd)
+    (image_folder / odd / "00.png").rename(image_folder / odd / f"{odd}.png")
+    place = image_folder
+    if kind == "tar":
+        place = _tar(image_folder, tmp_path / f"{odd}.tar")
+    for n_extracted in (36, 0):
+        done = extract(load_images(place), OPTIONS)
+        assert done.n_extracted == n_extracted
+    assert sum(label == "caf\\udce9" for label in done.images.labels) == 12
+    assert "\n".join([done.images.name, *done.images.source.names]).encode().count(b"udce9") >= 12
 
 
 def test_an_archive_to_predict_is_a_list_of_images(image_folder: Path) -> None:

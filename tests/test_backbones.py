@@ -224,6 +224,14 @@ def make_empty() -> nn.Module:
     return _small().to("meta")
 
 
+def make_words() -> str:
+    return "a network"
+
+
+def make_three() -> tuple[nn.Module, Preprocessing, int]:
+    return _small(), Preprocessing(), 3
+
+
 def make_grey() -> nn.Module:
     return _small(channels=1)
 
@@ -238,6 +246,8 @@ def make_grey() -> nn.Module:
         ("make_empty", "'0.weight' has no values yet"),
         ("make_grey", r"1 channels.*must take batches of shape \(n, 3, height, width\)"),
         ("_Drawing", "another network each time"),
+        ("make_words", r"returned str\. Allowed: an nn.Module, or"),
+        ("make_three", r"returned Sequential, Preprocessing, int\. Allowed"),
     ],
 )
 def test_networks_of_ones_own_that_cannot_be_read(make: str, message: str) -> None:

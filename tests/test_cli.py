@@ -260,8 +260,10 @@ def test_layers_lists_every_tap(run_cli: Run) -> None:
     assert row[1:] == ["cat", "0.94", "512×13×13", "grid:2", "2048", "yes"]
 
 
-def test_ctrl_c_keeps_what_was_stored_and_the_next_run_goes_on(
-    tmp_path: Path, run_cli: Run
+# Ctrl-C, and what ends a job in a queue.
+@pytest.mark.parametrize("ended", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_stored_is_kept_and_the_next_run_goes_on(
+    tmp_path: Path, run_cli: Run, ended: signal.Signals
 ) -> None:
     folder = tmp_path / "many"
     rng = np.random.default_rng(0)
@@ -283,7 +285,7 @@ def test_ctrl_c_keeps_what_was_stored_and_the_next_run_goes_on(
     deadline = time.monotonic() + 100
     while not list(root.glob("*/*/committed/0*")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # As a terminal does: to the whole group.
+    os.killpg(process.pid, ended)  # As a terminal does: to the whole group.
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1, stderr
     assert "What was stored stays" in stderr

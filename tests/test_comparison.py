@@ -320,3 +320,9 @@ def test_lists_are_taken_and_wrong_lengths_refused() -> None:
     for wrong in ({"groups": groups[1:]}, {"test": [True, False]}):
         with pytest.raises(ValueError, match="one value for each of 150 labels"):
             compare_layers({"all": X}, y.astype(str), protocol=protocol, **wrong)
+
+
+def test_a_class_too_small_to_choose_c_is_said_to_be() -> None:
+    y = np.array(["a"] * 8 + ["b"] * 2)
+    with pytest.raises(ValueError, match=r"No train size is left .* or but one image of it"):
+        make_draws(y, Protocol(cv=2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -156,9 +157,27 @@ def test_what_is_no_image_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         decode_file(tmp_path / "whole.jpg")
 
 
+@pytest.mark.parametrize("page", [None, 1])
+def test_a_pipe_among_images_is_an_unreadable_one(image_folder: Path, page: int | None) -> None:
+    os.mkfifo(image_folder / "blue" / "pipe.png")
+    (image_folder / "blue" / "zero.png").symlink_to("/dev/zero")
+    images = load_images(image_folder, page=page)
+    assert len(digest_images(images)) == len(images) == 38
+    for name in ("pipe.png", "zero.png"):
+        place = [Path(path).name for path in images.source.names].index(name)
+        with pytest.raises(UnreadableImageError, match="no file"):
+            images.source.open(place)
+
+
 def test_folders_with_nothing_to_classify(tmp_path: Path, image_folder: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load_images(tmp_path / "absent")
+    with pytest.raises(ValueError, match=r"name is empty\. Say \. for"):
+        load_images("")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for endless in (tmp_path / "pipe.jpg", Path("/dev/zero")):
+        with pytest.raises(FileNotFoundError, match="does not exist, or is no file"):
+            load_images(endless)
     (tmp_path / "flat").mkdir()
     with pytest.raises(ValueError, match="no class folders"):
         load_images(tmp_path / "flat")

@@ -252,7 +252,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
     store = CodeStore(tmp_path / "not" / "yet" / "there")
     usage = shutil.disk_usage(tmp_path)._replace(free=1_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(OSError, match=r"1\.20 GB.*Free some") as caught:
+    with pytest.raises(OSError, match=r"1,200\.0 MB, .* 0\.0 MB left\. Free some") as caught:
         store.write(KEY, {FC7: 100_000}, _digests(range(3000)))
     assert caught.value.errno == errno.ENOSPC
     assert not (tmp_path / "not").exists()
@@ -281,6 +281,17 @@ def test_a_disk_that_fills_up_keeps_the_committed_segments(
         _write(store, range(2000), {FC7: 4})
     monkeypatch.undo()
     assert len(store.missing(KEY, [FC7], _digests(range(2000)))[0].images) == 2000 - 1024
+
+
+def test_a_store_that_is_removed_meanwhile_is_said_to_be(tmp_path: Path) -> None:
+    store = CodeStore(tmp_path / "store")
+    with (
+        pytest.raises(StoreError, match="is gone from the store .* Run it again"),
+        store.write(KEY, {FC7: 4}, _digests(range(2000))) as part,
+    ):
+        part.write({FC7: _codes(range(100), 4)}, {})
+        shutil.rmtree(tmp_path / "store")
+        part.write({FC7: _codes(range(100, 2000), 4)}, {})
 
 
 def test_two_writers_of_the_same_images_do_no_harm(tmp_path: Path) -> None:
