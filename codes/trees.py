@@ -24,7 +24,7 @@ DAMAGED = (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError)
 MAX_MEMBER = 2**30
 """Bytes of a file in an archive; what claims to be larger is taken for a decompression bomb."""
 
-MAX_PADDING = 2**20
+MAX_PADDING = 2**16
 """Zeros behind a tar archive; more are a file that was made in full length and never filled."""
 
 
@@ -239,7 +239,7 @@ class _Archive:
                 packed = zipfile.ZipFile(self._file)
                 for file in packed.infolist():
                     name = file.filename
-                    if file.create_system == 0:  # Some of Windows' programs write its slashes.
+                    if "/" not in name:  # Some of Windows' programs write its slashes.
                         name = name.replace("\\", "/")
                     if not name.endswith("/"):
                         self._members[_plain(name)] = file.file_size, partial(packed.read, file)
