@@ -118,10 +118,11 @@ def _channels(page: TiffPage) -> NDArray[Any]:
     """Decode a page, shape (height, width, n_channels): gray or RGB, and transparency if any."""
     gray, rgb = page.photometric in (0, 1), page.photometric == 2
     n_colors = 1 if gray else 3
-    extra = page.samplesperpixel - n_colors
-    # What is beside the colours: nothing (0), or transparency that they are not multiplied with.
-    known = page.extrasamples in ((), (2,)) or (rgb and page.extrasamples == (0,))
-    if not (gray or rgb) or page.imagedepth > 1 or extra not in (0, 1) or not known:
+    # What is beside the colours: transparency that they are not multiplied with (2), or nothing
+    # that is said (0), which beside gray may well be a second stain.
+    extra = page.extrasamples
+    known = extra in ((), (2,)) or (rgb and extra == (0,))
+    if not (gray or rgb) or not known or page.samplesperpixel != n_colors + len(extra):
         kind = f"{page.samplesperpixel} channels of {page.dtype}, {page.photometric!r}"
         raise ValueError(
             f"it has {kind}: of more than 8 bits, gray and RGB are read, with or without "
@@ -129,11 +130,13 @@ def _channels(page: TiffPage) -> NDArray[Any]:
         )
     if not all(page.databytecounts):
         raise ValueError("parts of it are missing")
+    if page.imagedepth > 1:
+        raise ValueError(f"it is {page.imagedepth} images deep: save them apart")
     values = page.asarray()
     if page.axes == "SYX":
         values = np.moveaxis(values, 0, -1)
     values = np.atleast_3d(values)
-    return values[..., :n_colors] if page.extrasamples == (0,) else values
+    return values[..., :n_colors] if extra == (0,) else values
 
 
 def narrow(values: NDArray[Any], *, white: bool = False) -> Image.Image:
