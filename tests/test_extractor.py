@@ -326,7 +326,8 @@ def test_a_process_that_dies_names_its_image() -> None:
 def test_each_process_of_a_machine_gets_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: empty(0))
     for variable, rank, device in (
         ("LOCAL_RANK", "1", "cuda:1"), ("LOCAL_RANK", "2", "cuda:0"),
         ("SLURM_LOCALID", "1", "cuda:1"),

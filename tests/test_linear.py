@@ -80,7 +80,7 @@ def test_hundred_classes() -> None:
 @settings(max_examples=25, deadline=None)
 @given(
     n=st.integers(12, 60),
-    d=st.integers(1, 80),
+    d=st.integers(2, 80),  # The first is constant: alone, it leaves all classes equal.
     n_classes=st.integers(2, 4),
     shift=st.sampled_from([0.0, 1e3]),
     seed=st.integers(0, 10**6),
