@@ -45,8 +45,9 @@ class Tap:
 def cut_network(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx.GraphModule:
     """Copy the graph up to its deepest tap, each tap pooled right after it arises.
 
-    Pooling right there also reads the pre-activation side before an in-place ReLU overwrites it,
-    and keeps no map longer than the network itself does.
+    What an activation is applied to is pooled right before it: operations in place may have changed
+    it since it arose, and the activation itself may overwrite it. No map is kept longer than the
+    network itself keeps it.
 
     Parameters
     ----------
@@ -70,8 +71,14 @@ def cut_network(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx
     outputs: dict[str, fx.Node] = {}
     for tap in taps:
         node = traced.nodes[tap.layer.name]
-        sources = [node] if activation == "post" else _before_activation(traced, node)
-        pooled = [_pool_after(graph, copies[source], tap) for source in sources]
+        if activation == "post":
+            with graph.inserting_after(copies[node]):
+                pooled = [_pool(graph, copies[node], tap)]
+        else:
+            pooled = []
+            for applied in _activations(traced, node):
+                with graph.inserting_before(copies[applied]):
+                    pooled.append(_pool(graph, copies[applied.all_input_nodes[0]], tap))
         outputs[tap.name] = pooled[0]
         if len(pooled) > 1:
             with graph.inserting_after(max(pooled)):
@@ -92,18 +99,17 @@ def cut_network(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx
     return fx.GraphModule(traced.root, graph)
 
 
-def _pool_after(graph: fx.Graph, node: fx.Node, tap: Tap) -> fx.Node:
-    with graph.inserting_after(node):
-        return graph.call_function(pool_codes, (node, tap.pool, tap.layer.layout))
+def _pool(graph: fx.Graph, node: fx.Node, tap: Tap) -> fx.Node:
+    return graph.call_function(pool_codes, (node, tap.pool, tap.layer.layout))
 
 
-def _before_activation(traced: TracedGraph, node: fx.Node) -> list[fx.Node]:
-    """Return what an activation, or each activation in a concatenation, is applied to."""
+def _activations(traced: TracedGraph, node: fx.Node) -> list[fx.Node]:
+    """Return an activation itself, or each activation in a concatenation."""
     if traced.is_concatenation(node):
-        return [source for i in node.all_input_nodes for source in _before_activation(traced, i)]
+        return [found for i in node.all_input_nodes for found in _activations(traced, i)]
     if not traced.is_activation(node):
         raise ValueError(
             f"{traced.names[node]!r} is no activation, so that it has no side before one. Leave it "
             "out with --layers, or read --activation post."
         )
-    return [node.all_input_nodes[0]]
+    return [node]

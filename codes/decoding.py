@@ -12,7 +12,15 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from codes.wide import count_tiff_pages, is_tiff, is_wide_png, narrow, read_wide_png, read_wide_tiff
+from codes.wide import (
+    count_tiff_pages,
+    is_tiff,
+    is_wide_png,
+    mend_transparency,
+    narrow,
+    read_tiff,
+    read_wide_png,
+)
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
@@ -156,9 +164,9 @@ def _decode(file: BinaryIO, page: int | None) -> Image.Image:
 def _upright(file: BinaryIO, start: bytes, page: int | None) -> Image.Image:
     """Decode an image, turned as its orientation tag says; of 8 bits a channel, if it can be."""
     if is_tiff(start):
-        wide = read_wide_tiff(file, lambda n_pages: _place(page, n_pages))
-        if wide is not None:
-            return wide
+        picture = read_tiff(file, lambda n_pages: _place(page, n_pages))
+        if picture is not None:
+            return picture
         file.seek(0)
     with Image.open(file, formats=_FORMATS) as image:
         if is_wide_png(start):
@@ -166,6 +174,7 @@ def _upright(file: BinaryIO, start: bytes, page: int | None) -> Image.Image:
         place = _place(page, _pages_of(image))
         if place:
             image.seek(place)
+        mend_transparency(image, start)
         return ImageOps.exif_transpose(image)
 
 

@@ -186,7 +186,7 @@ def measure_shapes(traced: TracedGraph, example: torch.Tensor) -> None:
         raise ValueError(
             f"{type(traced.root).__name__} does not take images of {tuple(example.shape[1:])}: "
             f"{str(error).splitlines()[0]}. It must take batches of shape (n, 3, height, width); "
-            "if only the size is wrong, choose another --image-size."
+            "if only the size is wrong, choose another --image-size, or --dense."
         ) from error
 
 

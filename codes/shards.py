@@ -44,7 +44,7 @@ def load_shards(pattern: str, page: int | None = None) -> ImageList:
     if not shards:
         raise FileNotFoundError(
             f"No file is of the pattern {pattern!r}. Give tar files, such as 'wds:birds-*.tar' in "
-            "quotes."
+            "quotes, with the signs *, ? and [0-9] of a shell; braces are not read."
         )
     sources: list[ImageSource] = []
     labels: list[str] = []
@@ -54,6 +54,15 @@ def load_shards(pattern: str, page: int | None = None) -> ImageList:
         files = tree.below()
         label_of = {_sample(file): file for file in files if file.endswith(".cls")}
         found = [file for file in files if is_image(file)]
+        keys = Counter(map(_sample, found))
+        several = [*tree.repeated, *(key for key, n in keys.items() if n > 1)]
+        if several:
+            raise ValueError(
+                f"{len(several)} samples of {shard!r} have several images or labels, such as "
+                f"{several[0]!r}. A sample is one image and its .cls, of the same name up to the "
+                "first dot; pack them again, without masks and under names of their own."
+            )
+        ignored[".cls without an image"] += len(label_of.keys() - keys.keys())
         without = [file for file in found if _sample(file) not in label_of]
         if without:
             raise ValueError(
@@ -66,13 +75,17 @@ def load_shards(pattern: str, page: int | None = None) -> ImageList:
             if not is_image(file) and file[-4:] != ".cls"
         )
         texts = tree.read([label_of[_sample(file)] for file in found])
-        labels += [text.decode("utf-8").strip() for text in texts]
+        words = [text.decode("utf-8").strip() for text in texts]
+        if "" in words:
+            empty = label_of[_sample(found[words.index("")])]
+            raise ValueError(f"{empty!r} of {shard!r} is empty, and must hold the sample's label.")
+        labels += words
         sources.append(tree.source(found, page))
     return ImageList(
         name=f"wds:{pattern}",
         source=JoinedSource(sources),
         labels=np.array(labels),
-        ignored=dict(ignored),
+        ignored=dict(+ignored),
     )
 
 
@@ -104,7 +117,10 @@ class TableSource:
         if kept is None:
             raise UnreadableImageError("the table has no image there")
         try:
-            content: bytes = kept["bytes"] or Path(kept["path"]).read_bytes()
+            inside: bytes | None = kept["bytes"]
+            if inside is None and kept["path"] is None:
+                raise UnreadableImageError("the table has no image there")
+            content = Path(kept["path"]).read_bytes() if inside is None else inside
         except OSError as error:
             raise UnreadableImageError(str(error)) from error
         return content

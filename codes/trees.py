@@ -20,6 +20,9 @@ from codes.images import DigestMemory, FileSource, ImageSource, no_digest, of_pa
 
 ARCHIVES = (".zip", ".tar")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+COMPRESSION = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+"""What files begin with that gzip, bzip2, xz and zstd wrote, whatever they are called."""
+
 DAMAGED = (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError)
 MAX_MEMBER = 2**30
 """Bytes of a file in an archive; what claims to be larger is taken for a decompression bomb."""
@@ -96,6 +99,11 @@ class ArchiveTree:
     ----------
     archive : Path
 
+    Attributes
+    ----------
+    repeated : list of str
+        Names that it has several files of: the last counts, as where it is unpacked.
+
     Raises
     ------
     ValueError
@@ -103,7 +111,9 @@ class ArchiveTree:
     """
 
     def __init__(self, archive: Path) -> None:
-        if archive.name.lower().endswith(COMPRESSED):
+        with archive.open("rb") as file:
+            start = file.read(6)
+        if archive.name.lower().endswith(COMPRESSED) or start.startswith(COMPRESSION):
             raise ValueError(
                 f"{str(archive)!r} is compressed as a whole, so that no image of it can be read "
                 f"without all before it. Allowed: {', '.join(ARCHIVES)}. Decompress it (gunzip, "
@@ -114,6 +124,7 @@ class ArchiveTree:
         try:
             with _Archive(archive) as opened:
                 members = [name for name in opened.names if not _hidden(name)]
+                self.repeated = [name for name in opened.repeated if not _hidden(name)]
         except DAMAGED as error:
             raise ValueError(
                 f"{str(archive)!r} cannot be read as an archive: {error}. Fetch or pack it again."
@@ -234,6 +245,7 @@ class _Archive:
     def __init__(self, path: Path) -> None:
         self._file: IO[bytes] = path.open("rb")
         self._members: dict[str, tuple[int, Callable[[], bytes]]] = {}
+        self.repeated: list[str] = []
         try:
             if path.suffix.lower() == ".zip":
                 packed = zipfile.ZipFile(self._file)
@@ -242,13 +254,18 @@ class _Archive:
                     if "/" not in name:  # Some of Windows' programs write its slashes.
                         name = name.replace("\\", "/")
                     if not name.endswith("/"):
-                        self._members[_plain(name)] = file.file_size, partial(packed.read, file)
+                        self._add(_plain(name), file.file_size, partial(packed.read, file))
                 return
             with tarfile.open(fileobj=self._file, mode="r:") as tar:
                 self._list(tar)
         except BaseException:
             self._file.close()
             raise
+
+    def _add(self, name: str, size: int, read: Callable[[], bytes]) -> None:
+        if name in self._members:
+            self.repeated.append(name)
+        self._members[name] = size, read
 
     def _list(self, tar: tarfile.TarFile) -> None:
         links: dict[str, str] = {}
@@ -262,7 +279,7 @@ class _Archive:
                 read = partial(self._cut_out, member.offset_data, member.size)
                 if member.issparse():
                     read = partial(_refuse, "it is kept as a sparse file: pack it without -S")
-                self._members[name] = member.size, read
+                self._add(name, member.size, read)
         self._require_end(tar.offset)
         self._follow(links)
 

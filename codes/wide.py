@@ -1,7 +1,8 @@
-"""Wide: images of more than 8 bits a channel, brought to 8 by their own smallest and largest value.
+"""Wide: TIFFs, and images of more than 8 bits a channel, which become 8 by their own range.
 
 Pillow keeps the high byte of 16-bit colours, and misreads TIFFs of unsigned 32 bits, of signed
-bytes, of 16 bits with white as zero, and of 16 bits channel by channel.
+bytes, of 16 bits with white as zero, and of 16 bits channel by channel; it takes no notice of the
+checksums of TIFFs, nor of their second stains.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 ORIENTATION = 0x0112
 """Number of the tag, in TIFF and in EXIF."""
+
+_JPEG = (6, 7)
+_CCITT = (2, 3, 4)
+"""Numbers of compressions in TIFF."""
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -55,7 +60,7 @@ def read_wide_png(image: Image.Image, file: BinaryIO) -> Image.Image:
     image : PIL.Image.Image
         Opened, not decoded.
     file : binary file
-        The same.
+        The same file.
 
     Returns
     -------
@@ -79,8 +84,24 @@ def read_wide_png(image: Image.Image, file: BinaryIO) -> Image.Image:
     return _upright(narrow(values), orientation)
 
 
-def read_wide_tiff(file: BinaryIO, choose: Callable[[int], int]) -> Image.Image | None:
-    """Read a page of a TIFF, if its values are not plain bytes.
+def mend_transparency(image: Image.Image, start: bytes) -> None:
+    """Scale the gray that a PNG of few bits names transparent, as Pillow scales its pixels only.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Opened. Of other formats and depths, it stays as it is.
+    start : bytes
+        The first 25 of the file.
+    """
+    key = image.info.get("transparency")
+    bits = start[_DEPTH_OF_PNG] if start.startswith(_PNG) else 8
+    if image.mode == "L" and isinstance(key, int) and key < 2**bits < 2**8:
+        image.info["transparency"] = key * 255 // (2**bits - 1)
+
+
+def read_tiff(file: BinaryIO, choose: Callable[[int], int]) -> Image.Image | None:
+    """Read a page of a TIFF, if it is gray or RGB.
 
     Parameters
     ----------
@@ -91,27 +112,49 @@ def read_wide_tiff(file: BinaryIO, choose: Callable[[int], int]) -> Image.Image 
     Returns
     -------
     image : PIL.Image.Image or None
-        Of 8 bits a channel, turned as its orientation tag says; None where Pillow reads the page.
+        Of 8 bits a channel, turned as its orientation tag says; None where Pillow reads the page:
+        palettes, CMYK, YCbCr, L*a*b*, JPEG and fax.
 
     Raises
     ------
     ValueError
-        If the page is damaged, too large, or of other channels than gray or RGB, with or without
-        transparency.
+        If the page is damaged, too large, or has other channels.
     """
     from tifffile import TiffFile
 
     with TiffFile(file) as tiff:
-        stack = (tiff.imagej_metadata or {}).get("images", 1)
-        if stack > len(tiff.pages) == 1:
-            raise ValueError(f"it is a stack of {stack} images behind one page: save them apart")
-        page: Any = tiff.pages[choose(len(tiff.pages))]
-        if page.dtype is None or page.dtype in (np.uint8, np.bool_):
-            return None
+        pages = len(tiff.pages)
+        if pages == 1 and (tiff.is_imagej or tiff.is_shaped):
+            [series, *_] = tiff.series
+            stack = series.size // series.keyframe.size
+            if stack > 1:
+                raise ValueError(
+                    f"it is a stack of {stack} images behind one page: save them apart"
+                )
+        page: Any = tiff.pages[choose(pages)]
         if page.imagewidth * page.imagelength > (Image.MAX_IMAGE_PIXELS or np.inf):
             raise Image.DecompressionBombError
-        orientation = page.tags.valueof(ORIENTATION, default=1)
-        return _upright(narrow(_channels(page), white=page.photometric == 0), orientation)
+        if _is_pillows(page):
+            return None
+        white, orientation = page.photometric == 0, page.tags.valueof(ORIENTATION, default=1)
+        values = _channels(page)
+        if page.dtype in (np.uint8, np.bool_):
+            pixels = np.rint(values * (255 / (2**page.bitspersample - 1))).astype(np.uint8)
+            picture = _image(255 - pixels if white else pixels)
+        else:
+            picture = narrow(values, white=white)
+        return _upright(picture, orientation)
+
+
+def _is_pillows(page: TiffPage) -> bool:
+    """Tell whether a page is of a kind that Pillow turns into RGB, and reads right."""
+    if page.dtype not in (np.uint8, np.bool_):
+        return False
+    if page.photometric == 3 and page.colormap is not None and page.colormap.max() < 256:
+        raise ValueError("its palette is of 8 bits, where TIFF has 16: save it as RGB")
+    other_alpha = page.photometric == 2 and page.samplesperpixel == 4
+    other_alpha = other_alpha and page.extrasamples not in ((0,), (2,))
+    return page.photometric not in (0, 1, 2) or page.compression in (*_JPEG, *_CCITT) or other_alpha
 
 
 def _channels(page: TiffPage) -> NDArray[Any]:
@@ -123,15 +166,20 @@ def _channels(page: TiffPage) -> NDArray[Any]:
     extra = page.extrasamples
     known = extra in ((), (2,)) or (rgb and extra == (0,))
     if not (gray or rgb) or not known or page.samplesperpixel != n_colors + len(extra):
-        kind = f"{page.samplesperpixel} channels of {page.dtype}, {page.photometric!r}"
+        kind = getattr(page.photometric, "name", page.photometric)
         raise ValueError(
-            f"it has {kind}: of more than 8 bits, gray and RGB are read, with or without "
-            "transparency that the colours are not multiplied with"
+            f"it has {page.samplesperpixel} channels of {page.bitspersample} bits ({kind}); read "
+            "are one, gray, or three, RGB, and transparency that they are not multiplied with. "
+            "Save what you want to be seen as such an image"
         )
-    if not all(page.databytecounts):
-        raise ValueError("parts of it are missing")
+    bits = page.bitspersample
+    odd = page.dtype is None or page.dtype.kind not in "biuf" or (bits > 16 and bits % 32)
+    if odd:
+        raise ValueError(f"its values are of {bits} bits ({page.dtype}), which are not read")
     if page.imagedepth > 1:
         raise ValueError(f"it is {page.imagedepth} images deep: save them apart")
+    if not all(page.databytecounts):
+        raise ValueError("parts of it are missing")
     values = page.asarray()
     if page.axes == "SYX":
         values = np.moveaxis(values, 0, -1)
@@ -166,16 +214,26 @@ def narrow(values: NDArray[Any], *, white: bool = False) -> Image.Image:
     >>> np.asarray(narrow(camera)).tolist()
     [[[0, 128, 255]]]
     """
-    wide = np.atleast_3d(values).astype(np.float64)
-    if not np.isfinite(wide).all():
-        raise ValueError("it holds values that are not finite")
-    n_colors = 1 if wide.shape[-1] < 3 else 3
-    colors, alpha = wide[..., :n_colors], wide[..., n_colors:]
+    values = np.atleast_3d(values)
+    n_colors = 1 if values.shape[-1] < 3 else 3
+    colors, alpha = values[..., :n_colors], values[..., n_colors:]
+    full = 1.0
+    if values.dtype.kind in "iu":
+        full = np.iinfo(values.dtype).max
+        # Subtracted as integers, of which large ones differ by less than floats can say.
+        colors = (colors - colors.min()).astype(f"u{values.dtype.itemsize}")
+    elif not np.isfinite(values).all():
+        raise ValueError("it holds NaN or infinity: put numbers in their place")
+    colors = colors.astype(np.float64)
     low, high = colors.min(), colors.max()
+    if not np.isfinite(high - low):
+        raise ValueError(f"its values, from {low:.3g} to {high:.3g}, are too far apart")
     colors = (colors - low) / (high - low or 1.0)
-    full = np.iinfo(values.dtype).max if np.issubdtype(values.dtype, np.integer) else 1
     shares = np.dstack([1 - colors if white else colors, (alpha / full).clip(0, 1)])
-    pixels = np.rint(shares * 255).astype(np.uint8)
+    return _image(np.rint(shares * 255).astype(np.uint8))
+
+
+def _image(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 

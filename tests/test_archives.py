@@ -97,12 +97,14 @@ def test_damaged_and_compressed_archives_are_refused(image_folder: Path, tmp_pat
     (tmp_path / "text.tar").write_text("no archive, but long enough to be looked at" * 99)
     with tarfile.open(tmp_path / "all.tar.gz", "w:gz") as archive:
         archive.add(image_folder, arcname="birds")
+    shutil.copy(tmp_path / "all.tar.gz", tmp_path / "named.tar")
     with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
         pass
     for name, what in {
         "cut.zip": "cannot be read as an archive",
         "text.tar": "cannot be read as an archive",
         "all.tar.gz": "compressed as a whole.*gunzip",
+        "named.tar": "compressed as a whole.*gunzip",
         "empty.zip": "holds no file",
     }.items():
         with pytest.raises(ValueError, match=what):
@@ -357,6 +359,31 @@ def test_webdataset_shards(tmp_path: Path) -> None:
         load_images(f"wds:{tmp_path}/birds-*.tar")
 
 
+def _shard(file: Path, members: list[tuple[str, bytes]]) -> None:
+    with tarfile.open(file, "w") as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def test_samples_of_webdataset_that_are_not_one_image_and_its_label(tmp_path: Path) -> None:
+    kept = io.BytesIO()
+    draw_image(1).save(kept, "PNG")
+    image = kept.getvalue()
+    good = [("a.png", image), ("a.cls", b"0"), ("b.png", image), ("b.cls", b"1")]
+    for more, why in [
+        ([("a.png", image), ("a.cls", b"2")], r"several images or labels, such as 'a\.png'"),
+        ([("b.seg.png", image)], "several images or labels, such as 'b'"),
+        ([("c.png", image), ("c.cls", b" ")], r"'c\.cls' of .* is empty"),
+    ]:
+        _shard(tmp_path / "birds.tar", good + more)
+        with pytest.raises(ValueError, match=why):
+            load_images(f"wds:{tmp_path}/birds.tar")
+    _shard(tmp_path / "birds.tar", [*good, ("c.cls", b"2")])
+    assert load_images(f"wds:{tmp_path}/birds.tar").ignored == {".cls without an image": 1}
+
+
 def test_hugging_face_datasets(image_folder: Path, tmp_path: Path) -> None:
     plain = load_images(image_folder)
     classes = sorted(set(plain.labels.tolist()))
@@ -379,6 +406,12 @@ def test_hugging_face_datasets(image_folder: Path, tmp_path: Path) -> None:
     done = extract(load_images(f"hf:{tmp_path}/one"), OPTIONS)
     assert extract(plain, OPTIONS).n_extracted == 0
     assert len(done.digests) == 36
+    gaps = [None, {"bytes": b"", "path": None}]
+    holes = datasets.Dataset.from_dict({"picture": gaps, "kind": [0, 1]}, features=features)
+    holes.save_to_disk(tmp_path / "holes")
+    for index, why in enumerate(["no image there", "empty"]):
+        with pytest.raises(UnreadableImageError, match=why):
+            load_images(f"hf:{tmp_path}/holes").source.open(index)
     table.remove_columns("kind").save_to_disk(tmp_path / "bare")
     with pytest.raises(ValueError, match=r"picture \(Image\).*one of class labels"):
         load_images(f"hf:{tmp_path}/bare")

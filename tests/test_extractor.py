@@ -147,6 +147,38 @@ def test_the_side_before_a_concatenation_is_that_of_its_parts() -> None:
     )
 
 
+class _ShiftsInPlace(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 4, 3), nn.PReLU()
+        self.second, self.relu = nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.conv(x), self.second(x)
+        first.sub_(3)  # What it answers is not used: it changes what the activation sees.
+        both = torch.cat([self.act(first), self.relu(second)], 1)
+        return both
+
+
+def test_the_side_before_an_activation_is_what_the_activation_sees() -> None:
+    torch.manual_seed(0)
+    model = _ShiftsInPlace()
+    seen: dict[str, np.ndarray] = {}  # type: ignore[type-arg]
+    for name in ("act", "relu"):
+        module = model.get_submodule(name)
+        module.register_forward_pre_hook(
+            lambda _, inputs, name=name: seen.update({name: inputs[0].flatten(1).numpy().copy()})
+        )
+    backbone, images = _own_backbone(model), _images()
+    extractor = CodeExtractor(backbone, "all", pool="flatten", activation="pre")
+    [pre] = extractor.extract(images)
+    seen.clear()
+    with torch.inference_mode():
+        model(backbone.preprocessing.normalize(_pixels(backbone, images)))
+    both = np.concatenate([seen["act"], seen["relu"]], 1)
+    np.testing.assert_allclose(pre.codes["cat"], both, atol=1e-5)
+
+
 class _AddsInPlace(nn.Module):
     def __init__(self) -> None:
         super().__init__()

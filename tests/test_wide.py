@@ -1,4 +1,4 @@
-"""Images of more than 8 bits a channel, against the values that were written."""
+"""TIFFs, and images of more than 8 bits a channel, against the values that were written."""
 
 from __future__ import annotations
 
@@ -37,27 +37,40 @@ def _tiff(values: NDArray[Any], **options: Any) -> bytes:
     return kept.getvalue()
 
 
-def _png(values: NDArray[Any], extra: bytes = b"", *, interlaced: bool = False) -> bytes:
-    """Write a PNG of 16 bits a channel, which Pillow cannot."""
+def _png_file(
+    size: tuple[int, int],
+    bits: int,
+    kind: int,
+    rows: list[bytes],
+    *,
+    key: tuple[bytes, bytes] | None = None,
+    interlaced: bool = False,
+) -> bytes:
+    """Write a PNG, of depths that Pillow does not write."""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", *size, bits, kind, 0, 0, interlaced)),
+        *([] if key is None else [key]),
+        (b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))),
+        (b"IEND", b""),
+    ]
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, inside in chunks:
+        content += struct.pack(">I", len(inside)) + name + inside
+        content += struct.pack(">I", zlib.crc32(name + inside))
+    return content
 
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content)) + kind + content
-            + struct.pack(">I", zlib.crc32(kind + content))
-        )  # fmt: skip
 
+def _png(
+    values: NDArray[Any], key: tuple[bytes, bytes] | None = None, *, interlaced: bool = False
+) -> bytes:
+    """Write a PNG of 16 bits a channel."""
     values = np.atleast_3d(values).astype(">u2")
     height, width, channels = values.shape
     steps = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2),
              (1, 0, 2, 1)] if interlaced else [(0, 0, 1, 1)]  # fmt: skip
-    rows = [row for y, x, dy, dx in steps for row in values[y::dy, x::dx]]
+    rows = [row.tobytes() for y, x, dy, dx in steps for row in values[y::dy, x::dx]]
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, interlaced)
-    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        [chunk(b"IHDR", header), extra and chunk(extra[:4], extra[4:]), chunk(b"IDAT", pixels),
-         chunk(b"IEND", b"")]
-    )  # fmt: skip
+    return _png_file((width, height), 16, kind, rows, key=key, interlaced=interlaced)
 
 
 @pytest.mark.parametrize("compression", [None, "zlib", "lzw", "zstd"])
@@ -86,6 +99,54 @@ def test_gray_tiffs_of_every_type(kind: str, photometric: str) -> None:
     assert np.abs(found - expected.astype(int)).max() <= (photometric == "miniswhite")
 
 
+@pytest.mark.parametrize("kind", ["?", "u1"])
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize("options", [{}, {"bigtiff": True, "byteorder": ">"}, {"tile": (16, 16)}])
+def test_bytes_and_bits_are_left_as_they_are(
+    kind: str, photometric: str, options: dict[str, Any]
+) -> None:
+    values = (GRAY > 2000) if kind == "?" else (GRAY // 16).astype(np.uint8)
+    expected = values.astype(int) * (255 if kind == "?" else 1)
+    expected = expected if photometric == "minisblack" else 255 - expected
+    found = np.asarray(decode_bytes(_tiff(values, photometric=photometric, **options)))
+    np.testing.assert_array_equal(found, np.repeat(expected[..., None], 3, 2))
+
+
+def test_whole_numbers_are_told_apart_however_large() -> None:
+    values = (GRAY % 256).astype(np.uint64) + np.uint64(2**64 - 300)
+    assert values[0, 0] > 2**63
+    np.testing.assert_array_equal(np.asarray(decode_bytes(_tiff(values))), _seen(GRAY % 256))
+
+
+def test_a_bit_that_flips_under_a_checksum_is_noticed() -> None:
+    smooth = np.add.outer(np.arange(40), np.arange(50)).astype(np.uint8)
+    content = _tiff(smooth, compression="zlib")
+    where = tifffile.TiffFile(io.BytesIO(content)).pages.first
+    refused = 0
+    for byte in range(where.dataoffsets[0], sum(where.dataoffsets + where.databytecounts)):
+        damaged = bytearray(content)
+        damaged[byte] ^= 4
+        try:
+            found = np.asarray(decode_bytes(bytes(damaged)))[..., 0]
+        except UnreadableImageError:
+            refused += 1
+        else:
+            np.testing.assert_array_equal(found, smooth)
+    assert refused > 10
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_gray_of_few_bits_that_is_named_transparent_is_white(bits: int) -> None:
+    values = RNG.integers(0, 2**bits, (8, 16))
+    packed = np.packbits(
+        (values[..., None] >> np.arange(bits)[::-1] & 1).astype(np.uint8).reshape(8, -1), axis=1
+    )
+    key = b"tRNS", struct.pack(">H", 1)
+    content = _png_file((16, 8), bits, 0, [row.tobytes() for row in packed], key=key)
+    expected = np.where(values == 1, 255, values * 255 // (2**bits - 1))
+    np.testing.assert_array_equal(np.asarray(decode_bytes(content))[..., 0], expected)
+
+
 @pytest.mark.parametrize("interlaced", [False, True])
 def test_colors_of_pngs_are_scaled_together(interlaced: bool) -> None:
     found = decode_bytes(_png(COLOR, interlaced=interlaced))
@@ -110,7 +171,7 @@ def test_a_color_that_is_named_transparent_is_white() -> None:
     for values in (GRAY, COLOR):
         first = np.atleast_1d(values[0, 0])
         hidden = (np.atleast_3d(values) == first).all(-1)
-        key = b"tRNS" + first.astype(">u2").tobytes()
+        key = b"tRNS", first.astype(">u2").tobytes()
         found = np.asarray(decode_bytes(_png(values, key)))
         assert (found[hidden] == 255).all()
         np.testing.assert_array_equal(found[~hidden], _seen(values)[~hidden])
@@ -124,7 +185,7 @@ def test_orientation_is_obeyed(orientation: int, tmp_path: Path) -> None:
     upright = np.asarray(decode_file(tmp_path / "plain.png"))
     extra = [(0x0112, "H", 1, orientation, True)]
     tiff = _tiff(COLOR.astype(np.uint16), photometric="rgb", extratags=extra)
-    png = _png(COLOR, b"eXIf" + tag.tobytes().removeprefix(b"Exif\0\0"))
+    png = _png(COLOR, (b"eXIf", tag.tobytes().removeprefix(b"Exif\0\0")))
     for content in (tiff, png):
         np.testing.assert_array_equal(np.asarray(decode_bytes(content)), upright)
 
@@ -138,18 +199,26 @@ def test_what_cannot_be_read_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     first = tifffile.TiffFile(io.BytesIO(one_page)).pages.first
     at = first.offset + 2 + 12 * len(first.tags)
     one_page[at : at + 4] = bytes(4)  # As ImageJ writes stacks of over 4 GB.
+    several = io.BytesIO()
+    tifffile.imwrite(several, np.zeros((3, 9, 9), np.uint8), truncate=True, photometric=1)
+    stacked = several.getvalue()
     missing = GRAY.astype(np.float64)
     missing[3, 4] = np.nan
     for content, why in [
-        (_tiff(wide, photometric="minisblack", planarconfig="contig"), "5 channels of uint16"),
+        (_tiff(wide, photometric="minisblack", planarconfig="contig"), "5 channels of 16 bits"),
         (_tiff(wide[..., :2], photometric="minisblack", planarconfig="contig"), "2 channels"),
-        (_tiff(wide[..., :4], photometric="separated"), "4 channels of uint16"),
+        (_tiff(wide[..., :4], photometric="separated"), r"4 channels of 16 bits \(SEPARATED\)"),
         (_tiff(wide[..., :4], photometric="rgb", extrasamples=["assocalpha"]), "4 channels"),
-        (_tiff(missing), "not finite"),
+        (_tiff(wide[..., :2].astype(np.uint8), photometric="minisblack", planarconfig="contig"),
+         r"2 channels of 8 bits .* Save what you want to be seen"),
+        (_tiff(GRAY.astype(np.complex64)), "complex64"),
+        (_tiff(np.array([[-1.7e308, 1.7e308]])), "too far apart"),
+        (stacked, "stack of 3 images behind one page"),
+        (_tiff(missing), "NaN or infinity"),
         (whole[: len(whole) // 2], "truncated|corrupt|failed|reshaped"),
         (_png(COLOR)[:-900], "truncated"),
         (bytes(one_page), "stack of 3 images behind one page"),
-    ]:
+    ]:  # fmt: skip
         with pytest.raises(UnreadableImageError, match=why):
             decode_bytes(content)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
