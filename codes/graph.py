@@ -102,12 +102,26 @@ class TracedGraph:
         return gate and any(self.calls(user, _PRODUCTS) for user in node.users)
 
 
+class UnfollowedError(ValueError):
+    """A network does what its graph leaves out, so that the graph would answer otherwise."""
+
+
 class _Tracer(NodePathTracer):  # type: ignore[misc]
     """Follow what its own thread calls; others may run networks in the meantime."""
 
     def __init__(self) -> None:
         super().__init__()
         self._thread = get_ident()
+        self._autocast = _autocast()
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if _autocast() != self._autocast:
+            raise UnfollowedError(
+                "computes under torch.autocast within its forward pass, which its graph leaves "
+                "out. Take that away; --precision says what the whole network computes in"
+            )
+        node: fx.Node = super().create_node(*args, **kwargs)
+        return node
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if get_ident() != self._thread:
@@ -135,11 +149,22 @@ def trace(model: nn.Module) -> TracedGraph:
     Raises
     ------
     ValueError
-        If the network's forward pass depends on its input in a way that tracing cannot follow.
+        If the network's forward pass depends on its input in a way that tracing cannot follow, or
+        does more than its graph says.
     """
     tracer = _Tracer()
+    before = _buffers(model)
     try:
         graph = tracer.trace(model)
+        for name, (buffer, version) in _buffers(model).items():
+            known, was = before.get(name, (None, version))
+            if known is not buffer or was != version:
+                raise UnfollowedError(
+                    f"changes its buffer {name!r} in each forward pass, so that an image has other "
+                    "codes each time. Leave that out where the module is not training"
+                )
+    except UnfollowedError as error:
+        raise ValueError(f"{type(model).__name__} {error}.") from None
     except Exception as error:  # fx raises several unrelated types
         raise ValueError(
             f"{type(model).__name__} cannot be traced by torch.fx: {error}. Its forward pass must "
@@ -156,6 +181,18 @@ def trace(model: nn.Module) -> TracedGraph:
         names=names,
         nodes={name: node for node, name in names.items()},
     )
+
+
+def _autocast() -> tuple[bool, ...]:
+    return tuple(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
+
+
+def _buffers(model: nn.Module) -> dict[str, tuple[torch.Tensor, int]]:
+    """Return the buffers of a network, and how often each was changed."""
+    return {
+        name: (buffer, -1 if buffer.is_inference() else buffer._version)
+        for name, buffer in model.named_buffers()
+    }
 
 
 def _is_shape(arguments: tuple[Any, ...]) -> bool:

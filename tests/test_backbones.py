@@ -224,6 +224,44 @@ def make_empty() -> nn.Module:
     return _small().to("meta")
 
 
+class _Counting(nn.Module):
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        self.in_place, self.conv = in_place, nn.Conv2d(3, 4, 3)
+        self.register_buffer("n", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.in_place:
+            self.n += 1
+        else:
+            self.n = self.n + 1
+        return (torch.relu(self.conv(x)) + self.n).mean((2, 3))
+
+
+class _Casting(nn.Module):
+    def __init__(self, enabled: bool = True) -> None:
+        super().__init__()
+        self.enabled, self.conv = enabled, nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.enabled):
+            return torch.relu(self.conv(x)).mean((2, 3))
+
+
+def make_counting() -> nn.Module:
+    return _Counting(in_place=True)
+
+
+def make_counting_anew() -> nn.Module:
+    return _Counting(in_place=False)
+
+
+def test_a_network_may_say_that_it_does_not_cast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.make_grey", lambda: _Casting(enabled=False))
+    with torch.autocast("cpu", torch.bfloat16, enabled=False):
+        assert load_backbone(f"{__name__}:make_grey").layers
+
+
 def make_words() -> str:
     return "a network"
 
@@ -246,6 +284,9 @@ def make_grey() -> nn.Module:
         ("make_empty", "'0.weight' has no values yet"),
         ("make_grey", r"1 channels.*must take batches of shape \(n, 3, height, width\)"),
         ("_Drawing", "another network each time"),
+        ("_Casting", "computes under torch.autocast within .* --precision says"),
+        ("make_counting", "changes its buffer 'n' in each forward pass"),
+        ("make_counting_anew", "changes its buffer 'n' in each forward pass"),
         ("make_words", r"returned str\. Allowed: an nn.Module, or"),
         ("make_three", r"returned Sequential, Preprocessing, int\. Allowed"),
     ],
