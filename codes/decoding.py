@@ -12,15 +12,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from codes.wide import (
-    count_tiff_pages,
-    is_tiff,
-    is_wide_png,
-    mend_transparency,
-    narrow,
-    read_tiff,
-    read_wide_png,
-)
+from codes.tiffs import count_tiff_pages, is_tiff, read_tiff
+from codes.wide import is_wide_png, mend_transparency, narrow, read_wide_png
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
