@@ -254,7 +254,10 @@ class _Archive:
                     if "/" not in name:  # Some of Windows' programs write its slashes.
                         name = name.replace("\\", "/")
                     if not name.endswith("/"):
-                        self._add(_plain(name), file.file_size, partial(packed.read, file))
+                        read = partial(packed.read, file)
+                        if file.flag_bits & 1:
+                            read = partial(_refuse, "it is encrypted: unpack it with its password")
+                        self._add(_plain(name), file.file_size, read)
                 return
             with tarfile.open(fileobj=self._file, mode="r:") as tar:
                 self._list(tar)

@@ -128,6 +128,20 @@ def test_damage_within_an_archive_is_an_unreadable_image(image_folder: Path) -> 
         images.source.open(35)
 
 
+def test_what_is_encrypted_in_an_archive_is_said_to_be(image_folder: Path) -> None:
+    packed = _zip(image_folder, image_folder.with_name("packed.zip"))
+    with zipfile.ZipFile(packed) as archive:
+        member = archive.getinfo("red/03.png")
+        directory = archive.start_dir
+    content = bytearray(packed.read_bytes())
+    listed = content.index(b"red/03.png", directory) - 46
+    for at in (member.header_offset + 6, listed + 8):  # Where the flags of a file stand.
+        content[at] |= 1
+    packed.write_bytes(content)
+    with pytest.raises(UnreadableImagesError, match=r"red/03.png: it is encrypted: unpack it"):
+        extract(load_images(packed), OPTIONS)
+
+
 def test_a_tar_that_ends_too_early_is_refused(image_folder: Path) -> None:
     tar = _tar(image_folder, image_folder.with_name("packed.tar"))
     whole = tar.read_bytes()
