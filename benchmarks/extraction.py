@@ -58,23 +58,28 @@ def link_images(source: Path, folder: Path, n: int) -> None:
         (folder / file.parent.name / file.name).symlink_to(file.resolve())
 
 
-def bare(backbone: Any, crops: Any, precision: str, batch: int) -> Callable[[], None]:
-    """Run the whole network on tensors that are ready, and throw the answers away."""
+def bare(
+    backbone: Any, crops: Any, precision: str, batch: int, device: str = "cpu"
+) -> Callable[[], None]:
+    """Run the whole network on tensors that are ready there, and throw the answers away."""
     import torch
 
     from codes.extractor import PRECISIONS
 
-    model = backbone.model.to(memory_format=torch.channels_last)
+    kind = torch.device(device).type
+    model = backbone.model.to(device, memory_format=torch.channels_last)
     batches = [
-        backbone.preprocessing.normalize(part).to(memory_format=torch.channels_last)
+        backbone.preprocessing.normalize(part.to(device)).to(memory_format=torch.channels_last)
         for part in crops.split(batch)
     ]
 
     def run() -> None:
         enabled = precision != "float32"
-        with torch.inference_mode(), torch.autocast("cpu", PRECISIONS[precision], enabled=enabled):
+        with torch.inference_mode(), torch.autocast(kind, PRECISIONS[precision], enabled=enabled):
             for batch in batches:
                 model(batch)
+        if kind == "cuda":
+            torch.cuda.synchronize()
 
     return run
 
@@ -97,15 +102,15 @@ def ours(images: Any, backbone: Any, name: str, precision: str, batch: int) -> C
 
 
 def batches(
-    images: Any, backbone: Any, name: str, batch: int, **options: Any
+    images: Any, backbone: Any, layers: str, batch: int, *, workers: int = 0, **options: Any
 ) -> Callable[[], None]:
     """Read codes and throw them away; compiling, where it is asked for, is the warming up."""
     from codes import CodeExtractor
 
-    extractor = CodeExtractor(backbone, NETWORKS[name], **options)
+    extractor = CodeExtractor(backbone, layers, **options)
 
     def run() -> None:
-        for _ in extractor.extract(images, batch_size=batch):
+        for _ in extractor.extract(images, batch_size=batch, workers=workers):
             pass
 
     return run
@@ -258,8 +263,9 @@ def main() -> None:
                 for compiled in (False, True)[: 1 + options.compiled]:
                     said = ", compiled" if compiled else ""
                     sides[f"ours from decoded images, nothing stored{said}, {precision}"] = batches(
-                        decoded, ready, name, batch, precision=precision, compile=compiled
-                    )
+                        decoded, ready, NETWORKS[name], batch,
+                        precision=precision, compile=compiled,
+                    )  # fmt: skip
                 sides[f"ours from decoded images, {precision}"] = ours(
                     decoded, ready, name, precision, batch
                 )

@@ -12,34 +12,11 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from extraction import ROOT, link_images, make_images, measure
-
-
-def bare(backbone: Any, crops: Any, precision: str, batch: int, device: str) -> Callable[[], None]:
-    """Run the whole network on tensors that lie on the device, and throw the answers away."""
-    import torch
-
-    from codes.extractor import PRECISIONS
-
-    kind = torch.device(device).type
-    model = backbone.model.to(device, memory_format=torch.channels_last)
-    inputs = [backbone.preprocessing.normalize(part.to(device)) for part in crops.split(batch)]
-
-    def run() -> None:
-        enabled = precision != "float32"
-        with torch.inference_mode(), torch.autocast(kind, PRECISIONS[precision], enabled=enabled):
-            for images in inputs:
-                model(images)
-        if kind == "cuda":
-            torch.cuda.synchronize()
-
-    return run
+from extraction import ROOT, bare, batches, link_images, make_images, measure
 
 
 def main() -> None:
@@ -72,8 +49,8 @@ def main() -> None:
         images = load_images(folder)
         # Whether weights are trained changes no time.
         backbone, plain = (load_backbone(network, weights="none") for _ in range(2))
-        extractor = CodeExtractor(backbone, precision=options.precision, device=device)
-        batch = extractor.default_batch_size
+        how = {"precision": options.precision, "device": device}
+        batch = CodeExtractor(backbone, **how).default_batch_size
         preprocessing = backbone.preprocessing
         crops = torch.stack([preprocessing.crop(images.source.open(i)) for i in range(len(images))])
         arrays = np.ascontiguousarray(crops.permute(0, 2, 3, 1).numpy())
@@ -81,15 +58,6 @@ def main() -> None:
         ready = replace(
             backbone, preprocessing=replace(preprocessing, resize_size=preprocessing.crop_size)
         )
-
-        def codes(of: Any, source: Any, n_workers: int) -> Callable[[], None]:
-            reader = CodeExtractor(of, precision=options.precision, device=device)
-
-            def run() -> None:
-                for _ in reader.extract(source, batch_size=batch, workers=n_workers):
-                    pass
-
-            return run
 
         def decoders() -> None:
             loaded = load_crops(
@@ -100,8 +68,10 @@ def main() -> None:
 
         sides = {
             "bare forward pass": bare(plain, crops, options.precision, batch, device),
-            "ours, from decoded images": codes(ready, decoded, 0),
-            f"ours, from files, {workers} processes": codes(backbone, images, workers),
+            "ours, from decoded images": batches(decoded, ready, "default", batch, **how),
+            f"ours, from files, {workers} processes": batches(
+                images, backbone, "default", batch, workers=workers, **how
+            ),
             f"{workers} processes that decode": decoders,
         }
         found = measure(sides, 1 if options.toy else 5)
