@@ -1,15 +1,18 @@
 """Memory of an extraction against the number of images: it must not grow with it.
 
-``python benchmarks/memory.py [--dataset FOLDER]`` extracts the codes of the bundled backbone from
-a few and from many images, each in a process of its own, and prints the peak memory of both.
-Without a dataset, images of noise are drawn.
+``python benchmarks/memory.py [--dataset ARCHIVE]`` extracts the codes of the bundled backbone from
+few and from many images of a zip archive, each in a process of its own, and prints the peak memory
+of both. Without an archive, images of noise are drawn.
 """
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import tempfile
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -19,13 +22,12 @@ from PIL import Image
 
 CHILD = """
 import resource, sys
-import numpy as np
 from codes import load_images
 from pipelines import ExtractionOptions
 from pipelines.extraction import extract
-dataset, n_images, store = sys.argv[1:]
+dataset, store = sys.argv[1:]
 done = extract(
-    load_images(dataset).take(np.arange(int(n_images))),
+    load_images(dataset),
     ExtractionOptions(backbone="bundled", layers="all", workers=0, store=store),
 )
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -33,20 +35,29 @@ print(len(done.images), peak, sum(done.seconds.values()))
 """
 
 
-def draw_images(folder: Path, n_images: int) -> Path:
-    """Draw distinct images, and list them in a CSV file."""
+def draw_images(n_images: int) -> Iterator[tuple[str, bytes]]:
+    """Draw distinct images of two classes: their names, and their files' content."""
     rng = np.random.default_rng(0)
-    lines = ["path,label"]
     for i in range(n_images):
         pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png", compress_level=0)
-        lines.append(f"{i}.png,{i % 2}")
-    (folder / "images.csv").write_text("\n".join(lines))
-    return folder / "images.csv"
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG", compress_level=0)
+        yield f"{i % 2}/{i}.png", file.getvalue()
 
 
-def extract(dataset: Path, n_images: int) -> tuple[float, float]:
-    """Extract the first images of a dataset in a new process.
+def images_of(dataset: Path, n_images: int) -> Iterator[tuple[str, bytes]]:
+    """Take images of a zip archive, evenly from its list."""
+    with zipfile.ZipFile(dataset) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+        if len(names) < n_images:
+            raise ValueError(f"{str(dataset)!r} has {len(names)} files; wanted are {n_images}.")
+        for i in range(n_images):
+            name = names[i * len(names) // n_images]
+            yield name, archive.read(name)
+
+
+def extract(images: Iterator[tuple[str, bytes]], n_images: int) -> tuple[float, float]:
+    """Extract images, packed in an archive of their own, in a new process.
 
     Returns
     -------
@@ -54,9 +65,13 @@ def extract(dataset: Path, n_images: int) -> tuple[float, float]:
         Resident memory in MiB.
     seconds : float
     """
-    with tempfile.TemporaryDirectory() as store:
+    with tempfile.TemporaryDirectory() as scratch:
+        packed = Path(scratch, "images.zip")
+        with zipfile.ZipFile(packed, "w") as archive:
+            for name, content in images:
+                archive.writestr(name, content)
         done = subprocess.run(
-            [sys.executable, "-c", CHILD, str(dataset), str(n_images), store],
+            [sys.executable, "-c", CHILD, str(packed), f"{scratch}/store"],
             check=True, capture_output=True, text=True,
         )  # fmt: skip
     n_extracted, peak, seconds = map(float, done.stdout.split())
@@ -74,9 +89,10 @@ def main(
 ) -> None:
     """Print a line for each side."""
     few, many = (50, 100) if toy else (few, many)
-    with tempfile.TemporaryDirectory() as scratch:
-        found = dataset or draw_images(Path(scratch), many)
-        small, large = extract(found, few), extract(found, many)
+    small, large = (
+        extract(draw_images(n) if dataset is None else images_of(dataset, n), n)
+        for n in (few, many)
+    )
     print("| images | peak memory, MiB | seconds |\n|--:|--:|--:|")
     for n_images, (peak, seconds) in ((few, small), (many, large)):
         print(f"| {n_images} | {peak:.0f} | {'' if toy else f'{seconds:.1f}'} |")

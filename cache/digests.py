@@ -11,6 +11,8 @@ from types import TracebackType
 
 # A file changed within this time may change again without another modification time.
 SETTLED = 2.0
+KEPT_TOGETHER = 1024
+"""Files between two writings to the disk."""
 
 
 class DigestMemory:
@@ -39,8 +41,7 @@ class DigestMemory:
     """
 
     def __init__(self, file: Path) -> None:
-        self._learnt: list[tuple[str, int, int, int, bytes]] = []
-        self._known: dict[str, tuple[int, int, int, bytes]] = {}
+        self._learnt: dict[str, tuple[int, int, int, bytes]] = {}
         self._base: sqlite3.Connection | None = None
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -49,8 +50,6 @@ class DigestMemory:
                 "CREATE TABLE IF NOT EXISTS files "
                 "(path TEXT PRIMARY KEY, size INT, modified INT, changed INT, sha256 BLOB)"
             )
-            for path, *rest in self._base.execute("SELECT * FROM files"):
-                self._known[path] = tuple(rest)
         except (OSError, sqlite3.Error):
             self._base = None
 
@@ -63,17 +62,34 @@ class DigestMemory:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._keep()
+        if self._base is not None:
+            self._base.close()
+
+    def _keep(self) -> None:
+        """Write what was learnt to the disk."""
+        rows = [(name, *learnt) for name, learnt in self._learnt.items()]
+        self._learnt = {}
         if self._base is None:
             return
         try:
             with self._base:
-                self._base.executemany(
-                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", self._learnt
-                )
+                self._base.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows)
         except sqlite3.Error:
             pass  # A disk that is full or read-only: the files are read again next time.
-        finally:
-            self._base.close()
+
+    def _known(self, name: str) -> tuple[int, int, int, bytes] | None:
+        # Asked one by one: the memory may know of many more files than are wanted.
+        if self._base is None or name in self._learnt:
+            return self._learnt.get(name)
+        try:
+            found = self._base.execute(
+                "SELECT size, modified, changed, sha256 FROM files WHERE path = ?", (name,)
+            )
+            row: tuple[int, int, int, bytes] | None = found.fetchone()
+        except sqlite3.Error:
+            return None
+        return row
 
     def of(self, path: str, compute: Callable[[], bytes], *, member: str = "") -> bytes:
         """Recall the digest of a file, or of a member of an archive; or compute and remember it.
@@ -100,13 +116,14 @@ class DigestMemory:
         before = _state(path)
         name = f"{path}/{member}" if member else path
         name = name.encode("utf-8", "backslashreplace").decode("utf-8")  # As SQLite wants it.
-        known = self._known.get(name)
+        known = self._known(name)
         if known is not None and known[:3] == before:
             return known[3]
         digest = compute()
         if _state(path) == before and max(before[1:]) < time.time_ns() - SETTLED * 1e9:
-            self._known[name] = (*before, digest)
-            self._learnt.append((name, *before, digest))
+            self._learnt[name] = (*before, digest)
+            if len(self._learnt) == KEPT_TOGETHER:
+                self._keep()
         return digest
 
 

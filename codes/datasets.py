@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from codes.archives import ArchiveTree, is_archive
 from codes.decoding import EXTENSIONS, is_image
 from codes.images import (
     ArraySource,
@@ -22,7 +23,7 @@ from codes.images import (
 )
 from codes.published import load_torchvision
 from codes.shards import load_shards, load_tables
-from codes.trees import ArchiveTree, FolderTree, Tree, is_archive
+from codes.trees import FolderTree, Tree
 
 _COLUMNS = ("path", "label", "split", "group")
 SPLITS = ("train", "validation", "test")

@@ -49,8 +49,8 @@ class FileSource:
     """
 
     def __init__(self, paths: Sequence[Path], *, page: int | None = None) -> None:
-        self.names = [printable(str(path)) for path in paths]
         self._paths, self._page = [str(path) for path in paths], page
+        self.names = [printable(path) for path in self._paths]
 
     def digest(self, index: int, memory: DigestMemory | None = None) -> bytes:
         """Return the SHA-256 of a file."""
@@ -198,7 +198,8 @@ def printable(name: str) -> str:
     >>> print(printable(os.fsdecode(b"caf\xe9.jpg")))
     caf\udce9.jpg
     """
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    written = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return name if written == name else written  # Lists of files keep both: the same, mostly.
 
 
 def no_digest() -> bytes:

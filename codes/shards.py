@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from codes.archives import ArchiveTree
 from codes.decoding import UnreadableImageError, decode_bytes, is_image
 from codes.images import DigestMemory, ImageList, ImageSource, JoinedSource, no_digest, of_page
-from codes.trees import ArchiveTree
 
 
 def load_shards(pattern: str, page: int | None = None) -> ImageList:

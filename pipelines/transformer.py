@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
+from codes.archives import is_archive
 from codes.datasets import list_images
-from codes.trees import is_archive
 from pipelines.extraction import extract
 from pipelines.options import ExtractionOptions
 

@@ -376,6 +376,29 @@ def test_a_known_file_is_not_read_again_unless_it_changed(tmp_path: Path) -> Non
     assert digest() == b"two" * 8
 
 
+@pytest.mark.parametrize("kept_together", [1, 4, 7])
+def test_many_files_are_remembered(
+    kept_together: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.digests.SETTLED", 0.0)
+    monkeypatch.setattr("cache.digests.KEPT_TOGETHER", kept_together)
+    image = tmp_path / "a.tar"
+    image.write_bytes(b"one")
+    wanted = [bytes([i]) * 32 for i in range(10)]
+    asked: list[int] = []
+
+    def digests(members: range) -> list[bytes]:
+        with DigestMemory(tmp_path / "digests.sqlite") as memory:
+            return [
+                memory.of(str(image), lambda i=i: asked.append(i) or wanted[i], member=f"{i}.png")
+                for i in [*members, *members]  # Twice in one list, computed once.
+            ]
+
+    assert digests(range(5)) == 2 * wanted[:5]
+    assert digests(range(10)) == 2 * wanted
+    assert asked == list(range(10))
+
+
 def test_digests_that_cannot_be_kept_are_computed(tmp_path: Path) -> None:
     (tmp_path / "digests.sqlite").write_text("not a database, but long enough to look at" * 30)
     (tmp_path / "a.png").write_bytes(b"one")
