@@ -27,7 +27,12 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.z
 COMPRESSION = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 """What files begin with that gzip, bzip2, xz and zstd wrote, whatever they are called."""
 
-DAMAGED = (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError)
+DAMAGED = (
+    *(OSError, EOFError, zipfile.BadZipFile, tarfile.TarError),
+    *(ValueError, OverflowError, NotImplementedError),
+)
+"""What Python's readers raise at archives: at names, numbers and versions that cannot be, too."""
+
 MAX_MEMBER = 2**30
 """Bytes of a file in an archive; what claims to be larger is taken for a decompression bomb."""
 
@@ -36,6 +41,9 @@ MAX_PADDING = 2**16
 
 ZIP_HEADER = 30
 """Bytes before the name of a file in a zip archive, whose length is in the last four."""
+
+ZIP_END = 2**16 + 22 + 76
+"""Bytes at the end of a zip archive that tell how many files it holds: at most as many."""
 
 RAW, REFUSED = -1, -2
 """Methods of compression beside those of zip: a tar archive's, and that of what is not read."""
@@ -294,7 +302,9 @@ class _Listing:
         self.reasons.append(why)
 
     def _list_zip(self, file: IO[bytes]) -> None:
-        for info in zipfile.ZipFile(file).infolist():
+        infos = zipfile.ZipFile(file).infolist()
+        _require_count(file, len(infos))
+        for info in infos:
             name = info.filename
             if "/" not in name:  # Some of Windows' programs write its slashes.
                 name = name.replace("\\", "/")
@@ -344,6 +354,18 @@ class _Listing:
             else:
                 why = f"it is a link to {target!r}, which is not in the archive"
                 self._refuse(link, why)
+
+
+def _require_count(file: IO[bytes], n_listed: int) -> None:
+    """Refuse a zip archive that says to hold more, or fewer, than its list has."""
+    file.seek(max(file.seek(0, os.SEEK_END) - ZIP_END, 0))
+    end = file.read()
+    at = end.rfind(b"PK\5\6")
+    told, listed = int.from_bytes(end[at + 10 : at + 12], "little"), n_listed % 2**16
+    if told == 2**16 - 1 and end[at - 76 : at - 72] == b"PK\6\6":  # A zip64 archive.
+        told, listed = int.from_bytes(end[at - 44 : at - 36], "little"), n_listed
+    if told != listed:
+        raise zipfile.BadZipFile(f"it should hold {told:,} entries, its list has {n_listed:,}")
 
 
 def _require_end(file: IO[bytes], at: int) -> None:

@@ -111,6 +111,86 @@ def test_damaged_and_compressed_archives_are_refused(image_folder: Path, tmp_pat
             load_images(tmp_path / name)
 
 
+def _field(content: bytearray, at: int) -> int:
+    return int.from_bytes(content[at : at + 2], "little")
+
+
+def _swallow(content: bytearray, entry: int) -> None:
+    """Make the next file's entry a comment on this one."""
+    following = entry + 46 + sum(_field(content, entry + at) for at in (28, 30, 32))
+    length = 46 + sum(_field(content, following + at) for at in (28, 30, 32))
+    content[entry + 32 : entry + 34] = length.to_bytes(2, "little")
+
+
+def _from_the_future(content: bytearray, entry: int) -> None:
+    content[entry + 6] = 255
+
+
+def _no_utf8(content: bytearray, entry: int) -> None:
+    content[entry + 9] |= 8
+    content[entry + 46] = 0xFF
+
+
+def _endless(content: bytearray, entry: int) -> None:
+    """Give the size as 2⁶⁴ - 1 bytes."""
+    extra = entry + 46 + _field(content, entry + 28)
+    content[entry + 24 : entry + 28] = b"\xff" * 4
+    content[extra + 4 : extra + 12] = b"\xff" * 8
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (_swallow, "should hold 4 entries, its list has 3"),
+        (_from_the_future, "zip file version 25.5"),
+        (_no_utf8, "invalid start byte"),
+        (_endless, "int"),
+    ],
+)
+@pytest.mark.parametrize("comment", [b"", b"packed by us"])
+def test_a_damaged_list_of_files_is_refused(
+    damage: Callable[[bytearray, int], None], why: str, comment: bytes, tmp_path: Path
+) -> None:
+    packed = tmp_path / "packed.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.comment = comment
+        for i in range(4):
+            member = zipfile.ZipInfo(f"{i % 2}/{i}.png")
+            member.extra = b"\1\0\x08\0" + bytes(8)  # Where sizes of more than 4 GB stand.
+            archive.writestr(member, b"a file")
+    with zipfile.ZipFile(packed) as archive:
+        entry = archive.start_dir
+    content = bytearray(packed.read_bytes())
+    damage(content, entry)
+    packed.write_bytes(content)
+    with pytest.raises(ValueError, match=f"cannot be read as an archive: .*{why}.*Fetch or pack"):
+        load_images(packed)
+
+
+def test_the_size_of_a_file_in_a_tar_that_cannot_be(tmp_path: Path) -> None:
+    packed = tmp_path / "packed.tar"
+    with tarfile.open(packed, "w", format=tarfile.GNU_FORMAT) as archive:
+        member = tarfile.TarInfo("a/0.png")
+        member.size = 2**70
+        archive.addfile(member)
+    with pytest.raises(ValueError, match="cannot be read as an archive"):
+        load_images(packed)
+
+
+def test_a_zip_of_more_files_than_its_old_fields_count(tmp_path: Path) -> None:
+    packed = tmp_path / "packed.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for i in range(2**16 + 4):
+            archive.writestr(f"{i % 2}/{i}.png", b"")
+        entry = archive.start_dir
+    assert len(load_images(packed)) == 2**16 + 4
+    content = bytearray(packed.read_bytes())
+    _swallow(content, entry)
+    packed.write_bytes(content)
+    with pytest.raises(ValueError, match="should hold 65,540 entries, its list has 65,539"):
+        load_images(packed)
+
+
 @pytest.mark.parametrize(
     ("at", "why"), [("middle", "archive: .*"), ("header", "archive: its header is damaged")]
 )
@@ -405,7 +485,7 @@ def test_webdataset_shards(tmp_path: Path) -> None:
         load_images(f"wds:{tmp_path}/cats-*.tar")
     with tarfile.open(tmp_path / "birds-002.tar", "w") as archive:
         member = tarfile.TarInfo("alone.png")
-        archive.addfile(member, io.BytesIO())
+        archive.addfile(member)
     with pytest.raises(ValueError, match=r"1 images of .* have no \.cls"):
         load_images(f"wds:{tmp_path}/birds-*.tar")
 
