@@ -52,9 +52,8 @@ def find_device(name: str) -> torch.device:
     try:
         torch.empty(0, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        raise ValueError(
-            f"The device {name!r} is not to be had: {str(error).splitlines()[0]} {allowed}"
-        ) from error
+        why = str(error).splitlines()[0].split(". ")[0]  # A page of PyTorch's follows.
+        raise ValueError(f"The device {name!r} is not to be had: {why}. {allowed}") from error
     return device
 
 
