@@ -19,6 +19,9 @@ from codes.preprocessing import Preprocessing
 
 Batch = tuple[Tensor, list[str | None]]
 
+CUT_OFF = (ConnectionError, EOFError, FileNotFoundError)
+"""What fetching a batch raises where the process that holds it died a moment ago."""
+
 
 class WorkerDiedError(RuntimeError):
     """A process that decodes images died."""
@@ -84,14 +87,15 @@ def _named(batches: Iterator[Batch], decoded: _Decoded) -> Iterator[Callable[[],
     try:
         for batch in batches:
             yield partial(_given, batch)
-    except RuntimeError as error:
-        if "worker" not in str(error):
+    except (RuntimeError, *CUT_OFF) as error:
+        if isinstance(error, RuntimeError) and "worker" not in str(error):
             raise
+        why = (str(error) or type(error).__name__).splitlines()[0].removesuffix(".")
         held = ", ".join(map(repr, decoded.names_in_hand()))
         raise WorkerDiedError(
             f"A process that decodes images died, at {held or 'its first image'}"
             f"{' (one of them)' if len(decoded.in_hand) > 1 else ''}: "
-            f"{str(error).splitlines()[0]} What was extracted before is stored. Leave that image "
+            f"{why}. What was extracted before is stored. Leave that image "
             "out, use fewer --workers if memory ran out, or --workers 0 to see where it dies."
         ) from error
 

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -353,6 +354,22 @@ def test_a_process_that_dies_names_its_image() -> None:
     extractor = CodeExtractor(load_backbone("bundled"), "fc6.relu")
     with pytest.raises(WorkerDiedError, match=f"died, at {images.source.names[4]!r}: "):
         list(extractor.extract(deadly, workers=1, batch_size=4))
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError(104, "Connection reset"), EOFError(), FileNotFoundError(2, "")]
+)
+def test_a_process_that_dies_as_its_batch_is_fetched(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> Iterator[object]:  # What PyTorch raises just then.
+        raise error
+        yield
+
+    monkeypatch.setattr("codes.loading.DataLoader", broken)
+    extractor = CodeExtractor(load_backbone("bundled"), "fc6.relu")
+    with pytest.raises(WorkerDiedError, match=r"died, at its first image: .*\. What was extracted"):
+        list(extractor.extract(_images(), workers=1))
 
 
 def test_each_process_of_a_machine_gets_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
