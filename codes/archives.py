@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import posixpath
+import stat
 import tarfile
 import zipfile
 from array import array
@@ -35,6 +36,11 @@ DAMAGED = (
 
 MAX_MEMBER = 2**30
 """Bytes of a file in an archive; what claims to be larger is taken for a decompression bomb."""
+
+CHANGED = "its archive was changed or taken away while the dataset was read; run it again"
+
+MAX_LINK = 4096
+"""Bytes of a path that a link in a zip archive leads to."""
 
 MAX_PADDING = 2**16
 """Zeros behind a tar archive; more are a file that was made in full length and never filled."""
@@ -81,12 +87,13 @@ class ArchiveTree:
                 )
             file.seek(0)
             try:
-                self._listing = _Listing(file, is_zip=archive.suffix.lower() == ".zip")
+                is_zip = archive.suffix.lower() == ".zip" or start.startswith(b"PK\3\4")
+                self._listing = _Listing(file, is_zip=is_zip)
             except DAMAGED as error:
                 raise ValueError(
                     f"{self.name!r} cannot be read as an archive: {error}. Fetch or pack it again."
                 ) from error
-        self.repeated = [name for name in self._listing.repeated if not _hidden(name)]
+        self.repeated: Sequence[str] = [n for n in self._listing.repeated if not _hidden(n)]
         self._members = sorted(name for name in self._listing.rows_of if not _hidden(name))
         if not self._members:
             raise ValueError(f"{self.name!r} holds no file.")
@@ -211,15 +218,15 @@ class ArchiveSource:
         try:
             with open_file(self._archive) as file:
                 if _state(file) != self._state:
-                    raise UnreadableImageError(
-                        "its archive was changed while the dataset was read; run it again"
-                    )
+                    raise UnreadableImageError(CHANGED)
                 file.seek(start)
                 if method == RAW:
                     return _all_of(file, size)
                 return _unpacked(file, packed, size, crc, method)
         except UnreadableImageError:
             raise
+        except FileNotFoundError as error:
+            raise UnreadableImageError(CHANGED) from error
         except Exception as error:  # BadZipFile, NotImplementedError, zlib.error, OSError, …
             raise UnreadableImageError(f"it cannot be taken from its archive: {error}") from error
 
@@ -237,15 +244,27 @@ def _unpacked(file: IO[bytes], packed: int, size: int, crc: int, method: int) ->
     if not header.startswith(b"PK\3\4"):
         raise zipfile.BadZipFile("its header is damaged")
     file.seek(sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28)), os.SEEK_CUR)
-    info = zipfile.ZipInfo()
+    info = zipfile.ZipInfo("this file")  # As it is called in what zipfile says of damage.
     info.compress_size, info.file_size, info.CRC, info.compress_type = packed, size, crc, method
     with zipfile.ZipExtFile(file, "r", info) as opened:
         return opened.read()
 
 
 def _state(file: IO[bytes]) -> tuple[int, int]:
-    stat = os.fstat(file.fileno())
-    return stat.st_size, stat.st_mtime_ns
+    now = os.fstat(file.fileno())
+    return now.st_size, now.st_mtime_ns
+
+
+class _TarMember(tarfile.TarInfo):
+    """A file of a tar archive, whose times GNU tar may have written where others begin its name."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _TarMember:
+        member = super().frombuf(buf, encoding, errors)
+        if buf[257:265] == b"ustar  \0":
+            began = buf[345:500].partition(b"\0")[0].decode(encoding, errors)
+            member.name = member.name.removeprefix(f"{began}/")
+        return member
 
 
 class _Listing:
@@ -276,7 +295,7 @@ class _Listing:
         if is_zip:
             self._list_zip(file)
         else:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
+            with tarfile.open(fileobj=file, mode="r:", tarinfo=_TarMember) as tar:
                 self._list_tar(tar, file)
 
     def rows(self, which: Sequence[int]) -> NDArray[np.int64]:
@@ -302,9 +321,10 @@ class _Listing:
         self.reasons.append(why)
 
     def _list_zip(self, file: IO[bytes]) -> None:
-        infos = zipfile.ZipFile(file).infolist()
-        _require_count(file, len(infos))
-        for info in infos:
+        archive = zipfile.ZipFile(file)
+        _require_count(file, len(archive.infolist()))
+        links: dict[str, str] = {}
+        for info in archive.infolist():
             name = info.filename
             if "/" not in name:  # Some of Windows' programs write its slashes.
                 name = name.replace("\\", "/")
@@ -312,9 +332,13 @@ class _Listing:
                 continue
             if info.flag_bits & 1:
                 self._refuse(_plain(name), "it is encrypted: unpack it with its password")
+            elif stat.S_ISLNK(info.external_attr >> 16) and info.file_size <= MAX_LINK:
+                target = archive.read(info).decode()
+                links[_plain(name)] = _plain(posixpath.join("/", posixpath.dirname(name), target))
             else:
                 sizes = info.compress_size, info.file_size
                 self._add(_plain(name), info.header_offset, *sizes, info.CRC, info.compress_type)
+        self._follow(links)
 
     def _list_tar(self, tar: tarfile.TarFile, file: IO[bytes]) -> None:
         links: dict[str, str] = {}
@@ -333,7 +357,7 @@ class _Listing:
         self._follow(links)
 
     def _follow(self, links: dict[str, str]) -> None:
-        """List the files, and all files of the folders, that links in a tar archive lead to."""
+        """List the files, and all files of the folders, that links in an archive lead to."""
         elsewhere: dict[str, str] = {}
         for link, target in links.items():
             seen = {link}

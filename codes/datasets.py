@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from codes.shards import load_shards, load_tables
 from codes.trees import FolderTree, Tree
 
 _COLUMNS = ("path", "label", "split", "group")
+_REPEATED = "followed by another file of the same name"
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation",
                 "val": "validation", "valid": "validation", "test": "test",
@@ -91,7 +92,7 @@ def load_images(dataset: str | Path, *, page: int | None = None) -> ImageList:
             f"{name!r} has one class, {str(classes[0])!r}; at least two are needed. Put the "
             "images of each class in a folder of its own."
         )
-    return images
+    return replace(images, page=page)
 
 
 def list_images(paths: Sequence[str | Path], *, page: int | None = None) -> ImageList:
@@ -125,6 +126,7 @@ def list_images(paths: Sequence[str | Path], *, page: int | None = None) -> Imag
             )
         if path.is_dir() or is_archive(path):
             tree: Tree = FolderTree(path) if path.is_dir() else ArchiveTree(path)
+            ignored[_REPEATED] += len(tree.repeated)
             sources.append(tree.source(_image_files(tree.below(), ignored), page))
         else:
             sources.append(FileSource([path], page=page))
@@ -138,7 +140,8 @@ def list_images(paths: Sequence[str | Path], *, page: int | None = None) -> Imag
         name=printable(", ".join(map(str, paths))),
         source=source,
         labels=np.full(len(source.names), ""),
-        ignored=dict(ignored),
+        ignored=dict(+ignored),
+        page=page,
     )
 
 
@@ -221,6 +224,8 @@ def _load_parts(name: str, parts: list[_Part], page: int | None) -> ImageList:
     labels: list[str] = []
     splits: list[str] = []
     ignored: Counter[str] = Counter()
+    for tree in {part.tree.name: part.tree for part in parts}.values():
+        ignored[_REPEATED] += len(tree.repeated)
     for part in parts:
         ignored["beside the class folders"] += sum(map(is_image, part.tree.files(part.at)))
         files: list[str] = []

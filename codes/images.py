@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from codes.decoding import count_pages, decode_file, open_file, to_rgb
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class DigestMemory(Protocol):
@@ -108,6 +111,8 @@ class ImageList:
         Patient, slide, plate: images of one group are never on two sides of a fold.
     ignored : dict of str to int
         What was left aside, such as files that are no images: their ending → how many.
+    page : int, optional
+        Which page of files with several is read.
     """
 
     name: str
@@ -116,6 +121,7 @@ class ImageList:
     splits: NDArray[np.str_] | None = None
     groups: NDArray[np.str_] | None = None
     ignored: dict[str, int]
+    page: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -145,6 +151,7 @@ class ImageList:
             splits=None if self.splits is None else self.splits[indices],
             groups=None if self.groups is None else self.groups[indices],
             ignored=self.ignored,
+            page=self.page,
         )
 
 
@@ -191,14 +198,17 @@ class _Subset:
 
 
 def printable(name: str) -> str:
-    r"""Write out the bytes of a file's name that are no text, which no report can hold.
+    r"""Write out what of a file's name is no text, or would steer a terminal.
 
     Examples
     --------
     >>> print(printable(os.fsdecode(b"caf\xe9.jpg")))
     caf\udce9.jpg
+    >>> print(printable("two\nlines.jpg"))
+    two\nlines.jpg
     """
     written = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    written = CONTROL.sub(lambda found: repr(found[0])[1:-1], written)
     return name if written == name else written  # Lists of files keep both: the same, mostly.
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cache import CodesKey, CodeStore, CodesView, ExtractionKey
 from cache.digests import DigestMemory
 from codes import Backbone, CodeExtractor, ImageList, load_backbone
+from codes.archives import CHANGED
 from codes.cutting import Tap
 from codes.extractor import EXTRACTOR_VERSION
 from codes.images import digest_images
@@ -23,7 +24,10 @@ from pipelines.shares import Share
 
 
 class UnreadableImagesError(ValueError):
-    """Some images of a dataset cannot be decoded; the message lists every one."""
+    """Some images of a dataset cannot be decoded; the message lists every one.
+
+    Or the archive that they are in was changed while it was read.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -162,10 +166,18 @@ def extract(
     ------
     UnreadableImagesError
         If images cannot be decoded and are not to be skipped; the codes of all others are stored.
+    ValueError
+        If the options ask for another page than the images are listed with.
     ValueError, OSError, OverflowError
         As `codes.load_backbone`, `codes.CodeExtractor` and
         `cache.CodeStore.write` raise them.
     """
+    if options.page not in (None, images.page):
+        raise ValueError(
+            f"The options say page={options.page}, and the images are listed with "
+            f"page={images.page}. Say it where they are listed: "
+            f"load_images(…, page={options.page})."
+        )
     narrator = narrator or Silent()
     seconds: dict[str, float] = {}
     if images.ignored:
@@ -214,6 +226,13 @@ def extract(
         ).run()
     bad = [i for i, digest in enumerate(digests) if digest.tobytes() in unreadable]
     skipped = {images.source.names[i]: unreadable[digests[i].tobytes()] for i in bad}
+    changed = [name for name, why in skipped.items() if why == CHANGED]
+    if changed:  # They can be read: to skip them would be to lose them.
+        raise UnreadableImagesError(
+            f"{len(changed)} of {len(images)} images were not read, the first {changed[0]!r}, as "
+            "the archive that they are in was changed or taken away meanwhile. The codes of the "
+            "others are stored: put it back, or leave it in peace, and run it again."
+        )
     if skipped and not options.skip_unreadable:
         raise UnreadableImagesError(_list_unreadable(skipped, len(images)))
     kept = np.setdiff1d(np.arange(len(images)), np.array(bad, np.intp))
