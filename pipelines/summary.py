@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
+from pipelines.answer import cautions, roles, sentence
 from pipelines.experiment import Experiment
 from pipelines.leaks import leaks_sentence
-from pipelines.page import cautions, roles, sentence
 from pipelines.progress import stdout, table, terminal
 from pipelines.results import Comparison
 

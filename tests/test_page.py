@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.page import cautions, render, render_markdown, roles, sentence, size_sentence
+from pipelines.answer import cautions, roles, sentence, size_sentence
+from pipelines.page import render, render_markdown
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
