@@ -1,7 +1,8 @@
 """Advice: the transfer-learning table of the CS231n notes, with this dataset's place in it.
 
 https://cs231n.github.io/transfer-learning/ asks two things: is the dataset small or large, is it
-similar to what the network was trained on or not. Both are measured here.
+similar to what the network was trained on or not. Both are measured here. The depth that is advised
+is the recommended one, wherever it is spoken of: see `pipelines.decision`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.results import Comparison, LayerScore
+from pipelines.results import Best, Comparison, LayerScore
 from pipelines.similarity import Similarity
 
 LARGE = 5000
@@ -20,6 +21,7 @@ ImageNet models transfer better?* (CVPR 2019)."""
 SIMILAR = 0.5
 NEAR_TOP = 0.75
 
+GUESSING = "no-better-than-guessing"
 CASES = {
     (False, True): ("linear-top", "a linear classifier on codes near the top"),
     (False, False): ("linear-earlier", "a linear classifier on codes from earlier in the network"),
@@ -36,7 +38,8 @@ class Advice:
     Attributes
     ----------
     case : str
-        ``"linear-top"``, ``"linear-earlier"``, ``"fine-tune-from"`` or ``"fine-tune-all"``.
+        ``"linear-top"``, ``"linear-earlier"``, ``"fine-tune-from"``, ``"fine-tune-all"``, or
+        ``"no-better-than-guessing"``.
     text : str
         In a sentence or two.
     evidence : tuple of str
@@ -52,80 +55,99 @@ class Advice:
     similar: bool
 
 
-def advise(
-    comparison: Comparison,
-    similarity: Similarity,
-    depths: dict[str, float],
-    n_train: int,
-    n_per_class: float,
-) -> Advice:
+def advise(comparison: Comparison, similarity: Similarity, depths: dict[str, float]) -> Advice:
     """Place a dataset in the table.
 
     Parameters
     ----------
     comparison : Comparison
+        The images that trained at its best size are those that are counted.
     similarity : Similarity
-        Where it was not measured, an early best depth counts as dissimilar.
+        Where it has no border, an early depth counts as dissimilar.
     depths : dict of str to float
         Layer → depth, in forward order.
-    n_train : int
-        Training images.
-    n_per_class : float
-        Of them, on average, in a class.
 
     Returns
     -------
     advice : Advice
     """
     best = comparison.best
-    top = list(depths)[-1]
+    take = best.recommended or best.layer
+    n_train = max(row.n_train for row in comparison.folds if row.train_size == best.train_size)
     large = n_train >= LARGE
-    measured = similarity.value
-    similar = depths[best.layer] >= NEAR_TOP if measured is None else measured >= SIMILAR
+    similar, found = _similar(similarity, depths[take])
+    evidence = [
+        f"{n_train:,} training images ({'large' if large else 'small'}: from {LARGE:,} on)",
+        found,
+        *_curve(comparison, n_train / len(comparison.classes)),
+    ]
     case, notes = CASES[large, similar]
-    evidence = [f"{n_train:,} training images ({'large' if large else 'small'}: from {LARGE:,} on)"]
-    if measured is None:
-        evidence.append(
-            "similarity was not measured; the best depth stands "
-            + ("near the top" if similar else "far from the top")
-        )
+    if best.recommended is None:
+        case, text = GUESSING, _guessing(best)
     else:
-        kind = "similar" if similar else "dissimilar"
-        evidence.append(f"similarity {measured:.2f} ({kind}: {SIMILAR} is the border)")
-    evidence += _curve(comparison, n_per_class)
-    earliest = best.recommended
-    if case == "fine-tune-from":
-        after = f"after {earliest} (depth {depths[earliest]:.2f})"
-        text = f"Fine-tune what comes {after}; no deeper codes were found to be better here."
-    elif case == "fine-tune-all":
-        text = f"Fine-tune the whole network; until then, a linear classifier on {best.layer}."
-    else:
-        text = f"Train a linear classifier on the codes of {best.layer}; do not fine-tune."
-    near_top = max(depths[layer] for layer in (best.layer, *best.tied)) >= NEAR_TOP
-    agrees = near_top if case == "linear-top" else earliest != top
-    if not large and len(depths) > 1:
-        text += (
-            " That is what the CS231n notes advise for"
-            if agrees
-            else " The CS231n notes would advise otherwise for"
-        )
-        text += f" small and {'similar' if similar else 'dissimilar'} data: {notes}."
-        if not agrees:
-            text += " What was measured here goes before."
+        text = _text(case, notes, best.recommended, depths)
     return Advice(case=case, text=text, evidence=tuple(evidence), large=large, similar=similar)
+
+
+def _similar(similarity: Similarity, depth: float) -> tuple[bool, str]:
+    """Decide whether a dataset counts as similar, and say by what."""
+    value = similarity.value
+    if value is not None:
+        similar = value >= SIMILAR
+        kind = "similar" if similar else "dissimilar"
+        return similar, f"similarity {value:.2f} ({kind}: {SIMILAR} is the border)"
+    similar = depth >= NEAR_TOP
+    where = "near" if similar else "far from"
+    return similar, f"similarity was not measured; the recommended depth is {where} the top"
+
+
+def _guessing(best: Best) -> str:
+    return (
+        f"No depth is recommended: nothing here is shown to be better than guessing (the "
+        f"commonest class alone scores {best.guess:.3f}). More images may show a difference; check "
+        "that the labels are right, and that the images show what they name."
+    )
+
+
+def _text(case: str, notes: str, take: str, depths: dict[str, float]) -> str:
+    """Say what to do with the depth that is recommended, and what the notes say of such data."""
+    depth = depths[take]
+    text = f"Train a linear classifier on the codes of {take} (depth {depth:.2f})."
+    if case == "fine-tune-all":
+        text += (
+            " For large and dissimilar data, the CS231n notes advise to fine-tune the whole "
+            "network, starting from these weights; what that would bring was not measured."
+        )
+    elif case == "fine-tune-from" and depth == max(depths.values()):
+        text += (
+            " For large and similar data, the CS231n notes advise fine-tuning; only the classifier "
+            "comes after this depth, so that an earlier start has to be tried. What that would "
+            "bring was not measured."
+        )
+    elif case == "fine-tune-from":
+        text += (
+            f" For large and similar data, the CS231n notes advise fine-tuning: start with what "
+            f"comes after {take}. What that would bring was not measured."
+        )
+    elif len(depths) > 1:
+        agrees = (depth >= NEAR_TOP) == (case == "linear-top")
+        kind = "similar" if case == "linear-top" else "dissimilar"
+        verb = "advise the same" if agrees else "would advise otherwise"
+        text += f" The CS231n notes {verb} for small and {kind} data: {notes}."
+        if not agrees:
+            text += " What was measured here takes precedence."
+        text += " Fine-tuning was not measured."
+    return text
 
 
 def _curve(comparison: Comparison, n_per_class: float) -> list[str]:
     """Say what more images would bring, and how far training scores are above held-out ones."""
     best = comparison.best
-    rows = [
-        row
-        for row in comparison.layers
-        if (row.layer, row.classifier) == (best.layer, best.classifier)
-    ]
+    take = (best.recommended or best.layer, best.recommended_classifier or best.classifier)
+    rows = [row for row in comparison.layers if (row.layer, row.classifier) == take]
     last = next(row for row in rows if row.train_size == best.train_size)
     said = [
-        f"{best.layer} scores {last.train_score:.3f} on its training images and "
+        f"{take[0]} scores {last.train_score:.3f} on its training images and "
         f"{last.score:.3f} on others"
     ]
     sizes = [(_images(row, n_per_class), row.score) for row in rows]

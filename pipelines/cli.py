@@ -232,6 +232,8 @@ def compare(
     train_sizes: str = "all",
     scoring: str | None = None,
     group_duplicates: Annotated[bool, Parameter(negative="--no-group-duplicates")] = True,
+    drop_leaks: bool = False,
+    max_loss: float = 0.02,
     controls: str = ",".join(DEFAULT_CONTROLS),
     jobs: int = -1,
 ) -> None:
@@ -262,6 +264,11 @@ def compare(
         logistic, "neg_log_loss". Default: accuracy, or balanced accuracy where classes are unequal.
     group_duplicates
         Keep copies of an image, byte by byte, on the same side of every fold.
+    drop_leaks
+        Leave out test images that are copies of training images, and images with two labels.
+    max_loss
+        Most that the recommended depth may score below the chosen one, of whose score it is also
+        within one standard error of the difference. With 0, no score is given up.
     controls
         What the chosen depth is compared with, joined by commas: majority, shuffled (labels),
         pixels, random (weights), concatenated (all depths), pre (before the activation); or none.
@@ -275,10 +282,11 @@ def compare(
         repeats=repeats,
         train_sizes=parse_train_sizes(train_sizes),
         scoring=scoring,
+        max_loss=max_loss,
         group_duplicates=group_duplicates,
         random_state=options.random_state,
     )
-    _compare(dataset, options, protocol, out, jobs, parse_controls(controls))
+    _compare(dataset, options, protocol, out, jobs, parse_controls(controls), drop_leaks)
 
 
 @app.command
@@ -310,6 +318,7 @@ def _compare(
     out: Path,
     jobs: int,
     controls: Sequence[str],
+    drop_leaks: bool = False,
 ) -> None:
     from pipelines.experiment import compare
     from pipelines.report import make_report, write_report
@@ -318,7 +327,15 @@ def _compare(
     check_folder(out)
     if jobs == 0:
         raise ValueError("--jobs 0: allowed are 1 or more, or -1 for one on each core.")
-    done = compare(dataset, options, protocol, controls=controls, n_jobs=jobs, narrator=terminal())
+    done = compare(
+        dataset,
+        options,
+        protocol,
+        controls=controls,
+        drop_leaks=drop_leaks,
+        n_jobs=jobs,
+        narrator=terminal(),
+    )
     command = ["cnn-codes", *sys.argv[1:]]
     found = make_report(done, options, protocol, command=[shlex.quote(word) for word in command])
     write_report(out, found, done.comparison)

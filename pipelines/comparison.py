@@ -1,4 +1,4 @@
-"""Comparison: every layer on the same draws, the best one, and those it cannot be told from."""
+"""Comparison: every layer on the same draws, the best one, and those tied with it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
+from pipelines.decision import Decision
 from pipelines.draws import Draw, Protocol, make_draws
 from pipelines.evaluation import Fit, evaluate_layer
 from pipelines.results import Comparison
@@ -25,6 +26,8 @@ def compare_layers(
     protocol: Protocol | None = None,
     test: NDArray[np.bool_] | None = None,
     groups: NDArray[np.str_] | None = None,
+    copied: NDArray[np.bool_] | None = None,
+    costs: Mapping[str, float] | None = None,
     n_jobs: int = 1,
     advance: Callable[[int], None] | None = None,
 ) -> Comparison:
@@ -46,6 +49,11 @@ def compare_layers(
     groups : ndarray of shape (n_samples,), optional
         Images of one group are never on two sides of a fold. For copies of an image see
         `pipelines.leaks.group_copies`. A test split is taken as it is.
+    copied : ndarray of shape (n_samples,), bool, optional
+        Test images that are copies of training images, as `pipelines.leaks.copies_in_test` finds
+        them: the best depth is scored without them, too.
+    costs : mapping of str to float, optional
+        What each layer costs to compute, in any unit. Default: its place among the layers.
     n_jobs : int, default=1
         Processes, as in joblib.
     advance : callable, optional
@@ -94,7 +102,10 @@ def compare_layers(
         groups=groups,
         random_state=protocol.random_state,
     )
-    return verdict.comparison(notes)
+    decision = Decision(
+        verdict=verdict, costs=costs or {}, max_loss=protocol.max_loss, copied=copied
+    )
+    return decision.comparison(notes)
 
 
 def _of_each(values: Any, name: str, n: int) -> NDArray[Any]:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from pipelines.draws import Draw, Protocol, inner_splits, make_draws
 from pipelines.evaluation import Fit, evaluate_layer
+from pipelines.guessing import guess
 from pipelines.results import Comparison
-from pipelines.scorings import SCORINGS, image_weights
+from pipelines.scorings import image_weights
 from pipelines.verdict import Verdict
 
 CONTROLS = {
@@ -182,39 +183,14 @@ def _fits(
     protocol: Protocol,
 ) -> tuple[str, list[Fit], int]:
     if name == "majority":
-        numbers = np.unique(y, return_inverse=True)[1]
-        return name, [_majority(numbers, draw, comparison) for draw in draws], 0
+        numbers, k = np.unique(y, return_inverse=True)[1], len(comparison.classes)
+        return name, [guess(numbers, draw, k, comparison.scoring) for draw in draws], 0
     X, classifier = read(), comparison.best.classifier
     if name == "shuffled":
         fits = _evaluate_shuffled(X, y, draws, classifier, protocol)
     else:
         fits = evaluate_layer(X, y, draws, classifier, protocol)
     return name, fits, X.shape[-1]
-
-
-def _majority(numbers: NDArray[np.intp], draw: Draw, comparison: Comparison) -> Fit:
-    """Answer with the commonest class, or with the classes' shares."""
-    n, k = len(draw.test), len(comparison.classes)
-    shares = np.bincount(numbers[draw.train], minlength=k) / len(draw.train)
-    predicted = np.full(n, shares.argmax())
-    reads = SCORINGS[comparison.scoring].reads
-    if reads == "labels":
-        answers = predicted.astype(np.float64)
-    elif reads == "probabilities":
-        answers = np.log(shares[numbers[draw.test]])
-    else:
-        answers = np.tile(shares, (n, 1))
-    nothing = np.zeros(1)
-    return Fit(
-        C=np.nan,
-        C_at_edge=None,
-        converged=True,
-        cv_scores=nothing,
-        cv_score=0.0,
-        train_score=0.0,
-        predicted=predicted,
-        answers=answers,
-    )
 
 
 def _evaluate_shuffled(

@@ -38,6 +38,9 @@ class Protocol:
         "accuracy", "balanced_accuracy", "f1_macro", "neg_log_loss" (logistic regression alone) or
         "average_precision". None: balanced accuracy where the largest class has over 1.5 times the
         images of the smallest, otherwise accuracy.
+    max_loss : float
+        Most that the recommended depth may score below the chosen one, of whose score it must also
+        be within one standard error of the difference; 0 or more.
     group_duplicates : bool
         Whether `pipelines.experiment.compare` keeps copies of an image, byte by byte, on the same
         side of every fold. `compare_layers` sees codes only: give it `leaks.group_copies`.
@@ -50,6 +53,7 @@ class Protocol:
     repeats: int | None = None
     train_sizes: tuple[TrainSize, ...] = ("all",)
     scoring: str | None = None
+    max_loss: float = 0.02
     group_duplicates: bool = True
     random_state: int = 0
 
@@ -80,6 +84,8 @@ class Protocol:
                 f"cv={self.cv}, repeats={self.repeats}: allowed are 2 or more folds, 1 or more "
                 "repeats."
             )
+        if not 0 <= self.max_loss < float("inf"):
+            raise ValueError(f"max_loss={self.max_loss}: allowed are 0 or more.")
         wrong = [s for s in self.train_sizes if s != "all" and (isinstance(s, str) or s < 2)]
         if wrong or not self.train_sizes:
             raise ValueError(

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codes import load_images
+from codes import ImageList, load_images
 from codes.backbones import pixels_backbone
 from pipelines.advice import Advice, advise
 from pipelines.comparison import compare_layers
 from pipelines.controls import CONTROLS, DEFAULT_CONTROLS, Control, run_controls
+from pipelines.cost import measure_cost
 from pipelines.draws import Protocol, make_draws
 from pipelines.extraction import Extraction, extract
-from pipelines.leaks import group_copies
+from pipelines.leaks import copies_in_test, group_copies, without_leaks
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent, timed
 from pipelines.reproducibility import Reproducibility, measure_reproducibility
@@ -54,6 +55,9 @@ class Experiment:
     similarity : Similarity
     advice : Advice
     reproducibility : Reproducibility
+    cost : dict of str to float
+        Seconds of the network for an image, up to the chosen and to the recommended layer; empty
+        where these are one.
     """
 
     extraction: Extraction
@@ -62,6 +66,7 @@ class Experiment:
     similarity: Similarity
     advice: Advice
     reproducibility: Reproducibility
+    cost: dict[str, float]
 
 
 def compare_depths(
@@ -69,6 +74,7 @@ def compare_depths(
     options: ExtractionOptions,
     protocol: Protocol,
     *,
+    drop_leaks: bool = False,
     n_jobs: int = 1,
     narrator: Narrator,
 ) -> Compared:
@@ -76,7 +82,7 @@ def compare_depths(
 
     Parameters
     ----------
-    dataset, options, protocol, n_jobs, narrator
+    dataset, options, protocol, drop_leaks, n_jobs, narrator
         As for `compare`.
 
     Returns
@@ -91,10 +97,14 @@ def compare_depths(
     images = load_images(dataset, page=options.page)
     make_draws(images.labels, protocol, test=images.test, groups=images.groups)  # Fail early.
     extraction = extract(images, options, narrator=narrator)
+    if drop_leaks:
+        extraction = _without_leaks(extraction, narrator)
     images = extraction.images
     groups = images.groups
+    notes = _shared_groups(images)
     if protocol.group_duplicates:
         groups = group_copies(extraction.digests, groups)
+    order = {name: float(i) for i, name in enumerate(extraction.backbone.graph.nodes)}
     n_fits = len(extraction.taps) * len(protocol.classifiers)
     with timed(extraction.seconds, "compare"), narrator.step("Comparing", n_fits) as advance:
         comparison = compare_layers(
@@ -103,10 +113,42 @@ def compare_depths(
             protocol=protocol,
             test=images.test,
             groups=groups,
+            copied=copies_in_test(extraction.digests, images.test),
+            costs={tap.name: order[tap.layer.name] for tap in extraction.taps},
             n_jobs=n_jobs,
             advance=advance,
         )
+    comparison = replace(comparison, notes=(*notes, *comparison.notes))
     return Compared(extraction=extraction, groups=groups, comparison=comparison)
+
+
+def _without_leaks(extraction: Extraction, narrator: Narrator) -> Extraction:
+    """Leave out the images that leak, and say how many they are."""
+    images = extraction.images
+    kept = np.flatnonzero(without_leaks(extraction.digests, images.labels, images.test))
+    if len(kept) == len(images):
+        return extraction
+    narrator.say(f"Left out: {len(images) - len(kept)} images that leak (--drop-leaks).")
+    return replace(
+        extraction,
+        images=images.take(kept),
+        digests=extraction.digests[kept],
+        dropped=len(images) - len(kept),
+    )
+
+
+def _shared_groups(images: ImageList) -> list[str]:
+    """Say how many groups have images on both sides of the test split."""
+    if images.groups is None or images.test is None:
+        return []
+    both = np.intersect1d(images.groups[images.test], images.groups[~images.test])
+    if not len(both):
+        return []
+    n = int(np.isin(images.groups[images.test], both).sum())
+    return [
+        f"{n} of {int(images.test.sum())} test images belong to {len(both)} groups that have "
+        f"training images too, such as {str(both[0])!r}: the test score may be too good"
+    ]
 
 
 def compare(
@@ -115,6 +157,7 @@ def compare(
     protocol: Protocol,
     *,
     controls: Sequence[str] = DEFAULT_CONTROLS,
+    drop_leaks: bool = False,
     n_jobs: int = 1,
     narrator: Narrator | None = None,
 ) -> Experiment:
@@ -128,6 +171,8 @@ def compare(
     protocol : Protocol
     controls : sequence of str
         Of `pipelines.controls.CONTROLS`.
+    drop_leaks : bool, default=False
+        Leave out the images that `pipelines.leaks.without_leaks` finds.
     n_jobs : int, default=1
         Processes that train classifiers.
     narrator : Narrator, optional
@@ -147,7 +192,9 @@ def compare(
         raise ValueError(
             f"Controls {', '.join(unknown)} are unknown. Allowed: {', '.join(CONTROLS)}, or none."
         )
-    compared = compare_depths(dataset, options, protocol, n_jobs=n_jobs, narrator=narrator)
+    compared = compare_depths(
+        dataset, options, protocol, drop_leaks=drop_leaks, n_jobs=n_jobs, narrator=narrator
+    )
     extraction, comparison = compared.extraction, compared.comparison
     images = extraction.images
     with timed(extraction.seconds, "controls"):
@@ -169,22 +216,19 @@ def compare(
         )
     with timed(extraction.seconds, "reproducibility"):
         reproducibility = measure_reproducibility(extraction, options)
-    pool = ~images.test if images.test is not None else np.ones(len(images), bool)
-    n_train = int(pool.sum())
-    if images.test is None:
-        n_train = n_train * (protocol.cv - 1) // protocol.cv
+    best = comparison.best
+    cost = {}
+    if best.recommended not in (None, best.layer):
+        cost = measure_cost(extraction, options, [best.layer, str(best.recommended)])
     return Experiment(
         extraction=extraction,
         comparison=comparison,
         controls=tuple(scored),
         similarity=similarity,
         reproducibility=reproducibility,
+        cost=cost,
         advice=advise(
-            comparison,
-            similarity,
-            {tap.name: tap.layer.depth for tap in extraction.taps},
-            n_train,
-            n_train / len(comparison.classes),
+            comparison, similarity, {tap.name: tap.layer.depth for tap in extraction.taps}
         ),
     )
 

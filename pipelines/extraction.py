@@ -51,6 +51,8 @@ class Extraction:
         Images that went through the network, and that did not.
     skipped : dict of str to str
         Image that could not be decoded → why.
+    dropped : int
+        Images that were left out since, as they leak.
     seconds : dict of str to float
         By stage.
     """
@@ -66,6 +68,7 @@ class Extraction:
     n_extracted: int
     n_reused: int
     skipped: dict[str, str]
+    dropped: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
     def codes(self, layer: str) -> NDArray[Any]:

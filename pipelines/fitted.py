@@ -185,7 +185,8 @@ def _notes(extraction: Extraction, comparison: Comparison) -> list[str]:
     leaks = find_leaks(extraction.digests, images.source.names, images.labels, images.test)
     notes = []
     if leaks:
-        told = leaks_sentence([asdict(leak) for leak in leaks])
+        n_test = 0 if images.test is None else int(images.test.sum())
+        told = leaks_sentence([asdict(leak) for leak in leaks], n_test)
         notes.append(f"{told} (copies, byte by byte). The expected score may be too good.")
     chosen = (best.layer, best.classifier, best.train_size)
     rows = {(row.layer, row.classifier, row.train_size): row for row in comparison.layers}

@@ -21,10 +21,13 @@ class Leak:
     kind : {"in train and test", "under two labels"}
     images : tuple of str
         The names of all the copies.
+    n_test : int
+        How many of them are in the test split.
     """
 
     kind: str
     images: tuple[str, ...]
+    n_test: int = 0
 
 
 def find_leaks(
@@ -53,7 +56,7 @@ def find_leaks(
     --------
     >>> digests = np.array([[1], [2], [1]], np.uint8)
     >>> find_leaks(digests, ["a.png", "b.png", "c.png"], np.array(["cat", "cat", "dog"]))
-    [Leak(kind='under two labels', images=('a.png', 'c.png'))]
+    [Leak(kind='under two labels', images=('a.png', 'c.png'), n_test=0)]
     """
     image, counts = _distinct(digests)
     by_image = np.split(np.argsort(image, kind="stable"), np.cumsum(counts)[:-1])
@@ -62,11 +65,66 @@ def find_leaks(
         if len(copies) == 1:
             continue
         found = tuple(names[copy] for copy in copies.tolist())
-        if test is not None and len(np.unique(test[copies])) > 1:
-            leaks.append(Leak(kind="in train and test", images=found))
+        n_test = 0 if test is None else int(test[copies].sum())
+        if 0 < n_test < len(copies):
+            leaks.append(Leak(kind="in train and test", images=found, n_test=n_test))
         if len(np.unique(labels[copies])) > 1:
-            leaks.append(Leak(kind="under two labels", images=found))
+            leaks.append(Leak(kind="under two labels", images=found, n_test=n_test))
     return leaks
+
+
+def copies_in_test(digests: NDArray[np.uint8], test: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    """Find the test images that are copies of a training image.
+
+    Parameters
+    ----------
+    digests : ndarray of shape (n_samples, n_bytes), uint8
+    test : ndarray of shape (n_samples,), bool, or None
+
+    Returns
+    -------
+    copied : ndarray of shape (n_samples,), bool
+
+    Examples
+    --------
+    >>> digests = np.array([[1], [2], [1]], np.uint8)
+    >>> copies_in_test(digests, np.array([False, False, True])).tolist()
+    [False, False, True]
+    """
+    if test is None:
+        return np.zeros(len(digests), bool)
+    image, _ = _distinct(digests)
+    return np.asarray(test & np.isin(image, image[~test]))
+
+
+def without_leaks(
+    digests: NDArray[np.uint8], labels: NDArray[np.str_], test: NDArray[np.bool_] | None
+) -> NDArray[np.bool_]:
+    """Find the images that leak nothing: ``--drop-leaks`` keeps these.
+
+    Left out are the test images that are copies of a training image, and every copy of an image
+    that has two labels, as at most one of these is right.
+
+    Parameters
+    ----------
+    digests : ndarray of shape (n_samples, n_bytes), uint8
+    labels : ndarray of shape (n_samples,), str
+    test : ndarray of shape (n_samples,), bool, or None
+
+    Returns
+    -------
+    kept : ndarray of shape (n_samples,), bool
+
+    Examples
+    --------
+    >>> digests = np.array([[1], [2], [1]], np.uint8)
+    >>> without_leaks(digests, np.array(["cat", "cat", "dog"]), None).tolist()
+    [False, True, False]
+    """
+    image, counts = _distinct(digests)
+    pairs = np.unique(np.stack([image, np.unique(labels, return_inverse=True)[1]]), axis=1)
+    n_labels = np.bincount(pairs[0], minlength=len(counts))
+    return np.asarray((n_labels[image] == 1) & ~copies_in_test(digests, test))
 
 
 def group_copies(
@@ -109,20 +167,33 @@ def _distinct(digests: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.
     return image.ravel(), counts
 
 
-def leaks_sentence(leaks: Sequence[dict[str, Any]]) -> str:
+def leaks_sentence(leaks: Sequence[dict[str, Any]], n_test: int) -> str:
     """Say how many images have copies where these make scores too good.
 
     Parameters
     ----------
     leaks : sequence of dict
         ``report.json``'s ``leaks``.
+    n_test : int
+        Images of the test split, these among them.
 
     Returns
     -------
     sentence : str
+        Empty where there are none.
+
+    Examples
+    --------
+    >>> leaks_sentence([{"kind": "in train and test", "images": ["a", "b", "c"], "n_test": 2}], 8)
+    '2 of 8 test images (25 %) are copies of training images'
     """
-    kinds = [leak["kind"] for leak in leaks]
-    return "; ".join(
-        f"{kinds.count(kind)} image{'s' * (kinds.count(kind) > 1)} {kind}"
-        for kind in dict.fromkeys(kinds)
-    )
+    copied = sum(leak["n_test"] for leak in leaks if leak["kind"] == "in train and test")
+    mislabelled = sum(len(leak["images"]) for leak in leaks if leak["kind"] == "under two labels")
+    said = []
+    if copied:
+        verb = "are copies" if copied > 1 else "is a copy"
+        share = f"{100 * copied / n_test:.0f} %"
+        said.append(f"{copied} of {n_test} test images ({share}) {verb} of training images")
+    if mislabelled:
+        said.append(f"{mislabelled} images are copies of an image with another label")
+    return "; ".join(said)

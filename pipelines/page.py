@@ -11,8 +11,7 @@ import jinja2
 
 from pipelines import figures
 from pipelines.advice import CASES
-from pipelines.answer import cautions, roles, sentence, size_sentence
-from pipelines.leaks import leaks_sentence
+from pipelines.answer import cautions, leaks_warning, roles, sentence, size_sentence
 from pipelines.scorings import SCORINGS
 
 
@@ -35,13 +34,17 @@ def render(reports: Sequence[dict[str, Any]]) -> str:
         .get_template("report.html.jinja")
         .render(
             pages=[_facts(report, number) for number, report in enumerate(reports)],
-            title=f"{_dataset(reports[0])}: {reports[0]['best']['recommended']} of {names[0]}"
+            title=f"{_dataset(reports[0])}: {_title(reports[0]['best'])} of {names[0]}"
             if len(reports) == 1
             else f"{len(reports)} comparisons",
             alike=len({report["protocol"]["scoring"] for report in reports}) == 1,
             together=figures.depth_curves(reports) if len(reports) > 1 else None,
         )
     )
+
+
+def _title(best: dict[str, Any]) -> str:
+    return str(best["recommended"] or "no depth")
 
 
 def render_markdown(report: dict[str, Any]) -> str:
@@ -93,7 +96,7 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
         "dataset": _dataset(report),
         "sentence": sentence(report),
         "cautions": cautions(report),
-        "leaks": leaks_sentence(report["leaks"]),
+        "leaks": leaks_warning(report),
         "scoring": scoring,
         "size_sentence": size_sentence(report),
         "at_best": at_best,

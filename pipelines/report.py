@@ -74,6 +74,7 @@ def make_report(
             "splits": splits,
             "n_groups": None if images.groups is None else len(np.unique(images.groups)),
             "ignored_files": images.ignored,
+            "n_dropped": extraction.dropped,
         },
         "backbone": {
             "name": backbone.name,
@@ -95,6 +96,7 @@ def make_report(
             "repeats": 1 + max(fold.repeat for fold in comparison.folds),
             "train_sizes": list(protocol.train_sizes),
             "group_duplicates": protocol.group_duplicates,
+            "max_loss": protocol.max_loss,
             "random_state": protocol.random_state,
         },
         "environment": {"versions": versions(), "device": extraction.device},
@@ -121,6 +123,7 @@ def make_report(
         "similarity": _plain(experiment.similarity),
         "advice": _plain(experiment.advice),
         "reproducibility": _plain(experiment.reproducibility),
+        "cost": experiment.cost,
         "timing": {
             **{stage: round(seconds, 3) for stage, seconds in extraction.seconds.items()},
             "images_extracted": extraction.n_extracted,

@@ -85,15 +85,29 @@ class Best:
     ci_low, ci_high : float
         95 % interval.
     tied : tuple of str
-        Layers that cannot be told from it, in the order given; it is not among them.
-    recommended : str
-        Of it and those, the first in the network, so the cheapest to compute.
-    recommended_classifier : str
+        Layers that cannot be distinguished from it, in the order given; it is not among them.
+    recommended : str or None
+        The decision: of it and those, the cheapest to compute whose own score is lower by no more
+        than one standard error of the difference, and by no more than ``Protocol.max_loss``. None
+        where nothing is shown to be better than guessing.
+    recommended_classifier : str or None
     tied_classifiers : tuple of (str, str)
-        As `tied`, each layer with the classifier that cannot be told from it there.
+        As `tied`, each layer with the classifier that cannot be distinguished from it there.
     better : tuple of (str, str)
         Layers and classifiers that score higher on the tested images, beyond chance: the images
         that chose are unlike those that test.
+    guess : float
+        Score of the commonest class of the training images.
+    cv_score : float
+        Of the chosen layer, on the training images.
+    explained_low, explained_high : float or None
+        The test scores of the chosen layer that its cross-validation explains, at 99 %; None where
+        there is no test split.
+    unexplained : {"lower", "higher"} or None
+        How the test score lies outside of these.
+    score_without_leaks, ci_low_without_leaks, ci_high_without_leaks : float or None
+        On the test images that are no copies of training images; None where there are none, or
+        nothing else.
     """
 
     layer: str
@@ -103,10 +117,18 @@ class Best:
     ci_low: float
     ci_high: float
     tied: tuple[str, ...]
-    recommended: str
-    recommended_classifier: str
+    recommended: str | None
+    recommended_classifier: str | None
     tied_classifiers: tuple[tuple[str, str], ...]
     better: tuple[tuple[str, str], ...]
+    guess: float
+    cv_score: float
+    explained_low: float | None
+    explained_high: float | None
+    unexplained: str | None
+    score_without_leaks: float | None
+    ci_low_without_leaks: float | None
+    ci_high_without_leaks: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from pipelines.answer import cautions, roles, sentence
+from pipelines.answer import cautions, leaks_warning, roles, sentence
 from pipelines.experiment import Experiment
-from pipelines.leaks import leaks_sentence
 from pipelines.progress import stdout, table, terminal
 from pipelines.results import Comparison
 
@@ -31,11 +30,9 @@ def print_summary(done: Experiment, report: dict[str, Any], out: Path) -> None:
     console.print(_scores_table(done))
     for note in comparison.notes:
         console.print(f"Note: {note}.", soft_wrap=True)
-    if report["leaks"]:
-        terminal().say(
-            f"Warning: {leaks_sentence(report['leaks'])} (copies, byte by byte). Scores may be too "
-            f"good; {out / 'report.html'} lists them."
-        )
+    copies = leaks_warning(report)
+    if copies:
+        terminal().say(f"Warning: {copies} {out / 'report.html'} lists them.")
     if any(control.alarm for control in done.controls):
         terminal().say(
             "Warning: shuffled labels are predicted far better than by chance. Something leaks: do "

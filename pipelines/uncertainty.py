@@ -26,6 +26,8 @@ from pipelines.scorings import SCORINGS, Answers, image_weights, score_answers
 Floats = NDArray[np.float64]
 
 CONFIDENCE = 0.95
+EXPLAINED = 0.99
+"""Confidence at which a test score is said to be unlike the cross-validated one."""
 MOST_UNITS = 1000
 """More than that are left out in so many random blocks."""
 N_MULTIPLIERS = 4000
@@ -111,7 +113,11 @@ class HeldOut:
 
 
 def score_interval(
-    held_out: HeldOut, score: float, answers: Sequence[Answers]
+    held_out: HeldOut,
+    score: float,
+    answers: Sequence[Answers],
+    *,
+    confidence: float = CONFIDENCE,
 ) -> tuple[float, float]:
     """Bound a score measured on images that had no part in the training.
 
@@ -127,6 +133,7 @@ def score_interval(
     answers : sequence of ndarray
         One for each draw, or each repeat of a cross-validation, as for
         `pipelines.scorings.score_answers`.
+    confidence : float, default=0.95
 
     Returns
     -------
@@ -149,7 +156,8 @@ def score_interval(
     within, freedom = _within(held_out, score, answers)
     variance = within + between
     quantile = _quantile(
-        _satterthwaite(np.array([within, between]), np.array([freedom, len(by_draw) - 1.0]))
+        _satterthwaite(np.array([within, between]), np.array([freedom, len(by_draw) - 1.0])),
+        confidence,
     )
     if held_out.scoring == "neg_log_loss":
         if score == 0:  # Every probability is 1.
@@ -161,6 +169,73 @@ def score_interval(
         weights = image_weights(held_out.scoring, held_out.truth)
         return _wilson(score, min(n_units, 1 / float(np.square(weights).sum())), quantile)
     return _wilson(score, score * (1 - score) / variance, quantile)
+
+
+def explained_range(
+    held_out: HeldOut,
+    score: float,
+    answers: Sequence[Answers],
+    *,
+    cv_score: float,
+    trained: NDArray[np.intp],
+    n_folds: int,
+) -> tuple[float, float]:
+    """Bound the test scores that a cross-validation on the training images explains.
+
+    The limits of the difference of two independent scores at 99 % (Newcombe's method 10), where
+    the interval of the cross-validated score is that of the test score, scaled by the square root
+    of how many images each rests on. A fit on all training images may do better than those on all
+    but one fold: by at most a share ``1 / n_folds`` of what is lost, as losses of learning curves
+    fall no faster than with the number of images.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+        The test images.
+    score : float
+        On these.
+    answers : sequence of ndarray
+        As for `score_interval`.
+    cv_score : float
+    trained : ndarray of shape (n_train,), intp
+        Number of the class of each training image.
+    n_folds : int
+        Of the cross-validation.
+
+    Returns
+    -------
+    low, high : float
+        A test score outside is not explained by chance: the test images are unlike the training
+        images.
+
+    References
+    ----------
+    Newcombe, *Interval estimation for the difference between independent proportions*, Statistics
+    in Medicine 1998.
+
+    Examples
+    --------
+    >>> truth, answers = np.zeros(400, np.intp), np.repeat([0.0, 1.0], [320, 80])
+    >>> held_out = HeldOut(scoring="accuracy", truth=truth, n_classes=2)
+    >>> low, high = explained_range(
+    ...     held_out, 0.8, [answers], cv_score=0.9, trained=np.zeros(2000, np.intp), n_folds=5
+    ... )
+    >>> round(low, 2), round(high, 2)
+    (0.85, 0.98)
+    """
+    low, high = score_interval(held_out, score, answers, confidence=EXPLAINED)
+    below, above = score - low, high - score
+    n_train, n_test = (
+        1 / float(np.square(image_weights(held_out.scoring, labels)).sum())
+        for labels in (trained, held_out.truth)
+    )
+    ratio = n_test / n_train
+    largest = 0.0 if held_out.scoring == "neg_log_loss" else 1.0
+    learned = (largest - cv_score) / n_folds
+    return (
+        cv_score - math.sqrt(above**2 + ratio * below**2),
+        cv_score + math.sqrt(below**2 + ratio * above**2) + learned,
+    )
 
 
 def _within(held_out: HeldOut, score: float, answers: Sequence[Answers]) -> tuple[float, float]:
@@ -191,11 +266,17 @@ class Told:
     Attributes
     ----------
     worse, better : ndarray of shape (n_candidates,), bool
-        Beyond chance. Neither: it cannot be told.
+        Beyond chance. Neither: they cannot be distinguished.
+    loss : ndarray of shape (n_candidates,)
+        The score of the one less that of each.
+    error : ndarray of shape (n_candidates,)
+        Standard error of the loss; infinite where all images are answered alike.
     """
 
     worse: NDArray[np.bool_]
     better: NDArray[np.bool_]
+    loss: Floats
+    error: Floats
 
 
 def tell_apart(
@@ -252,8 +333,14 @@ def tell_apart(
     error = np.sqrt(np.where(total > 0, total + least, np.inf))
     mean = scores.mean(1)
     level = _level(np.hstack(parts), best, held_out.random_state, chose=chose)
-    t = (mean[best] - mean) / error
-    return Told(worse=stats.t.sf(t, freedom) < level, better=stats.t.cdf(t, freedom) < level)
+    loss = mean[best] - mean
+    t = loss / error
+    return Told(
+        worse=stats.t.sf(t, freedom) < level,
+        better=stats.t.cdf(t, freedom) < level,
+        loss=loss,
+        error=error,
+    )
 
 
 def _level(parts: Floats, best: int, random_state: int, *, chose: bool) -> float:
@@ -289,8 +376,8 @@ def _satterthwaite(variances: Floats, freedom: Floats) -> float:
     return max(1.0, float(variances.sum() ** 2 / parts.sum())) if parts.sum() > 0 else math.inf
 
 
-def _quantile(freedom: float) -> float:
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+def _quantile(freedom: float, confidence: float) -> float:
+    return float(stats.t.ppf((1 + confidence) / 2, freedom))
 
 
 def _wilson(p: float, n: float, z: float) -> tuple[float, float]:

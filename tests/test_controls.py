@@ -218,17 +218,34 @@ def test_advice_is_that_of_the_table(large: bool, value: float | None) -> None:
     similarity = Similarity(
         value=value, ci_low=value, ci_high=value, witness="", n_images=9, by_layer=()
     )
-    n = LARGE if large else 100
-    said = advise(found, similarity, {"early": 0.2, "late": 1.0}, n, n / 3)
+    folds = [replace(row, n_train=LARGE if large else 100) for row in found.folds]
+    found = replace(found, folds=tuple(folds))
+    said = advise(found, similarity, {"early": 0.2, "late": 1.0})
     similar = value == 0.9  # Not measured: the best depth is early.
     assert (said.large, said.similar) == (large, similar)
     assert said.case == CASES[large, similar][0]
-    assert "early" in said.text or said.case == "fine-tune-all"
-    assert ("fine-tune" in said.text.lower()) == (large or "do not fine-tune" in said.text)
+    assert f"codes of {found.best.recommended} " in said.text
+    assert "was not measured" in said.text
     if (large, similar) == (False, True):
         assert "would advise otherwise" in said.text  # The top is worse here.
     assert any("for each doubling" in line for line in said.evidence)
-    assert found.best.layer == replace(found.best).layer
+    last = advise(found, similarity, {"early": 1.0, "late": 1.0}).text
+    assert "what comes after early" not in last  # Nothing but the classifier does.
+    if (large, similar) == (True, True):
+        assert "what comes after early" in said.text
+        assert "only the classifier comes after" in last
+
+
+def test_advice_counts_the_images_that_trained() -> None:
+    X, y = _made()
+    found = compare_layers({"early": X}, y, protocol=Protocol(Cs=(1e-2,), cv=3, train_sizes=(5,)))
+    similarity = Similarity(
+        value=None, ci_low=None, ci_high=None, witness="", n_images=9, by_layer=()
+    )
+    n_classes = len(set(y.tolist()))
+    assert (
+        f"{5 * n_classes} training images" in advise(found, similarity, {"early": 1.0}).evidence[0]
+    )
 
 
 def test_differences_are_measured_between_runs_batches_and_precisions(image_folder: Path) -> None:

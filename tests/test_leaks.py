@@ -68,9 +68,9 @@ def test_copies_are_warned_of_and_listed(
         "--Cs", "1e-3:1e-1:3", "--jobs", "1", "--out", out,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "36 images in train and test" in done.stderr
+    assert "36 of 36 test images" in done.stderr
     page = (out / "report.html").read_text()
-    assert "36 images in train and test" in page
+    assert "36 of 36 test images" in page
     assert page.count("<li>in train and test:") == 36
 
 

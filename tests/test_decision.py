@@ -1,0 +1,229 @@
+"""The decision: one recommendation, none where nothing beats guessing, none that costs much."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from codes import load_images
+from pipelines import ExtractionOptions, LinearSVCCV, Protocol, compare_layers
+from pipelines.advice import GUESSING
+from pipelines.answer import cautions, leaks_warning, sentence
+from pipelines.cli import main
+from pipelines.decision import Decision
+from pipelines.draws import Draw
+from pipelines.evaluation import Fit
+from pipelines.extraction import extract
+from pipelines.results import Best
+from pipelines.verdict import Verdict
+from tests.conftest import draw_image
+
+N_TRAIN, N_TEST = 2000, 400
+
+
+def _best(
+    hits: dict[str, tuple[float, NDArray[np.bool_]]], *, n_test: int = N_TEST, **options: Any
+) -> Best:
+    """Decide between candidates of known cross-validation scores and known hits in the test."""
+    y = np.array(["a", "b"] * ((N_TRAIN + n_test) // 2))
+    numbers = np.arange(len(y)) % 2
+    test = np.arange(N_TRAIN, len(y))
+    draw = Draw(
+        train_size="all", repeat=0, fold=0, train=np.arange(N_TRAIN), test=test,
+        inner=[(test, test)] * 5,
+    )  # fmt: skip
+    fits = {
+        (layer, "svm"): [
+            Fit(
+                C=1.0, C_at_edge=None, converged=True, cv_scores=np.array([cv]), cv_score=cv,
+                train_score=1.0, predicted=np.where(right, numbers[test], 1 - numbers[test]),
+                answers=np.where(right, numbers[test], 1.0 - numbers[test]),
+            )
+        ]
+        for layer, (cv, right) in hits.items()
+    }  # fmt: skip
+    verdict = Verdict(y=y, draws=[draw], fits=fits, scoring="accuracy", random_state=0)
+    return Decision(verdict=verdict, **options).best("all")
+
+
+def _right(share: float, *, shift: int = 0, n: int = N_TEST) -> NDArray[np.bool_]:
+    """Mark a share of the test images as right, in the same order but for a shift."""
+    return np.roll(np.arange(n) < round(share * n), shift)
+
+
+def test_a_cheaper_depth_is_recommended_only_where_it_gives_up_little() -> None:
+    # Each is right for other images, so that 80 % and 77 % cannot be distinguished.
+    far = {"early": (0.70, _right(0.77, shift=150)), "late": (0.80, _right(0.80))}
+    best = _best(far)
+    assert (best.layer, best.tied) == ("late", ("early",))
+    assert best.recommended == "late"  # 0.03 is too much.
+    assert _best(far, max_loss=0.05).recommended == "early"  # Its standard error is 0.03.
+    near = {"early": (0.70, _right(0.79, shift=150)), "late": (0.80, _right(0.80))}
+    assert _best(near).recommended == "early"
+    assert _best(near, max_loss=0.0).recommended == "late"
+    # 0.015 lower on nearly the same images is more than one standard error, 0.006.
+    sure = {"early": (0.70, _right(0.785)), "late": (0.80, _right(0.80))}
+    assert _best(sure).recommended == "late"
+
+
+def test_of_two_poolings_of_one_layer_neither_is_cheaper() -> None:
+    hits = {"last": (0.70, _right(0.80, shift=9)), "last:avg": (0.80, _right(0.80))}
+    assert _best(hits, costs={"last": 3.0, "last:avg": 3.0}).recommended == "last:avg"
+    assert _best(hits).recommended == "last"
+
+
+@pytest.mark.parametrize(
+    ("cv", "share", "n_test", "expected"),
+    [
+        (0.916, 0.812, 330, "lower"),
+        (0.879, 0.492, 100, "lower"),
+        (0.80, 0.78, 330, None),
+        (0.80, 0.90, 20, None),
+        (0.70, 0.95, 400, "higher"),
+        (0.80, 0.84, 2000, None),  # A fifth of the errors may go as the fifth fold trains too.
+    ],
+)
+def test_a_test_score_that_cross_validation_does_not_explain_is_said(
+    cv: float, share: float, n_test: int, expected: str | None
+) -> None:
+    best = _best({"late": (cv, _right(share, n=n_test))}, n_test=n_test)
+    assert best.unexplained == expected
+    assert best.explained_low is not None
+    assert best.explained_high is not None
+    inside = best.explained_low <= best.score <= best.explained_high
+    assert inside == (expected is None)
+
+
+def test_an_honest_split_is_seldom_said_to_differ() -> None:
+    alarms = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        y = np.array(["a", "b", "c"])[rng.integers(3, size=200)]
+        means = np.array([ord(name) - ord("a") for name in y])[:, None]
+        X = means + rng.normal(size=(200, 4)) * 1.5
+        test = np.arange(200) < 80
+        codes = {"one": X[:, :2], "two": X}
+        found = compare_layers(codes, y, test=test, protocol=Protocol(Cs=(1e-2, 1.0), cv=3))
+        alarms.append(found.best.unexplained is not None)
+    assert sum(alarms) <= 2  # At 1 % on either side.
+
+
+def test_the_test_differs_in_the_sentence_of_the_page(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label, name in enumerate("ab"):
+            folder = tmp_path / "cut" / split / name
+            folder.mkdir(parents=True)
+            for i in range(20):
+                stripes = np.tile(np.repeat([40, 200], 8), 4) + rng.integers(-40, 40, (64, 64))
+                # In the test, stripes stand for the other class.
+                upright = (label == 0) == (split == "train")
+                pixels = (stripes if upright else stripes.T).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    report = _compare(tmp_path / "cut", tmp_path / "out")
+    assert report["best"]["unexplained"] == "lower"
+    [said] = [words for words in cautions(report) if "Training and test images differ" in words]
+    assert f"{report['best']['cv_score']:.3f}" in said
+    assert "Training and test images differ" in (tmp_path / "out" / "report.html").read_text()
+
+
+def _compare(
+    dataset: Path, out: Path, *words: str, layers: str = "conv5.relu,fc7.relu"
+) -> dict[str, Any]:
+    status = main(
+        ["compare", str(dataset), "--backbone", "bundled", "--layers", layers,
+         "--controls", "none", "--cv", "3", "--Cs", "1e-3:1e-1:3", "--repeats", "1", "--jobs", "1",
+         "--out", str(out), *words]
+    )  # fmt: skip
+    assert status == 0
+    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return report
+
+
+def test_nothing_is_recommended_where_nothing_beats_guessing(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label in range(3):  # Labels that mean nothing.
+        for i, file in enumerate(
+            sorted((image_folder / ("blue", "green", "red")[label]).iterdir())
+        ):
+            draw_image(500 + 7 * i + label, hue=i % 3).save(file)
+    report = _compare(image_folder, tmp_path / "out")
+    assert report["best"]["ci_low"] <= report["best"]["guess"] == pytest.approx(1 / 3)
+    assert report["best"]["recommended"] is None
+    assert report["advice"]["case"] == GUESSING
+    page = (tmp_path / "out" / "report.html").read_text()
+    for text in (capsys.readouterr().out, page, sentence(report) + report["advice"]["text"]):
+        assert "better than guessing" in text
+        assert "take the codes of" not in text
+        assert "Train a linear" not in text
+    assert "recommended)" not in page
+
+
+@pytest.fixture
+def copied(image_folder: Path, tmp_path: Path) -> Path:
+    """A split whose test images hold five copies of training images, one of them twice."""
+    cut = tmp_path / "cut"
+    for split in ("train", "test"):
+        shutil.copytree(image_folder, cut / split)
+    for label, name in enumerate(("blue", "green", "red")):
+        for i in range(12):
+            if (name, i) not in [("red", 0), ("red", 1), ("red", 2), ("blue", 3)]:
+                draw_image(5000 + 100 * label + i, hue=2 - label).save(
+                    cut / "test" / name / f"{i:02d}.png"
+                )
+    shutil.copy(cut / "train" / "red" / "00.png", cut / "test" / "red" / "again.png")
+    return cut
+
+
+def test_copies_in_the_test_are_counted_and_left_out_of_a_second_score(
+    copied: Path, tmp_path: Path
+) -> None:
+    report = _compare(copied, tmp_path / "out", layers="fc7.relu")
+    assert "5 of 37 test images (14 %)" in leaks_warning(report)
+    best = report["best"]
+    images = load_images(copied)
+    X = extract(images, ExtractionOptions(backbone="bundled", layers="fc7.relu")).codes("fc7.relu")
+    assert images.test is not None
+    names = np.array([Path(name).name for name in images.source.names])
+    leaked = images.test & (
+        (images.labels == "red") & np.isin(names, ["00.png", "01.png", "02.png", "again.png"])
+        | (images.labels == "blue") & (names == "03.png")
+    )
+    assert leaked.sum() == 5
+    row = report["layers"][0]
+    model = LinearSVCCV(Cs=[row["C"]], cv=3).fit(X[~images.test], images.labels[~images.test])
+    right = model.predict(X) == images.labels
+    assert best["score"] == pytest.approx(right[images.test].mean())
+    assert best["score_without_leaks"] == pytest.approx(right[images.test & ~leaked].mean())
+    assert f"{best['score_without_leaks']:.3f}" in leaks_warning(report)
+
+
+def test_leaks_are_dropped_when_asked(copied: Path, tmp_path: Path) -> None:
+    shutil.copy(copied / "train" / "red" / "05.png", copied / "train" / "blue" / "wrong.png")
+    report = _compare(copied, tmp_path / "out", "--drop-leaks")
+    assert report["dataset"]["splits"] == {"test": 32, "train": 35}
+    assert report["dataset"]["n_dropped"] == 7
+    assert report["leaks"] == []
+    assert report["best"]["score_without_leaks"] is None
+
+
+def test_the_time_that_is_saved_is_said(
+    image_folder: Path, tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    report = _compare(image_folder, tmp_path / "out")
+    best = report["best"]
+    best |= {"layer": "fc7.relu", "recommended": "conv5.relu", "tied": ["conv5.relu"]}
+    best["tied_classifiers"], best["recommended_classifier"] = [["conv5.relu", "svm"]], "svm"
+    report["cost"] = {"conv5.relu": 0.003, "fc7.relu": 0.004}
+    said = sentence(report)
+    assert "take the codes of conv5.relu" in said
+    assert "3 ms an image in place of 4 ms (25 % less" in said
