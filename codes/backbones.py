@@ -113,7 +113,8 @@ def load_backbone(
     preprocessing = built.preprocessing
     if image_size is not None:
         preprocessing = preprocessing.at_size(image_size)
-    model = built.model.eval().float().requires_grad_(False)
+    model = built.model
+    _prepare(name, model)
     graph = trace(model)
     digest = digest_weights(model)
     architecture = built.architecture
@@ -142,6 +143,20 @@ def load_backbone(
         layers=layers,
         weights_digest=digest,
     )
+
+
+def _prepare(name: str, model: nn.Module) -> None:
+    """Put a network into evaluation mode, in float32, or say which part of it refuses."""
+    model.eval()  # Whatever these answer: a train() of one's own may forget to return the module.
+    model.float()
+    model.requires_grad_(False)
+    for path, module in model.named_modules():
+        if module.training:
+            raise ValueError(
+                f"Backbone {name!r}: {path or 'the network'!r} ({type(module).__name__}) is in "
+                "training mode after eval(), so that codes would depend on the other images of a "
+                "batch, or on chance. Let its train(False) put it into evaluation mode."
+            )
 
 
 @alone

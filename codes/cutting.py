@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from codes.copies import copy_network
 from codes.graph import TracedGraph
 from codes.layers import Layer
 from codes.pooling import pool_codes
@@ -58,7 +59,8 @@ def cut_network(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx
     Returns
     -------
     network : fx.GraphModule
-        Its answer is a dict of the taps' names to codes of shape ``(n, n_features)``.
+        Its answer is a dict of the taps' names to codes of shape ``(n, n_features)``. It may be
+        moved and tuned: the traced network stays as it is.
 
     Raises
     ------
@@ -96,7 +98,7 @@ def cut_network(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx
                 "other codes each time. Choose --layers before it, or mend the network (F.dropout "
                 "wants training=self.training)."
             )
-    return fx.GraphModule(traced.root, graph)
+    return copy_network(traced.root, graph)
 
 
 def _pool(graph: fx.Graph, node: fx.Node, tap: Tap) -> fx.Node:

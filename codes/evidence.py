@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from codes.backbones import Backbone
+from codes.copies import copy_network, move_network
 from codes.devices import find_device, no_tf32
 from codes.graph import depths
 from codes.images import ImageList
@@ -76,8 +77,9 @@ class EvidenceReader:
         self.widths |= {name: 2 * norm.num_features for name, (_, norm) in self.norms.items()}
         self._preprocessing = backbone.preprocessing
         self._device = find_device(device)
-        network = fx.GraphModule(traced.root, traced.graph).to(self._device)
-        self._model = network.to(memory_format=torch.channels_last)
+        self._model = move_network(copy_network(traced.root, traced.graph), self._device)
+        self._read = {name: self._model.get_submodule(str(traced.nodes[name].target))
+                      for name in self.norms}  # fmt: skip
 
     def read(
         self, images: ImageList, digests: NDArray[np.uint8], *, batch_size: int = 32
@@ -130,7 +132,7 @@ class EvidenceReader:
 
         hooks = [
             norm.register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs[0]))
-            for name, (_, norm) in self.norms.items()
+            for name, norm in self._read.items()
         ]
         try:
             yield found

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codes.agreement import N_IMAGES, Agreement
 from codes.backbones import Backbone
 from codes.cutting import Tap, cut_network
 from codes.devices import find_device, in_lanes, naming_loss, no_tf32, only_deterministic
@@ -135,6 +136,7 @@ class CodeExtractor:
             for layer in select_layers(backbone.graph, backbone.layers, layers)
             for tap in _taps(layer, pool, self.preprocessing.n_views if each_view else 1)
         ]
+        self._agreement = Agreement(backbone.model, backbone.graph.graph)
         self._cut()
 
     def _cut(self) -> None:
@@ -224,6 +226,8 @@ class CodeExtractor:
         ------
         NonFiniteCodesError
             If a code is NaN or infinite: it names the layer and the image.
+        GraphDiffersError
+            If the network answers the first batch otherwise than its traced graph.
         DependentCodesError
             If an image has other codes in other company: it names the layer.
         WorkerDiedError
@@ -291,6 +295,7 @@ class CodeExtractor:
         pixels, why = load()
         if not len(pixels):
             return {}, why
+        self._agreement.require(self.preprocessing.normalize(pixels[:N_IMAGES]))
         with naming_loss(self.device):
             return self._brought_back(reader.read(pixels, batch_size)), why
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ _GATES = {torch.sigmoid, F.sigmoid, F.hardsigmoid, "sigmoid", "sigmoid_"}
 _PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 _CONCATENATIONS = {torch.cat, torch.concat, torch.concatenate}
 _CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d}
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -106,8 +110,38 @@ class UnfollowedError(ValueError):
     """A network does what its graph leaves out, so that the graph would answer otherwise."""
 
 
+class _Weight(fx.Proxy):
+    """A parameter while its network is traced: its values are a node, all else is what it is.
+
+    What a forward pass does with the type, the device or the shape of a weight does not depend on
+    the image.
+    """
+
+    def __init__(self, proxy: fx.Proxy, value: torch.Tensor) -> None:
+        super().__init__(proxy.node, proxy.tracer)
+        self._value = value
+        self.dtype, self.device, self.shape = value.dtype, value.device, value.shape
+        self.ndim, self.is_cuda, self.requires_grad = value.ndim, value.is_cuda, False
+
+    def size(self, *axis: int) -> Any:
+        return self._value.size(*axis)
+
+    def dim(self) -> int:
+        return self._value.dim()
+
+    def numel(self) -> int:
+        return self._value.numel()
+
+    def is_floating_point(self) -> bool:
+        return self._value.is_floating_point()
+
+
 class _Tracer(NodePathTracer):  # type: ignore[misc]
-    """Follow what its own thread calls; others may run networks in the meantime."""
+    """Follow what its own thread calls; others may run networks in the meantime.
+
+    The first argument of the network is its images; every other one is its default, as where the
+    network is called with images alone.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +165,30 @@ class _Tracer(NodePathTracer):  # type: ignore[misc]
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
         if get_ident() != self._thread:
             return attr_val
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
+        value = super().getattr(attr, attr_val, parameter_proxy_cache)
+        if isinstance(value, fx.Proxy) and isinstance(attr_val, torch.Tensor):
+            return _Weight(value, attr_val)
+        return value
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        given = list(inspect.signature(root_fn).parameters.values())[1:]
+        if len(given) < 2 or given[0].kind not in _POSITIONAL:
+            args: tuple[Any, list[Any]]
+            args = super().create_args_for_root(root_fn, is_module, concrete_args)
+            return args
+        image, *others = given
+        for other in others:
+            if other.default is other.empty and other.kind not in _COLLECTING:
+                raise UnfollowedError(
+                    f"needs the argument {other.name!r} besides the images. Give it a default, or "
+                    "return a module whose forward takes the images alone"
+                )
+        default = () if image.default is image.empty else (image.default,)
+        kind = None if image.annotation is image.empty else image.annotation
+        images = self.create_proxy("placeholder", image.name, default, {}, type_expr=kind)
+        return root_fn, [self.root, images]
 
 
 def trace(model: nn.Module) -> TracedGraph:
@@ -170,11 +227,14 @@ def trace(model: nn.Module) -> TracedGraph:
             f"{type(model).__name__} cannot be traced by torch.fx: {error}. Its forward pass must "
             "not branch on the values of its input; move such code into a module of its own."
         ) from error
-    for node in graph.nodes:
+    for node in list(graph.nodes):
+        if node.op == "get_attr" and not node.users:  # Only its type or shape was asked for.
+            graph.erase_node(node)
         # Channels-last maps cannot be viewed as vectors; a reshape copies them in the same order.
         if node.op == "call_method" and node.target == "view" and _is_shape(node.args[1:]):
             node.target = "reshape"
-    names = dict(tracer.node_to_qualname)
+    alive = set(graph.nodes)
+    names = {node: name for node, name in tracer.node_to_qualname.items() if node in alive}
     return TracedGraph(
         root=tracer.root,
         graph=graph,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from codes.compiling import CompiledNetwork
+from codes.copies import move_network
 from codes.independence import require_independence
 from codes.preprocessing import Preprocessing
 from codes.tuning import cast_weights, fold_norms, prepare_convolutions
@@ -46,7 +47,7 @@ class BatchReader:
         compile: bool = False,
     ) -> None:
         fold_norms(network)
-        network = network.to(device).to(memory_format=torch.channels_last)
+        network = move_network(network, device)
         if dtype != torch.float32:
             cast_weights(network, dtype)
         self._network: Callable[[Tensor], Codes] = network

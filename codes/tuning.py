@@ -126,12 +126,17 @@ class _Calls:
         self._network = network
         nodes = network.graph.nodes
         self._times = Counter(node.target for node in nodes if node.op == "call_module")
+        # Weights that are read elsewhere as well must stay as they are.
+        self._times.update(
+            2 * [str(n.target).rpartition(".")[0] for n in nodes if n.op == "get_attr"]
+        )
 
     def plain(self, node: fx.Node, kind: type[M]) -> M | None:
         """Return the module that a node calls, if it computes what its type and weights say.
 
         A subclass, hooks (as of `torch.nn.utils.weight_norm`) and parametrizations make another
-        computation of it; a module that is called more than once has no one place in the network.
+        computation of it; a module that is called more than once has no one place in the network,
+        nor has one whose weights are read on their own.
         """
         if node.op != "call_module" or self._times[node.target] > 1:
             return None

@@ -1,0 +1,90 @@
+"""Agreement: the traced graph of a network answers as the network itself does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+N_IMAGES = 2
+MOST = 1e-4
+"""Share of the largest output that rounding may move an output by; the operations are the same."""
+
+
+class GraphDiffersError(ValueError):
+    """The traced graph of a network answers otherwise than the network itself."""
+
+
+class Agreement:
+    """A comparison of a network with its traced graph, made once.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode, on the CPU, float32; it is not changed.
+    graph : fx.Graph
+        As it was traced.
+    """
+
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        self._model, self._graph = model, graph
+        self._lock, self._found = Lock(), False
+
+    def require(self, images: Tensor) -> None:
+        """Compare the two on the first images of a batch; do nothing the next time.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n, 3, height, width), float32
+            Normalised, on the CPU.
+
+        Raises
+        ------
+        GraphDiffersError
+            If an output differs by more than rounding; it gives both numbers.
+        """
+        with self._lock:
+            if not self._found:
+                with torch.inference_mode():
+                    few = images[:N_IMAGES]
+                    own = list(_tensors(self._model(few)))
+                    traced = list(_tensors(fx.GraphModule(self._model, self._graph)(few)))
+                self._compare(own, traced)
+                self._found = True
+
+    def _compare(self, own: list[Tensor], traced: list[Tensor]) -> None:
+        name = type(self._model).__name__
+        remedy = (
+            "Its codes would be wrong. Its forward pass may depend on what tracing does not see: "
+            "hooks, settings that change, or arguments other than the images."
+        )
+        shapes = [[tuple(value.shape) for value in values] for values in (own, traced)]
+        if shapes[0] != shapes[1]:
+            raise GraphDiffersError(
+                f"{name} answers the first images with outputs of shapes {shapes[0]}, and its "
+                f"traced graph with {shapes[1]}. {remedy}"
+            )
+        for ours, theirs in zip(own, traced, strict=True):
+            apart = (ours.double() - theirs.double()).abs().flatten()
+            largest = ours.double().abs().max() if len(apart) else torch.zeros(())
+            if len(apart) and apart.max() > MOST * largest:  # Not where an output is NaN.
+                at = int(apart.argmax())
+                raise GraphDiffersError(
+                    f"{name} answers the first images with {float(ours.flatten()[at]):.6g}, where "
+                    f"its traced graph answers with {float(theirs.flatten()[at]):.6g}. {remedy}"
+                )
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """Yield the tensors of what a network returns, whatever holds them."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, (list, tuple)):
+        for value in output:
+            yield from _tensors(value)
