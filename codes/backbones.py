@@ -14,7 +14,7 @@ from torch import nn
 from codes.building import build_bundled, build_own, build_torchvision
 from codes.dense import as_convolutions
 from codes.fingerprint import fingerprint, traced_alike
-from codes.graph import TracedGraph, alone, trace
+from codes.graph import TracedGraph, alone, mark_missing, trace
 from codes.layers import Layer, find_layers, measure_layers
 from codes.preprocessing import Preprocessing
 
@@ -126,6 +126,13 @@ def load_backbone(
                 "it draws random numbers, or counts. Draw them where it is made, and keep them as "
                 "a buffer."
             )
+    within = mark_missing(graph, built.missing)
+    if within is not None:
+        raise ValueError(
+            f"The weights {built.weights} do not fit {name!r}: {within!r} is missing, and weights "
+            "that come after it in the network are there. Check that --backbone names the "
+            "architecture they were trained in."
+        )
     if dense:
         layers = find_layers(graph, _blank(built.preprocessing))
         graph = as_convolutions(graph)

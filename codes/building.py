@@ -10,7 +10,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -21,17 +22,28 @@ from torchvision import models
 
 from codes import bundled as bundled_net
 from codes.preprocessing import Preprocessing
-from codes.state_dicts import fit_state_dict, inferred_num_classes, read_state_dict
+from codes.state_dicts import (
+    find_weights,
+    fit_state_dict,
+    inferred_num_classes,
+    read_checkpoint,
+)
+
+_ENDINGS = (".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".tar", ".pkl")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """A network, its own preprocessing, where its weights come from, and what it is made with."""
+    """A network, its own preprocessing, where its weights come from, and what it is made with.
+
+    `missing` names the parameters and buffers that a file of weights lacks.
+    """
 
     model: nn.Module
     preprocessing: Preprocessing
     weights: str
     architecture: dict[str, Any]
+    missing: tuple[str, ...] = ()
 
 
 def _seeded(build: Callable[[], nn.Module], random_state: int) -> nn.Module:
@@ -42,7 +54,15 @@ def _seeded(build: Callable[[], nn.Module], random_state: int) -> nn.Module:
 
 
 def _is_file(weights: str) -> bool:
-    return Path(weights).suffix in (".pth", ".pt", ".safetensors", ".bin") or os.sep in weights
+    """Tell whether weights are named by a file: one that is there, or what looks like one."""
+    path = Path(weights)
+    return path.is_file() or path.suffix in _ENDINGS or os.sep in weights
+
+
+def _load(model: nn.Module, file: str) -> tuple[tuple[str, ...], str]:
+    """Load weights from a file; return what it lacks, and where they come from in words."""
+    found = find_weights(read_checkpoint(file), model.state_dict(), origin=file)
+    return fit_state_dict(model, found)
 
 
 def build_bundled(weights: str | None, random_state: int) -> Built:
@@ -59,11 +79,15 @@ def build_bundled(weights: str | None, random_state: int) -> Built:
         )
     model: nn.Module = bundled_net.bundled(weights=weights is None, random_state=random_state)
     said = "bundled" if weights is None else f"random (random_state={random_state})"
-    if weights not in (None, "none"):
-        fit_state_dict(model, read_state_dict(str(weights)), origin=str(weights))
-        said = str(weights)
+    missing: tuple[str, ...] = ()
+    if weights is not None and weights != "none":
+        missing, said = _load(model, weights)
     return Built(
-        model=model, preprocessing=preprocessing, weights=said, architecture={"name": "bundled"}
+        model=model,
+        preprocessing=preprocessing,
+        weights=said,
+        architecture={"name": "bundled"},
+        missing=missing,
     )
 
 
@@ -98,14 +122,60 @@ def build_own(name: str, weights: str | None, random_state: int) -> Built:
         )
     _check_own(name, model)
     said = "its own"
+    missing: tuple[str, ...] = ()
     if weights == "none":
-        raise ValueError(f"Backbone {name!r}: weights=none is for torchvision's and the bundled.")
-    if weights is not None:
-        fit_state_dict(model, read_state_dict(weights), origin=weights)
-        said = weights
+        model = deepcopy(model)  # The function may return the same network again.
+        reset_weights(name, model, random_state)
+        said = f"random (random_state={random_state})"
+    elif weights is not None:
+        missing, said = _load(model, weights)
     return Built(
-        model=model, preprocessing=preprocessing, weights=said, architecture={"name": name}
+        model=model,
+        preprocessing=preprocessing,
+        weights=said,
+        architecture={"name": name},
+        missing=missing,
     )
+
+
+def reset_weights(name: str, model: nn.Module, random_state: int) -> None:
+    """Draw the weights of a network anew, layer by layer, as PyTorch initialises each.
+
+    Parameters
+    ----------
+    name : str
+        Of the backbone, for the message.
+    model : nn.Module
+        Changed in place: each module that has `reset_parameters`.
+    random_state : int
+
+    Raises
+    ------
+    ValueError
+        If the network has parameters that no module can initialise; the message names them.
+    """
+    anew: set[int] = set()
+
+    def draw() -> nn.Module:
+        for module in model.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+                anew.update(id(value) for value in module.parameters(recurse=False))
+        return model
+
+    _seeded(draw, random_state)
+    kept = [key for key, value in model.named_parameters() if id(value) not in anew]
+    if kept or not anew:
+        raise ValueError(
+            f"Backbone {name!r} has no random weights: "
+            + (
+                f"the parameters {', '.join(kept[:5])} belong to no module that has "
+                "reset_parameters(). Give their modules one."
+                if kept
+                else "it has no parameters."
+            )
+        )
 
 
 def _check_own(name: str, model: nn.Module) -> None:
@@ -139,11 +209,11 @@ def build_torchvision(name: str, weights: str | None, random_state: int) -> Buil
         )
     published = models.get_model_weights(name)
     default = published.DEFAULT
+    missing: tuple[str, ...] = ()
     if weights == "none":
         model = _seeded(lambda: _random_torchvision(name), random_state)
         said, entry = f"random (random_state={random_state})", default
-    elif weights is not None and _is_file(weights):
-        state = read_state_dict(weights)
+    elif weights is not None and weights not in published.__members__ and _is_file(weights):
         entry = next((w for w in published if _is_published(Path(weights), w)), None)
         if entry is not None:
             # Torchvision's own file: its builder knows what else belongs to it (GoogLeNet's input
@@ -152,9 +222,14 @@ def build_torchvision(name: str, weights: str | None, random_state: int) -> Buil
                 model = models.get_model(name, weights=entry)
             said = f"{weights} ({entry.name})"
         else:
-            model = _random_torchvision(name, inferred_num_classes(_state_of(name), state))
-            fit_state_dict(model, state, origin=weights)
-            said, entry = weights, default
+            wanted = _state_of(name)
+            found = find_weights(read_checkpoint(weights), wanted, origin=weights)
+            num_classes = inferred_num_classes(wanted, found.state)
+            if num_classes is not None:
+                found = replace(found, said=(*found.said, f"{num_classes} classes"))
+            model = _random_torchvision(name, num_classes)
+            missing, said = fit_state_dict(model, found)
+            entry = default
     else:
         entry = default if weights in (None, "DEFAULT") else _named_weights(name, str(weights))
         model = _downloaded(name, entry)
@@ -167,6 +242,7 @@ def build_torchvision(name: str, weights: str | None, random_state: int) -> Buil
         preprocessing=Preprocessing.from_torchvision(entry.transforms()),
         weights=said,
         architecture=arguments,
+        missing=missing,
     )
 
 

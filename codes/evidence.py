@@ -70,10 +70,12 @@ class EvidenceReader:
             for name, node in traced.nodes.items()
             if traced.is_module(node, _BatchNorm)
             and getattr(traced.module(node), "running_mean", None) is not None
+            and "missing" not in node.meta
         }
         end = next(n for n in traced.graph.nodes if n.op == "output").args[0]
         shape: tuple[int, ...] = end.meta.get("shape", ()) if isinstance(end, fx.Node) else ()
-        self.widths = {OUTPUT: 3} if len(shape) == 2 and shape[1] > 1 else {}
+        whole = isinstance(end, fx.Node) and "missing" not in end.meta
+        self.widths = {OUTPUT: 3} if whole and len(shape) == 2 and shape[1] > 1 else {}
         self.widths |= {name: 2 * norm.num_features for name, (_, norm) in self.norms.items()}
         self._preprocessing = backbone.preprocessing
         self._device = find_device(device)

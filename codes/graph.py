@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Set
+from collections.abc import Callable, Collection, Set
 from dataclasses import dataclass, field
 from functools import wraps
 from threading import RLock, get_ident
@@ -285,6 +285,43 @@ def measure_shapes(traced: TracedGraph, example: torch.Tensor) -> None:
             f"{str(error).splitlines()[0]}. It must take batches of shape (n, 3, height, width); "
             "if only the size is wrong, choose another --image-size, or --dense."
         ) from error
+
+
+def mark_missing(traced: TracedGraph, missing: Collection[str]) -> str | None:
+    """Mark every node whose values depend on weights that a network lacks.
+
+    Under ``node.meta["missing"]`` stands the first of these weights that it depends on.
+
+    Parameters
+    ----------
+    traced : TracedGraph
+    missing : collection of str
+        Names of parameters and buffers.
+
+    Returns
+    -------
+    within : str or None
+        One of them that is not in a tail of the network: weights that are there come later.
+    """
+    wanted, found = set(missing), None
+    for node in traced.graph.nodes:
+        lacks = [name for name in _weights_of(traced, node) if name in wanted]
+        before = [i.meta["missing"] for i in node.all_input_nodes if "missing" in i.meta]
+        if lacks or before:
+            node.meta["missing"] = (*before, *lacks)[0]
+            if before and len(lacks) < len(list(_weights_of(traced, node))):
+                found = found or before[0]
+    return found
+
+
+def _weights_of(traced: TracedGraph, node: fx.Node) -> list[str]:
+    """Name the parameters and buffers that a node reads, counters aside."""
+    if node.op == "get_attr":
+        return [str(node.target)]
+    if node.op != "call_module":
+        return []
+    state = traced.module(node).state_dict(prefix=f"{node.target}.")
+    return [name for name in state if not name.endswith("num_batches_tracked")]
 
 
 def depths(traced: TracedGraph) -> dict[fx.Node, float]:

@@ -97,6 +97,11 @@ def find_layers(traced: TracedGraph, example: torch.Tensor) -> list[Layer]:
     measure_shapes(traced, example)
     shares = depths(traced)
     kinds = _taps(traced)
+    if not kinds and any("missing" in node.meta for node in traced.graph.nodes):
+        raise ValueError(
+            f"The file of weights has none of the layers of {type(traced.root).__name__}: the "
+            "first that it lacks comes before every activation."
+        )
     if not kinds:
         raise ValueError(
             f"{type(traced.root).__name__} has no activation that is known here. Name the nodes to "
@@ -175,6 +180,12 @@ def select_layers(
 
 
 def _match(traced: TracedGraph, layers: Sequence[Layer], part: str) -> Iterator[Layer]:
+    lacks = traced.nodes[part].meta.get("missing") if part in traced.nodes else None
+    if lacks is not None:
+        raise ValueError(
+            f"Layer {part!r} has no codes: it depends on {lacks!r}, which the file of weights "
+            "lacks. Choose --layers before it."
+        )
     named = [layer for layer in layers if layer.name == part]
     if not named and part in traced.nodes and "shape" in traced.nodes[part].meta:
         named = [_layer(traced, traced.nodes[part], "node", depths(traced), False)]
@@ -198,7 +209,7 @@ def _taps(traced: TracedGraph) -> dict[fx.Node, str]:
     reaching = reaching_output(traced)
     taps: dict[fx.Node, str] = {}
     for node in traced.graph.nodes:
-        if node not in reaching or "shape" not in node.meta:
+        if node not in reaching or "shape" not in node.meta or "missing" in node.meta:
             continue
         if traced.is_activation(node):
             module = node.op == "call_module"
@@ -236,6 +247,8 @@ def _penultimate(traced: TracedGraph, taps: dict[fx.Node, str]) -> fx.Node | Non
     ):
         behind = main_input(behind)
     if node is None or behind is None or behind in taps or behind.op == "placeholder":
+        return None
+    if "missing" in node.meta:
         return None
     return node if "shape" in node.meta else None
 

@@ -1,121 +1,289 @@
-"""State dicts: read weights from a file, and say which tensors do not fit."""
+"""State dicts: find a network's weights in a file, and say which tensors do not fit."""
 
 from __future__ import annotations
 
+import argparse
+import re
 import warnings
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
+MOST_NESTED = 3
+PLAUSIBLE = 0.9
+"""Share of a network's tensors that a file has, by name and shape, from which it is taken to be of
+this architecture."""
+
+# What training scripts keep beside the weights; making one of these runs no code of the file.
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+    *(type(np.dtype(kind)) for kind in ("?", "i4", "i8", "f4", "f8")),
+]
 
 
-def read_state_dict(file: str | Path) -> dict[str, Tensor]:
-    """Read weights without running any code in the file.
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """The weights of a network, as a file holds them.
+
+    Attributes
+    ----------
+    state : dict of str to Tensor
+        By the network's own names.
+    origin : str
+        The file.
+    left_out : tuple of str
+        Names of tensors in the file that are none of the network's, as of a training wrapper.
+    said : tuple of str
+        What was seen through to find them.
+    """
+
+    state: dict[str, Tensor]
+    origin: str
+    left_out: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
+
+
+def read_checkpoint(file: str | Path) -> dict[str, dict[str, Tensor]]:
+    """Read the sets of tensors in a file without running any code in it.
 
     Parameters
     ----------
     file : str or Path
-        A ``.safetensors`` file, or what ``torch.save(model.state_dict(), file)`` wrote. A
-        dictionary under ``"state_dict"``, ``"model_state_dict"`` or ``"model"`` and a
-        ``"module."`` before every name (data-parallel training) are seen through.
+        A ``.safetensors`` file, or what ``torch.save`` wrote: a state dict, or dictionaries that
+        hold state dicts.
 
     Returns
     -------
-    state : dict of str to Tensor
+    found : dict of str to dict of str to Tensor
+        Where each set is nested, such as ``""`` or ``"state_dict"``, and its tensors by name.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it holds no state dict.
+        If it holds no tensors, or cannot be read without running code.
     """
     file = Path(file)
-    state: Any
     if not file.is_file():
-        raise FileNotFoundError(f"The weights' file {str(file)!r} does not exist, or is no file.")
+        raise FileNotFoundError(
+            f"The weights' file {str(file)!r} does not exist, or is not a file."
+        )
     try:
         if file.suffix == ".safetensors":
-            state = load_file(file)
+            content: Any = load_file(file)
         else:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), torch.serialization.safe_globals(_HARMLESS):
                 # Of pickle protocols that torch.save does not write; what fails, fails below.
                 warnings.simplefilter("ignore", UserWarning)
-                state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # Unpickling what is no pickle raises nearly anything.
-        whole = "it holds a whole model" if "GLOBAL" in str(error) else type(error).__name__
+                content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # Unpickling what is not a pickle raises nearly anything.
         raise ValueError(
-            f"{str(file)!r} holds no state dict that can be read safely ({whole}). "
-            "Save one with torch.save(model.state_dict(), FILE) or as .safetensors."
+            f"{str(file)!r} cannot be read safely: {_why_unsafe(error)}. Save the weights alone, "
+            "with torch.save(model.state_dict(), FILE) or as .safetensors."
         ) from error
-    for wrapper in _WRAPPERS:
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    found = dict(_nested(content, ""))
+    if not found:
         raise ValueError(
-            f"{str(file)!r} holds {type(state).__name__}, not a state dict (names and tensors). "
+            f"{str(file)!r} holds {type(content).__name__}, not a state dict (names and tensors). "
             "Save one with torch.save(model.state_dict(), FILE)."
         )
-    if state and all(name.startswith("module.") for name in state):
-        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    return dict(state)
+    return found
 
 
-def fit_state_dict(model: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
-    """Load weights into a network, every tensor of it.
+def _why_unsafe(error: Exception) -> str:
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if named is None:
+        return f"it is not a file of weights ({type(error).__name__})"
+    if named[1].startswith(("torch.nn.", "torchvision.models.")):
+        return f"it holds a whole model ({named[1]}), which would run code"
+    return f"it holds something that would run code ({named[1]})"
+
+
+def _nested(content: Any, path: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield each dictionary that has tensors by name, and where it is."""
+    if not isinstance(content, Mapping) or depth > MOST_NESTED:
+        return
+    own = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if own:
+        yield path, own
+    for key, value in content.items():
+        yield from _nested(value, f"{path}.{key}" if path else str(key), depth + 1)
+
+
+def find_weights(
+    found: Mapping[str, Mapping[str, Tensor]], wanted: Mapping[str, Tensor], *, origin: str
+) -> Weights:
+    """Find a network's weights among the tensors of a file.
+
+    They may be nested in dictionaries, and their names may have one prefix in common, as
+    data-parallel training, ``torch.compile`` and training frameworks give them: the place and the
+    prefix are those after which most names are the network's.
 
     Parameters
     ----------
-    model : nn.Module
-    state : mapping of str to Tensor
+    found : mapping of str to mapping of str to Tensor
+        As `read_checkpoint` returns it.
+    wanted : mapping of str to Tensor
+        The network's own tensors, on whatever device.
     origin : str
-        Where the weights come from, for the message.
+        The file, for messages.
+
+    Returns
+    -------
+    weights : Weights
 
     Raises
     ------
     ValueError
-        If tensors are missing, left over or of another shape; the message names them.
+        If no name is the network's, or two different sets of tensors fit alike.
 
     Examples
     --------
-    >>> fit_state_dict(nn.Linear(2, 3), {"weight": torch.zeros(3, 4)}, origin="mine.pth")
+    >>> file = {"state_dict": {"model.weight": torch.zeros(3, 2), "loss.scale": torch.ones(1)}}
+    >>> weights = find_weights(file, nn.Linear(2, 3, bias=False).state_dict(), origin="last.ckpt")
+    >>> list(weights.state), weights.left_out
+    (['weight'], ('loss.scale',))
+    >>> print("; ".join(weights.said))
+    under 'state_dict'; prefix 'model.' removed
+    """
+    counts = Counter(
+        (path, name.removesuffix(suffix))
+        for path, tensors in found.items()
+        for name in tensors
+        for suffix in _suffixes(name)
+        if suffix in wanted
+    )
+    if not counts:
+        names = [name for tensors in found.values() for name in tensors]
+        raise ValueError(
+            f"The weights {origin} are not of this network. Names in the file: {_some(names, 5)}. "
+            f"Names in the network: {_some(list(wanted), 5)}. Check that --backbone names the "
+            "architecture they were trained in."
+        )
+    most = max(counts.values())
+    best, *others = [place for place, count in counts.items() if count == most]
+    state = _without_prefix(found[best[0]], best[1])
+    for other in others:
+        again = _without_prefix(found[other[0]], other[1])
+        if any(k not in again or not torch.equal(state[k], again[k]) for k in state if k in wanted):
+            places = " and ".join(
+                repr(".".join(filter(None, it)).rstrip(".")) for it in (best, other)
+            )
+            raise ValueError(
+                f"The weights {origin} hold two sets of tensors that fit the network, {places}. "
+                "Save the one that is meant with torch.save(…, FILE)."
+            )
+    path, prefix = best
+    left_out = [name for name in found[path] if not name.startswith(prefix)]
+    said = [f"under {path!r}"] * bool(path) + [f"prefix {prefix!r} removed"] * bool(prefix)
+    return Weights(state=state, origin=origin, left_out=tuple(left_out), said=tuple(said))
+
+
+def _suffixes(name: str) -> Iterator[str]:
+    """Yield a name, and what is behind each of its dots."""
+    yield name
+    for found in re.finditer(r"\.", name):
+        yield name[found.end() :]
+
+
+def _without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def fit_state_dict(model: nn.Module, weights: Weights) -> tuple[tuple[str, ...], str]:
+    """Load weights into a network.
+
+    Tensors may be missing (a head that was cut off): they become NaN, so that whatever is computed
+    with them cannot be mistaken for codes. Tensors of another head, in place of one that is
+    missing, and of modules that the network does not have are left out.
+
+    Parameters
+    ----------
+    model : nn.Module
+    weights : Weights
+
+    Returns
+    -------
+    missing : tuple of str
+        Parameters and buffers that the file lacks.
+    said : str
+        Where the weights come from, with what was seen through, left out and missing.
+
+    Raises
+    ------
+    ValueError
+        If tensors are of another shape, or others in their place; the message names them.
+
+    Examples
+    --------
+    >>> weights = Weights(state={"weight": torch.zeros(3, 4)}, origin="mine.pth")
+    >>> fit_state_dict(nn.Linear(2, 3), weights)
     Traceback (most recent call last):
         ...
     ValueError: The weights mine.pth do not fit Linear. Missing: bias. Other shape: weight ...
     """
-    wanted = model.state_dict()
+    wanted, state = model.state_dict(), weights.state
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}
     missing = [name for name in wanted if name not in state and name not in counters]
-    left_over = [name for name in state if name not in wanted]
     other = [
         f"{name} (file {tuple(state[name].shape)}, network {tuple(wanted[name].shape)})"
         for name in wanted
         if name in state and state[name].shape != wanted[name].shape
     ]
-    problems = [
-        f"{word}: {_some(names)}."
-        for word, names in {
-            "Missing": missing,
-            "Not in the network": left_over,
-            "Other shape": other,
-        }.items()
-        if names
-    ]
-    if problems:
-        raise ValueError(
-            f"The weights {origin} do not fit {type(model).__name__}. {' '.join(problems)} Check "
-            "that --backbone names the architecture they were trained in."
-        )
-    fitting = OrderedDict(state)
+    cut = {_top(name) for name in missing}
+    own = {name for name, _ in model.named_children()} - cut
+    beside = [name for name in state if name not in wanted]
+    strange = [name for name in beside if _top(name) in own or "." not in name]
+    if other or strange:
+        fitting = sum(name in state for name in wanted) - len(other)
+        raise ValueError(_mismatch(model, weights, missing, strange, other, fitting / len(wanted)))
+    fitted = OrderedDict((name, state.get(name, wanted[name])) for name in wanted)
+    for name in missing:
+        empty = torch.full_like(wanted[name], torch.nan if wanted[name].is_floating_point() else 0)
+        fitted[name] = empty
     # Which layout a module's tensors have (MNASNet asks): they fit, so the present one.
-    fitting._metadata = wanted._metadata  # type: ignore[attr-defined]
-    model.load_state_dict(fitting, strict=not counters)
+    fitted._metadata = wanted._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(fitted)
+    left_out = [*weights.left_out, *beside]
+    said = list(weights.said)
+    said += [f"left out: {_some(left_out, 3)}"] * bool(left_out)
+    said += [f"missing: {_some(missing, 3)}"] * bool(missing)
+    return tuple(missing), _in_brackets(weights.origin, said)
+
+
+def _in_brackets(origin: str, said: list[str]) -> str:
+    return f"{origin} ({'; '.join(said)})" if said else origin
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _mismatch(
+    model: nn.Module,
+    weights: Weights,
+    missing: list[str],
+    strange: list[str],
+    other: list[str],
+    fitting: float,
+) -> str:
+    problems = {"Missing": missing, "Not in the network": strange, "Other shape": other}
+    said = " ".join(f"{word}: {_some(names)}." for word, names in problems.items() if names)
+    text = f"The weights {weights.origin} do not fit {type(model).__name__}. {said}"
+    if fitting < PLAUSIBLE:
+        text += " Check that --backbone names the architecture they were trained in."
+    return text
 
 
 def inferred_num_classes(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> int | None:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codes import ImageList, load_images
+from codes import Backbone, ImageList, load_images
 from codes.backbones import pixels_backbone
 from pipelines.advice import Advice, advise
 from pipelines.comparison import compare_layers
 from pipelines.controls import CONTROLS, DEFAULT_CONTROLS, Control, run_controls
 from pipelines.cost import measure_cost
 from pipelines.draws import Protocol, make_draws
-from pipelines.extraction import Extraction, extract
+from pipelines.extraction import Extraction, backbone_of, extract
 from pipelines.leaks import copies_in_test, group_copies, without_leaks
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent, timed
@@ -198,7 +198,8 @@ def compare(
     extraction, comparison = compared.extraction, compared.comparison
     images = extraction.images
     with timed(extraction.seconds, "controls"):
-        readers = _control_readers(controls, extraction, comparison, options, narrator)
+        readers, notes = _control_readers(controls, extraction, comparison, options, narrator)
+        comparison = replace(comparison, notes=(*comparison.notes, *notes))
         with narrator.step("Controls", len(readers)) as advance:
             scored = run_controls(
                 readers,
@@ -239,31 +240,65 @@ def _control_readers(
     comparison: Comparison,
     options: ExtractionOptions,
     narrator: Narrator,
-) -> dict[str, Callable[[], NDArray[Any]]]:
-    """Find how to read each control's codes; extract those of other networks."""
+) -> tuple[dict[str, Callable[[], NDArray[Any]]], list[str]]:
+    """Find how to read each control's codes; extract those of other networks.
+
+    Also say which controls are left out, and why.
+    """
     best = comparison.best.layer
+    of_best = extraction.options_of(best, options)
     readers: dict[str, Callable[[], NDArray[Any]]] = {}
+    notes = []
     for name in dict.fromkeys(controls):
-        if name in ("majority", "shuffled"):
-            readers[name] = extraction.readers[best]
-        elif name == "concatenated" and len(extraction.taps) > 1:
-            readers[name] = partial(_side_by_side, list(extraction.readers.values()))
-        elif name == "pixels":
-            backbone = pixels_backbone(extraction.backbone.preprocessing)
-            pixels = replace(
-                options, layers="pixels", activation="post", pool="grid:16", dtype="float32"
-            )
-            found = extract(extraction.images, pixels, backbone=backbone, narrator=narrator)
-            readers[name] = found.readers["pixels"]
-        elif name == "random" and ":" not in options.backbone and options.weights != "none":
-            random = replace(extraction.options_of(best, options), weights="none", dtype="float32")
-            found = extract(extraction.images, random, narrator=narrator)
-            [readers[name]] = found.readers.values()
-        elif name == "pre" and options.activation == "post":
-            before = replace(extraction.options_of(best, options), activation="pre")
-            found = extract(extraction.images, before, narrator=narrator)
-            [readers[name]] = found.readers.values()
-    return readers
+        try:
+            if name in ("majority", "shuffled"):
+                readers[name] = extraction.readers[best]
+            elif name == "concatenated":
+                readers[name] = partial(_side_by_side, _several(extraction))
+            else:
+                other, backbone = _control_options(name, of_best, extraction)
+                found = extract(extraction.images, other, backbone=backbone, narrator=narrator)
+                [readers[name]] = found.readers.values()
+        except _LeftOutError as why:
+            notes.append(f"the control {name} was left out: {why}")
+    return readers, notes
+
+
+class _LeftOutError(Exception):
+    """A control does not make sense here; the message says why."""
+
+
+def _several(extraction: Extraction) -> list[Callable[[], NDArray[Any]]]:
+    if len(extraction.taps) == 1:
+        raise _LeftOutError("there is only one depth")
+    return list(extraction.readers.values())
+
+
+def _control_options(
+    name: str, of_best: ExtractionOptions, extraction: Extraction
+) -> tuple[ExtractionOptions, Backbone | None]:
+    """Say what a control is extracted with."""
+    best = next(t.layer for t in extraction.taps if t.layer.name == of_best.layers)
+    if name == "pixels":
+        pixels = replace(
+            of_best, layers="pixels", activation="post", pool="grid:16", dtype="float32"
+        )
+        return pixels, pixels_backbone(extraction.backbone.preprocessing)
+    if name == "pre":
+        if of_best.activation == "pre":
+            raise _LeftOutError("the codes are those before the activation already")
+        if best.kind in ("penultimate", "node"):
+            raise _LeftOutError(f"{best.name} is not an activation")
+        return replace(of_best, activation="pre"), None
+    if of_best.weights == "none":
+        raise _LeftOutError("the weights are random already")
+    random = replace(of_best, weights="none", dtype="float32")
+    if ":" not in of_best.backbone:
+        return random, None
+    try:
+        return random, backbone_of(random)
+    except ValueError as error:
+        raise _LeftOutError(str(error).rstrip(".")) from error
 
 
 def _side_by_side(readers: Sequence[Callable[[], NDArray[Any]]]) -> NDArray[Any]:
