@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from codes.images import FileSource, ImageSource
+from codes.decoding import is_image
+from codes.images import FileSource, ImageSource, printable
+from codes.names import hidden_part, is_hidden
 
 
 class Tree(Protocol):
     """Folders of files. Places in it are relative paths with slashes; ``""`` is its root.
 
+    Folders and files that are hidden, or a system's own, below its root are left aside.
     `repeated` are the names that it has several files of: the last counts.
     """
 
@@ -20,16 +24,34 @@ class Tree(Protocol):
     repeated: Sequence[str]
 
     def folders(self, at: str = "") -> list[str]:
-        """List the folders right in a place, sorted, without hidden ones."""
+        """List the folders right in a place, sorted."""
 
     def files(self, at: str = "") -> list[str]:
-        """List the files right in a place, sorted, without hidden ones."""
+        """List the files right in a place, sorted."""
 
     def below(self, at: str = "") -> list[str]:
-        """List all files below a place, of linked folders too, sorted, without hidden ones."""
+        """List all files below a place, of linked folders too, sorted."""
+
+    def hidden(self) -> Counter[str]:
+        """Count the images that are left aside: by the folder that hides them."""
 
     def source(self, files: Sequence[str], page: int | None) -> ImageSource:
         """Return the images in these files."""
+
+
+def count_hidden(places: Iterable[str]) -> Counter[str]:
+    """Count the images among files that are hidden, or below a hidden folder.
+
+    Examples
+    --------
+    >>> count_hidden(["a/0.png", "a/._0.png", "a/@eaDir/0.png", "b/@eaDir/1.png", ".git/index"])
+    Counter({'in @eaDir': 2, 'hidden file': 1})
+    """
+    parts = ((hidden_part(place), place) for place in places)
+    found = (part for part, place in parts if part and is_image(place))
+    return Counter(
+        f"in {printable(part[:-1])}" if part.endswith("/") else "hidden file" for part in found
+    )
 
 
 class FolderTree:
@@ -48,35 +70,45 @@ class FolderTree:
 
     def folders(self, at: str = "") -> list[str]:
         """List the folders right in a place."""
-        return self._children(at, lambda path: path.is_dir())
+        return sorted(place for place, is_folder in self._children(at) if is_folder)
 
     def files(self, at: str = "") -> list[str]:
         """List the files right in a place."""
-        return self._children(at, lambda path: not path.is_dir())
-
-    def _children(self, at: str, wanted: Callable[[Path], bool]) -> list[str]:
-        children = (path for path in (self._root / at).iterdir() if wanted(path))
-        return sorted(self._place(path) for path in children if not path.name.startswith("."))
+        return sorted(place for place, is_folder in self._children(at) if not is_folder)
 
     def below(self, at: str = "") -> list[str]:
         """List all files below a place."""
-        found: list[str] = []
-        pending: list[tuple[Path, frozenset[str]]] = [(self._root / at, frozenset())]
+        return sorted(self._walk(at))
+
+    def hidden(self) -> Counter[str]:
+        """Count the images that are left aside."""
+        return count_hidden(self._walk("", hidden=True))
+
+    def _walk(self, at: str, *, hidden: bool = False) -> Iterator[str]:
+        pending: list[tuple[str, frozenset[str]]] = [(at, frozenset())]
         while pending:
             folder, above = pending.pop()
-            within = above | {os.path.realpath(folder)}
+            within = above | {os.path.realpath(self._root / folder)}
             if within == above:  # A link to a folder that it lies in, whose images are listed.
                 continue
-            for path in folder.iterdir():
+            try:
+                children = list(self._children(folder, hidden=hidden))
+            except OSError:
+                if not hidden_part(folder):
+                    raise
+                continue  # Some folders are the system's alone.
+            for place, is_folder in children:
                 # Broken links and pipes are kept, to be reported with what cannot be read.
-                if path.is_dir():
-                    pending.append((path, within))
-                elif not path.name.startswith("."):
-                    found.append(self._place(path))
-        return sorted(found)
+                if is_folder:
+                    pending.append((place, within))
+                else:
+                    yield place
 
-    def _place(self, path: Path) -> str:
-        return path.relative_to(self._root).as_posix()
+    def _children(self, at: str, *, hidden: bool = False) -> Iterator[tuple[str, bool]]:
+        with os.scandir(self._root / at) as children:
+            for child in children:
+                if hidden or not is_hidden(child.name):
+                    yield f"{at}/{child.name}" if at else child.name, child.is_dir()
 
     def source(self, files: Sequence[str], page: int | None) -> FileSource:
         """Return the images in these files."""
