@@ -147,9 +147,9 @@ def _refuse_odd_rows(file: Path, header: _Row, rows: list[_Row], places: dict[st
         where = f"{str(file)!r}, line {row.line}"
         if len(row.fields) != n_columns:
             raise ValueError(
-                f"{where}: it has {len(row.fields)} fields ({_some(map(repr, row.fields))}), and "
-                f"the header {n_columns} ({_some(header.fields)}). Quote a value that holds a "
-                'comma: "Melanoma, NOS"; of a column that is empty in a row, keep the comma.'
+                f"{where}: it has {_count(row.fields)}, and the header has "
+                f'{_count(header.fields)}. Quote a value that holds a comma: "Melanoma, NOS"; '
+                "where a column is empty, keep its comma."
             )
         for column, place in places.items():
             if not row.fields[place].strip():
@@ -160,6 +160,10 @@ def _refuse_odd_rows(file: Path, header: _Row, rows: list[_Row], places: dict[st
                     f"{where}: {row.fields[place]!r} is in column {place + 1}, which has no name. "
                     'Name the column; or quote a value that holds a comma: "Melanoma, NOS".'
                 )
+
+
+def _count(fields: list[str]) -> str:
+    return f"{len(fields)} field{'s' * (len(fields) != 1)} ({_some(map(repr, fields))})"
 
 
 def _find_images(file: Path, rows: list[_Row], place: int) -> list[Path]:

@@ -202,7 +202,7 @@ def test_folders_with_nothing_to_classify(tmp_path: Path, image_folder: Path) ->
         ("path,label\n", ValueError, "no rows"),
         ("path,label\nabsent.png,a\nb.png,b\n", FileNotFoundError, "2 of the 2 images"),
         ("path,label\nabsent.png,\n", ValueError, "line 2: the column label is empty"),
-        ("path,label\nabsent.png\n", ValueError, "line 2: it has 1 fields .* the header 2"),
+        ("path,label\nabsent.png\n", ValueError, "line 2: it has 1 field .*header has 2"),
     ],
 )
 def test_bad_csv_files(tmp_path: Path, text: str, error: type[Exception], message: str) -> None:
