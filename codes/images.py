@@ -18,6 +18,9 @@ from PIL import Image
 
 from codes.decoding import count_pages, decode_file, open_file, to_rgb, was_misread
 
+_ANEW = (".tif", ".tiff", ".bmp")
+"""Endings of files of which some are read in another way than by earlier versions."""
+
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -278,7 +281,7 @@ def recall(
     """
     if memory is None:
         return compute()
-    if PurePath(member or path).suffix.lower() in (".tif", ".tiff", ".bmp"):
+    if PurePath(member or path).suffix.lower() in _ANEW:
         member = f"{member}/read anew"
     return memory.of(path, compute, member=member)
 
