@@ -110,7 +110,7 @@ class ArchiveTree:
         return list(starting_with(f"{at}/" if at else "", self._places))
 
     def hidden(self) -> Counter[str]:
-        """Count the images that are left aside."""
+        """Count what is left aside."""
         return self._hidden
 
     def read(self, files: Sequence[str]) -> list[bytes]:

@@ -41,21 +41,24 @@ def load_images(dataset: str | Path, *, page: int | None = None) -> ImageList:
         ``train.zip`` and ``test.zip``; a CSV file with the columns ``path,label`` and, if wanted,
         ``split,group`` (paths are relative to the file); ``"torchvision:NAME"``, downloaded by
         torchvision; ``"hf:NAME"``, downloaded by Hugging Face's ``datasets``;
-        ``"wds:birds-*.tar"``, WebDataset shards; or ``"sklearn:digits"``.
+        ``"wds:birds-*.tar"``, WebDataset shards; or ``"sklearn:digits"``. In folders, archives and
+        shards, what is hidden or a system's own (``@eaDir``, ``__MACOSX``) is left aside, and so
+        are folders without images.
     page : int, optional
         Which page of files with several (TIFF, GIF), from 1.
 
     Returns
     -------
     images : ImageList
+        Labels in Unicode's form NFC: names that differ in form only are one class.
 
     Raises
     ------
     FileNotFoundError
         If the folder, the CSV file or an image that it names does not exist.
     ValueError
-        If there is nothing to classify: no class folders, no images, fewer than two classes, a
-        missing column, an unknown split.
+        If there is nothing to classify: no class folders, no images, fewer than two classes; or a
+        CSV file is not as `codes.csv_files.load_csv` reads it.
 
     Examples
     --------

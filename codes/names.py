@@ -47,23 +47,23 @@ def is_hidden(name: str) -> bool:
 
 
 def hidden_part(place: str) -> str:
-    """Find the first hidden folder, or file, of a relative path with slashes.
+    """Cut a relative path with slashes behind its first hidden folder, or file.
 
     Returns
     -------
-    name : str
-        With a slash behind the name of a folder; empty where nothing is hidden.
+    part : str
+        With a slash at the end where it is a folder; empty where nothing is hidden.
 
     Examples
     --------
     >>> hidden_part("birds/@eaDir/0.jpg/thumb.jpg"), hidden_part("birds/0.jpg")
-    ('@eaDir/', '')
+    ('birds/@eaDir/', '')
     """
-    *folders, file = place.split("/")
-    for folder in folders:
-        if is_hidden(folder):
-            return f"{folder}/"
-    return file if is_hidden(file) else ""
+    names = place.split("/")
+    for n, name in enumerate(names, 1):
+        if is_hidden(name):
+            return "/".join(names[:n]) + "/" * (n < len(names))
+    return ""
 
 
 def composed(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Protocol
 
 from codes.decoding import is_image
@@ -33,25 +33,24 @@ class Tree(Protocol):
         """List all files below a place, of linked folders too, sorted."""
 
     def hidden(self) -> Counter[str]:
-        """Count the images that are left aside: by the folder that hides them."""
+        """Count what is left aside: folders by name, and images."""
 
     def source(self, files: Sequence[str], page: int | None) -> ImageSource:
         """Return the images in these files."""
 
 
 def count_hidden(places: Iterable[str]) -> Counter[str]:
-    """Count the images among files that are hidden, or below a hidden folder.
+    """Count the hidden folders among places, by name, and the images that are hidden themselves.
 
     Examples
     --------
-    >>> count_hidden(["a/0.png", "a/._0.png", "a/@eaDir/0.png", "b/@eaDir/1.png", ".git/index"])
-    Counter({'in @eaDir': 2, 'hidden file': 1})
+    >>> count_hidden(["a/0.png", "a/._0.png", "a/@eaDir/0.png", "a/@eaDir/1.png", "@eaDir/"])
+    Counter({'hidden folder @eaDir': 2, 'hidden file': 1})
     """
-    parts = ((hidden_part(place), place) for place in places)
-    found = (part for part, place in parts if part and is_image(place))
-    return Counter(
-        f"in {printable(part[:-1])}" if part.endswith("/") else "hidden file" for part in found
-    )
+    parts = {hidden_part(place) for place in places}
+    folders = sorted(part[:-1] for part in parts if part.endswith("/"))
+    found = Counter(f"hidden folder {printable(PurePath(folder).name)}" for folder in folders)
+    return found + Counter({"hidden file": sum(map(is_image, parts))})
 
 
 class FolderTree:
@@ -81,28 +80,25 @@ class FolderTree:
         return sorted(self._walk(at))
 
     def hidden(self) -> Counter[str]:
-        """Count the images that are left aside."""
+        """Count what is left aside."""
         return count_hidden(self._walk("", hidden=True))
 
     def _walk(self, at: str, *, hidden: bool = False) -> Iterator[str]:
+        """Find all files below a place, and, if wanted, what is hidden, but not what is in it."""
         pending: list[tuple[str, frozenset[str]]] = [(at, frozenset())]
         while pending:
             folder, above = pending.pop()
             within = above | {os.path.realpath(self._root / folder)}
             if within == above:  # A link to a folder that it lies in, whose images are listed.
                 continue
-            try:
-                children = list(self._children(folder, hidden=hidden))
-            except OSError:
-                if not hidden_part(folder):
-                    raise
-                continue  # Some folders are the system's alone.
-            for place, is_folder in children:
+            for place, is_folder in self._children(folder, hidden=hidden):
                 # Broken links and pipes are kept, to be reported with what cannot be read.
-                if is_folder:
-                    pending.append((place, within))
-                else:
+                if not is_folder:
                     yield place
+                elif hidden and is_hidden(PurePath(place).name):
+                    yield f"{place}/"
+                else:
+                    pending.append((place, within))
 
     def _children(self, at: str, *, hidden: bool = False) -> Iterator[tuple[str, bool]]:
         with os.scandir(self._root / at) as children:
