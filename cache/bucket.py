@@ -7,16 +7,16 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import obstore
-import platformdirs
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import from_url
 from zarr.storage import ObjectStore
 
 from cache.errors import StoreError
-from cache.places import DIGESTS, USE, File
+from cache.places import DIGESTS, USE, File, user_folder
 
 # Nobody can be asked whether he is reading: what was used within this time is in use.
 IN_USE = 24 * 3600.0
@@ -51,7 +51,10 @@ class Bucket:
             "is; wait until nobody has for as long."
         )
         self.n_threads = 16
-        self.digests = platformdirs.user_cache_path("cnn-codes") / DIGESTS
+        try:
+            self.digests = user_folder() / DIGESTS
+        except StoreError:
+            self.digests = Path(os.devnull, DIGESTS)  # Nothing is remembered.
         self._objects = self._open("")
 
     def __reduce__(self) -> tuple[type[Bucket], tuple[str]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import platformdirs
 from zarr.abc.store import Store
 
 from cache.errors import StoreError
@@ -121,7 +122,8 @@ def open_place(root: str | Path) -> Place:
     Raises
     ------
     StoreError
-        If it is a file, a URL of no known kind, or an object store without its extra installed.
+        If it is a file, a URL of no known kind, in the folder of an unknown user, or an object
+        store without its extra installed.
     """
     text = os.fspath(root)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text) and not text.startswith("s3://"):
@@ -143,4 +145,29 @@ def open_place(root: str | Path) -> Place:
         return Bucket(text)
     from cache.disk import Disk
 
-    return Disk(Path(text).expanduser())
+    try:
+        folder = Path(text).expanduser()
+    except RuntimeError as error:
+        raise StoreError(
+            f"The store {text!r} lies in a home folder that is not known: {error} Name a folder "
+            "without ~ with --store or CNN_CODES_STORE."
+        ) from error
+    return Disk(folder)
+
+
+def user_folder() -> Path:
+    """Give this user's cache folder, where codes are kept unless another place is named.
+
+    Raises
+    ------
+    StoreError
+        If there is none: HOME is not set, and the system does not know the user.
+    """
+    try:
+        return platformdirs.user_cache_path("cnn-codes").expanduser()
+    except RuntimeError as error:
+        raise StoreError(
+            "The store's default place, the user's cache folder, is not known: HOME is not set, "
+            "and the system does not know this user. Name a folder with --store or "
+            "CNN_CODES_STORE, or set HOME."
+        ) from error

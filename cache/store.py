@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
 from cache.errors import StoreError
 from cache.key import CodesKey, ExtractionKey
 from cache.part import Lookup, Part, distinct
-from cache.places import USE, open_place, parts
+from cache.places import USE, open_place, parts, user_folder
 from cache.records import read_record, write_record
 from cache.upkeep import make_room
 from cache.view import CodesView
@@ -68,8 +67,9 @@ class CodeStore:
     """
 
     def __init__(self, root: str | Path | None = None) -> None:
-        default = os.environ.get("CNN_CODES_STORE") or platformdirs.user_cache_path("cnn-codes")
-        self.place = open_place(default if root is None else root)
+        if root is None:
+            root = os.environ.get("CNN_CODES_STORE") or user_folder()
+        self.place = open_place(root)
         self.name = self.place.name
         self._used: set[str] = set()
         self._needed: set[str] = set()

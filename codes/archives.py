@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import tarfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -15,8 +15,10 @@ from typing import IO
 from PIL import Image
 
 from codes.decoding import UnreadableImageError, decode_bytes, is_image, open_file
-from codes.images import DigestMemory, no_digest, of_page, printable
+from codes.images import DigestMemory, digest_file, no_digest, of_page, printable, recall
 from codes.listings import RAW, REFUSED, Listing, starting_with, state_of
+from codes.names import hidden_part
+from codes.trees import count_hidden
 
 ARCHIVES = (".zip", ".tar")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -76,11 +78,18 @@ class ArchiveTree:
                 raise ValueError(
                     f"{self.name!r} cannot be read as an archive: {error}. Fetch or pack it again."
                 ) from error
-        self.repeated: Sequence[str] = [n for n in self._listing.repeated if not _hidden(n)]
-        self._members = sorted(name for name in self._listing.rows_of if not _hidden(name))
-        if not self._members:
+        names = self._listing.rows_of
+        if not names:
             raise ValueError(f"{self.name!r} holds no file.")
-        self._top = _common_folder(self._members)
+        # A folder that was hidden when it was packed is the dataset nevertheless.
+        self._top = _common_folder([name for name in names if not hidden_part(name)] or names)
+        self._hidden = count_hidden(name.removeprefix(self._top) for name in names)
+        self._places = sorted(self._seen(names))
+        self.repeated: Sequence[str] = list(self._seen(self._listing.repeated))
+
+    def _seen(self, names: Iterable[str]) -> Iterator[str]:
+        places = (name[len(self._top) :] for name in names if name.startswith(self._top))
+        return (place for place in places if not hidden_part(place))
 
     def folders(self, at: str = "") -> list[str]:
         """List the folders right in a place."""
@@ -98,8 +107,11 @@ class ArchiveTree:
 
     def below(self, at: str = "") -> list[str]:
         """List all files below a place."""
-        start = f"{self._top}{at}/" if at else self._top
-        return [name[len(self._top) :] for name in starting_with(start, self._members)]
+        return list(starting_with(f"{at}/" if at else "", self._places))
+
+    def hidden(self) -> Counter[str]:
+        """Count what is left aside."""
+        return self._hidden
 
     def read(self, files: Sequence[str]) -> list[bytes]:
         """Read the content of these files."""
@@ -118,12 +130,7 @@ def is_archive(path: Path) -> bool:
     return path.is_file() and path.name.lower().endswith((*ARCHIVES, *COMPRESSED))
 
 
-def _hidden(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.name.startswith(".") or "__MACOSX" in path.parts
-
-
-def _common_folder(names: Sequence[str]) -> str:
+def _common_folder(names: Iterable[str]) -> str:
     """Give the folders above all class folders, with a slash at the end; or nothing."""
     folders = {PurePosixPath(name).parts[:-2] for name in names if is_image(name)}
     common = ""
@@ -164,17 +171,14 @@ class ArchiveSource:
         """Return the SHA-256 of a file in the archive."""
         compute = partial(self._digest, index)
         try:
-            if memory is None:
-                found = compute()
-            else:
-                member = self.names[index].removeprefix(self._folder)
-                found = memory.of(self._archive, compute, member=member)
+            member = self.names[index].removeprefix(self._folder)
+            found = recall(memory, self._archive, compute, member=member)
             return of_page(found, self._page, lambda: io.BytesIO(self.read(index)))
         except (UnreadableImageError, OSError):
             return no_digest()
 
     def _digest(self, index: int) -> bytes:
-        return hashlib.sha256(self.read(index)).digest()
+        return digest_file(io.BytesIO(self.read(index)))
 
     def open(self, index: int) -> Image.Image:
         """Decode a file in the archive to RGB."""

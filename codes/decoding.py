@@ -10,10 +10,17 @@ from pathlib import Path, PurePath
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from codes.tiffs import count_tiff_pages, is_tiff, read_tiff
-from codes.wide import is_wide_png, mend_transparency, narrow, read_wide_png
+from codes.tiffs import count_tiff_pages, declares_no_data, is_tiff, read_tiff
+from codes.wide import (
+    is_wide_png,
+    mend_transparency,
+    narrow,
+    orientation_of,
+    read_wide_png,
+    upright,
+)
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
@@ -47,8 +54,10 @@ def decode_file(path: str | Path, *, page: int | None = None) -> Image.Image:
     Returns
     -------
     image : PIL.Image.Image
-        Mode ``"RGB"``, turned as its orientation tag says; transparency is laid on white, and
-        images of more than 8 bits are scaled by their own range.
+        Mode ``"RGB"``, turned as its orientation tag says; transparency is laid on white (the
+        alpha of a BMP that is zero everywhere is none), and images of more than 8 bits are scaled
+        by their own range, in which the value that a TIFF declares as no data has no part: such
+        pixels are black.
 
     Raises
     ------
@@ -168,7 +177,48 @@ def _upright(file: BinaryIO, start: bytes, page: int | None) -> Image.Image:
         if place:
             image.seek(place)
         mend_transparency(image, start)
-        return ImageOps.exif_transpose(image)
+        orientation = orientation_of(image)
+        picture = image.convert("RGB") if _hides_all(image) else image.copy()
+        return upright(picture, orientation)
+
+
+def _hides_all(image: Image.Image) -> bool:
+    """Tell whether it is a BMP with no alpha: many programs leave the byte for it at zero."""
+    if image.format != "BMP" or image.mode != "RGBA":
+        return False
+    return image.getchannel("A").getextrema() == (0, 0)
+
+
+def was_misread(file: BinaryIO) -> bool:
+    """Tell whether an image file is one whose pixels earlier versions read in another way.
+
+    These are TIFFs of more than 8 bits that declare a value for no data, and BMPs whose alpha is
+    zero everywhere. Codes of theirs that were stored then are not those of what is now seen.
+
+    Parameters
+    ----------
+    file : binary file
+        At its start.
+
+    Returns
+    -------
+    misread : bool
+        False also for what cannot be read.
+    """
+    start = file.read(4)
+    file.seek(0)
+    if not is_tiff(start) and not start.startswith(b"BM"):
+        return False
+    try:
+        if is_tiff(start):
+            return declares_no_data(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=("BMP",)) as image:
+                return _hides_all(image)
+    except Exception:  # As of decoding.
+        return False
 
 
 def _place(page: int | None, n_pages: int) -> int:

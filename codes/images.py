@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from codes.decoding import count_pages, decode_file, open_file, to_rgb
+from codes.decoding import count_pages, decode_file, open_file, to_rgb, was_misread
+
+_ANEW = (".tif", ".tiff", ".bmp")
+"""Endings of files of which some are read in another way than by earlier versions."""
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -60,7 +64,7 @@ class FileSource:
         path = self._paths[index]
         compute = partial(_digest_file, path)
         try:
-            found = compute() if memory is None else memory.of(path, compute)
+            found = recall(memory, path, compute)
             return of_page(found, self._page, lambda: open_file(path))
         except OSError:
             return no_digest()
@@ -245,7 +249,41 @@ def of_page(digest: bytes, page: int | None, opened: Callable[[], BinaryIO]) -> 
 
 def _digest_file(path: str) -> bytes:
     with open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").digest()
+        return digest_file(file)
+
+
+def digest_file(file: io.BufferedReader | io.BytesIO) -> bytes:
+    """Compute what an image file is known by.
+
+    Parameters
+    ----------
+    file : binary file
+        At its start.
+
+    Returns
+    -------
+    digest : bytes
+        The SHA-256 of its content; of a file whose pixels are now read in another way than when
+        codes of it may have been stored, another one, so that those codes are not found.
+    """
+    digest = hashlib.file_digest(file, "sha256").digest()
+    file.seek(0)
+    return hashlib.sha256(digest + b"read anew").digest() if was_misread(file) else digest
+
+
+def recall(
+    memory: DigestMemory | None, path: str, compute: Callable[[], bytes], *, member: str = ""
+) -> bytes:
+    """Recall the digest of a file, or of a member of an archive; or compute it.
+
+    Memories of earlier versions hold TIFFs and BMPs by their content alone (see `digest_file`), so
+    that these are remembered under a name of their own.
+    """
+    if memory is None:
+        return compute()
+    if PurePath(member or path).suffix.lower() in _ANEW:
+        member = f"{member}/read anew"
+    return memory.of(path, compute, member=member)
 
 
 def digest_images(

@@ -79,7 +79,7 @@ def load_torchvision(name: str) -> ImageList:
     ValueError
         If there is no such dataset, or it is no classification of images.
     OSError
-        If it is not there and cannot be downloaded.
+        If it is not there and cannot be downloaded, or there is no folder for it.
 
     Examples
     --------
@@ -99,7 +99,7 @@ def load_torchvision(name: str) -> ImageList:
             f"torchvision:{name} needs arguments of its own, or is no classification of images. "
             "Save its images in class folders."
         )
-    folder = os.environ.get("CNN_CODES_DATA") or platformdirs.user_cache_path("cnn-codes") / "data"
+    folder = os.environ.get("CNN_CODES_DATA") or _user_folder()
     own: dict[str, Any] = {"root": Path(folder) / name} if "root" in takes else {}
     own |= {"download": True} if "download" in takes else {}
     parts = _parts(made, takes, own, name)
@@ -113,6 +113,16 @@ def load_torchvision(name: str) -> ImageList:
         else None,
         ignored={},
     )
+
+
+def _user_folder() -> Path:
+    try:
+        return platformdirs.user_cache_path("cnn-codes").expanduser() / "data"
+    except RuntimeError as error:
+        raise OSError(
+            "The user's cache folder, where datasets are kept, is not known: HOME is not set, and "
+            "the system does not know this user. Name a folder with CNN_CODES_DATA, or set HOME."
+        ) from error
 
 
 def _takes(made: Any) -> Sequence[str] | None:

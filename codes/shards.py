@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import io
 import os
 from collections import Counter
@@ -15,7 +14,16 @@ from PIL import Image
 
 from codes.archives import ArchiveTree
 from codes.decoding import UnreadableImageError, decode_bytes, is_image
-from codes.images import DigestMemory, ImageList, ImageSource, JoinedSource, no_digest, of_page
+from codes.images import (
+    DigestMemory,
+    ImageList,
+    ImageSource,
+    JoinedSource,
+    digest_file,
+    no_digest,
+    of_page,
+)
+from codes.names import SPLIT_NAMES, is_hidden
 
 
 def load_shards(pattern: str, page: int | None = None) -> ImageList:
@@ -40,7 +48,12 @@ def load_shards(pattern: str, page: int | None = None) -> ImageList:
     ValueError
         If a shard cannot be read, or a sample has no label.
     """
-    shards = sorted(glob.glob(os.path.expanduser(pattern)))
+    pattern_parts = Path(pattern).parts
+    shards = [
+        shard
+        for shard in sorted(glob.glob(os.path.expanduser(pattern)))
+        if not any(is_hidden(p) for p in Path(shard).parts if p not in pattern_parts)
+    ]
     if not shards:
         raise FileNotFoundError(
             f"No file is of the pattern {pattern!r}. Give tar files, such as 'wds:birds-*.tar' in "
@@ -52,6 +65,7 @@ def load_shards(pattern: str, page: int | None = None) -> ImageList:
     for shard in shards:
         tree = ArchiveTree(Path(shard))
         files = tree.below()
+        ignored.update(tree.hidden())
         label_of = {_sample(file): file for file in files if file.endswith(".cls")}
         found = [file for file in files if is_image(file)]
         keys = Counter(map(_sample, found))
@@ -130,7 +144,7 @@ class TableSource:
         try:
             content = self._read(index)
             return of_page(
-                hashlib.sha256(content).digest(), self._page, lambda: io.BytesIO(content)
+                digest_file(io.BytesIO(content)), self._page, lambda: io.BytesIO(content)
             )
         except UnreadableImageError:
             return no_digest()
@@ -140,15 +154,13 @@ class TableSource:
         return decode_bytes(self._read(index), page=self._page)
 
 
-def load_tables(name: str, split_names: dict[str, str], page: int | None = None) -> ImageList:
+def load_tables(name: str, page: int | None = None) -> ImageList:
     """List the images of a Hugging Face dataset, downloaded by ``datasets``.
 
     Parameters
     ----------
     name : str
         As for ``datasets.load_dataset``, or a folder of ``save_to_disk``.
-    split_names : dict of str to str
-        Names that splits go by → ``"train"``, ``"validation"`` or ``"test"``.
     page : int, optional
         As for `codes.load_images`.
 
@@ -175,7 +187,7 @@ def load_tables(name: str, split_names: dict[str, str], page: int | None = None)
     except Exception as error:  # Whatever datasets, its hub and its readers raise.
         raise OSError(f"hf:{name} cannot be loaded: {error}") from error
     tables = dict(found) if isinstance(found, dict) else {"": found}
-    known = {split: split_names[split] for split in tables if split in split_names}
+    known = {split: SPLIT_NAMES[split] for split in tables if split in SPLIT_NAMES}
     if len(known) < 2:
         known = dict.fromkeys(tables, "")
     sources: list[ImageSource] = []

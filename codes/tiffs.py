@@ -19,6 +19,8 @@ from codes.wide import ORIENTATION, narrow, to_image, upright
 if TYPE_CHECKING:
     from tifffile import TiffPage
 
+_NO_DATA = 42113
+"""Number of GDAL's tag for the value that stands for no data, in ASCII."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JPEG = (6, 7)
 _CCITT = (2, 3, 4)
@@ -53,13 +55,14 @@ def read_tiff(file: BinaryIO, choose: Callable[[int], int]) -> Image.Image | Non
     Returns
     -------
     image : PIL.Image.Image or None
-        Of 8 bits a channel, turned as its orientation tag says; None where Pillow reads the page:
-        palettes, CMYK, YCbCr, L*a*b*, JPEG and fax.
+        Of 8 bits a channel, turned as its orientation tag says; black where a page of more bits
+        holds the value that it declares as no data, which has no part in its range. None where
+        Pillow reads the page: palettes, CMYK, YCbCr, L*a*b*, JPEG and fax.
 
     Raises
     ------
     ValueError
-        If the page is damaged, too large, or has other channels.
+        If the page is damaged, too large, has other channels, or holds no data at all.
     """
     from tifffile import TiffFile
 
@@ -83,7 +86,7 @@ def read_tiff(file: BinaryIO, choose: Callable[[int], int]) -> Image.Image | Non
             pixels = np.rint(values * (255 / (2**page.bitspersample - 1))).astype(np.uint8)
             picture = to_image(255 - pixels if white else pixels)
         else:
-            picture = narrow(values, white=white)
+            picture = narrow(_blackened(values, _no_data(page), white=white), white=white)
         return upright(picture, orientation)
 
 
@@ -126,3 +129,55 @@ def _channels(page: TiffPage) -> NDArray[Any]:
         values = np.moveaxis(values, 0, -1)
     values = np.atleast_3d(values)
     return values[..., :n_colors] if extra == (0,) else values
+
+
+def declares_no_data(file: BinaryIO) -> bool:
+    """Tell whether a page of a TIFF of more than 8 bits declares a value for no data."""
+    from tifffile import TiffFile
+
+    with TiffFile(file) as tiff:
+        return any(_no_data(page) is not None for page in tiff.pages)
+
+
+def _no_data(page: Any) -> np.generic | None:
+    """Give the value that a page declares as no data, in the page's type, if that can hold it."""
+    declared = page.tags.valueof(_NO_DATA)
+    if declared is None or page.dtype is None or page.dtype in (np.uint8, np.bool_):
+        return None
+    text = str(declared).strip(" \0")
+    try:
+        if page.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                value: np.generic = page.dtype.type(float(text))
+            return None if np.isinf(value) and not np.isinf(float(text)) else value
+        number = _whole(text)
+        limits = np.iinfo(page.dtype)
+    except ValueError:  # Of what is no number, and of types that are not read.
+        return None
+    if number is None or not limits.min <= number <= limits.max:
+        return None
+    whole: np.generic = page.dtype.type(number)
+    return whole
+
+
+def _whole(text: str) -> int | None:
+    """Read a whole number, exactly, however it is written."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        return int(number) if number.is_integer() else None
+
+
+def _blackened(values: NDArray[Any], no_data: np.generic | None, *, white: bool) -> NDArray[Any]:
+    """Give the colours that hold no data the value that is seen as black."""
+    if no_data is None:
+        return values
+    n_colors = 1 if values.shape[-1] < 3 else 3
+    colors = values[..., :n_colors]
+    missing = np.isnan(colors) if np.isnan(no_data) else colors == no_data
+    if missing.all():
+        raise ValueError(f"it holds no data: all its values are {no_data}, declared as none")
+    held = colors[~missing]
+    colors = np.where(missing, held.max() if white else held.min(), colors)
+    return np.dstack([colors, values[..., n_colors:]])

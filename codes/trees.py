@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePath
 from typing import Protocol
 
-from codes.images import FileSource, ImageSource
+from codes.decoding import is_image
+from codes.images import FileSource, ImageSource, printable
+from codes.names import hidden_part, is_hidden
 
 
 class Tree(Protocol):
     """Folders of files. Places in it are relative paths with slashes; ``""`` is its root.
 
+    Folders and files that are hidden, or a system's own, below its root are left aside.
     `repeated` are the names that it has several files of: the last counts.
     """
 
@@ -20,16 +24,33 @@ class Tree(Protocol):
     repeated: Sequence[str]
 
     def folders(self, at: str = "") -> list[str]:
-        """List the folders right in a place, sorted, without hidden ones."""
+        """List the folders right in a place, sorted."""
 
     def files(self, at: str = "") -> list[str]:
-        """List the files right in a place, sorted, without hidden ones."""
+        """List the files right in a place, sorted."""
 
     def below(self, at: str = "") -> list[str]:
-        """List all files below a place, of linked folders too, sorted, without hidden ones."""
+        """List all files below a place, of linked folders too, sorted."""
+
+    def hidden(self) -> Counter[str]:
+        """Count what is left aside: folders by name, and images."""
 
     def source(self, files: Sequence[str], page: int | None) -> ImageSource:
         """Return the images in these files."""
+
+
+def count_hidden(places: Iterable[str]) -> Counter[str]:
+    """Count the hidden folders among places, by name, and the images that are hidden themselves.
+
+    Examples
+    --------
+    >>> count_hidden(["a/0.png", "a/._0.png", "a/@eaDir/0.png", "a/@eaDir/1.png", "@eaDir/"])
+    Counter({'hidden folder @eaDir': 2, 'hidden file': 1})
+    """
+    parts = {hidden_part(place) for place in places}
+    folders = sorted(part[:-1] for part in parts if part.endswith("/"))
+    found = Counter(f"hidden folder {printable(PurePath(folder).name)}" for folder in folders)
+    return found + Counter({"hidden file": sum(map(is_image, parts))})
 
 
 class FolderTree:
@@ -48,35 +69,42 @@ class FolderTree:
 
     def folders(self, at: str = "") -> list[str]:
         """List the folders right in a place."""
-        return self._children(at, lambda path: path.is_dir())
+        return sorted(place for place, is_folder in self._children(at) if is_folder)
 
     def files(self, at: str = "") -> list[str]:
         """List the files right in a place."""
-        return self._children(at, lambda path: not path.is_dir())
-
-    def _children(self, at: str, wanted: Callable[[Path], bool]) -> list[str]:
-        children = (path for path in (self._root / at).iterdir() if wanted(path))
-        return sorted(self._place(path) for path in children if not path.name.startswith("."))
+        return sorted(place for place, is_folder in self._children(at) if not is_folder)
 
     def below(self, at: str = "") -> list[str]:
         """List all files below a place."""
-        found: list[str] = []
-        pending: list[tuple[Path, frozenset[str]]] = [(self._root / at, frozenset())]
+        return sorted(self._walk(at))
+
+    def hidden(self) -> Counter[str]:
+        """Count what is left aside."""
+        return count_hidden(self._walk("", hidden=True))
+
+    def _walk(self, at: str, *, hidden: bool = False) -> Iterator[str]:
+        """Find all files below a place, and, if wanted, what is hidden, but not what is in it."""
+        pending: list[tuple[str, frozenset[str]]] = [(at, frozenset())]
         while pending:
             folder, above = pending.pop()
-            within = above | {os.path.realpath(folder)}
+            within = above | {os.path.realpath(self._root / folder)}
             if within == above:  # A link to a folder that it lies in, whose images are listed.
                 continue
-            for path in folder.iterdir():
+            for place, is_folder in self._children(folder, hidden=hidden):
                 # Broken links and pipes are kept, to be reported with what cannot be read.
-                if path.is_dir():
-                    pending.append((path, within))
-                elif not path.name.startswith("."):
-                    found.append(self._place(path))
-        return sorted(found)
+                if not is_folder:
+                    yield place
+                elif hidden and is_hidden(PurePath(place).name):
+                    yield f"{place}/"
+                else:
+                    pending.append((place, within))
 
-    def _place(self, path: Path) -> str:
-        return path.relative_to(self._root).as_posix()
+    def _children(self, at: str, *, hidden: bool = False) -> Iterator[tuple[str, bool]]:
+        with os.scandir(self._root / at) as children:
+            for child in children:
+                if hidden or not is_hidden(child.name):
+                    yield f"{at}/{child.name}" if at else child.name, child.is_dir()
 
     def source(self, files: Sequence[str], page: int | None) -> FileSource:
         """Return the images in these files."""

@@ -5,14 +5,26 @@ Pillow keeps the high byte of 16-bit colours.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 ORIENTATION = 0x0112
 """Number of the tag, in TIFF and in EXIF."""
+
+_TURNS: Mapping[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""Value of the orientation tag → how an image is turned upright."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _DEPTH_OF_PNG = 24
@@ -70,12 +82,27 @@ def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
-def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Turn an image as the value of an orientation tag says."""
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    image.info["exif"] = exif.tobytes()
-    return ImageOps.exif_transpose(image)
+def upright(image: Image.Image, orientation: object) -> Image.Image:
+    """Turn an image as the value of an orientation tag says; what is no such value turns nothing.
+
+    Where Pillow turns an image it writes its metadata anew, and fails where these are odd.
+
+    Examples
+    --------
+    >>> upright(Image.new("L", (40, 20)), 6).size
+    (20, 40)
+    """
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def orientation_of(image: Image.Image) -> object:
+    """Decode an image, and read its orientation tag, in EXIF or XMP; 1 if there is none."""
+    image.load()  # What is behind the pixels is read with them; damage to these is an error.
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # Metadata that are damaged: SyntaxError, struct.error, ValueError, …
+        return 1
 
 
 def is_wide_png(start: bytes) -> bool:
@@ -102,7 +129,7 @@ def read_wide_png(image: Image.Image, file: BinaryIO) -> Image.Image:
 
     if getattr(image, "n_frames", 1) > 1:
         raise ValueError("it is animated, in 16 bits a channel: save its frames apart")
-    orientation = image.getexif().get(ORIENTATION, 1)
+    orientation = orientation_of(image)
     if image.mode.startswith("I"):
         values = np.asarray(image)
         hidden = image.info.get("transparency")

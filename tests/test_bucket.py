@@ -16,6 +16,7 @@ from moto.server import ThreadedMotoServer
 from obstore.store import from_url
 
 from cache import CodeStore, DamagedCodesError, StoreError
+from cache.digests import DigestMemory
 from cache.places import open_place
 from cache.upkeep import list_parts, prune
 from cache.verify import repair, verify
@@ -172,3 +173,18 @@ def test_a_writer_that_is_refused_says_so(url: str) -> None:
     part._place = gone
     with pytest.raises(StoreError, match="does not answer"), part:
         part.write({FC7: _codes(range(3), 4)}, {})
+
+
+def test_without_a_home_folder_nothing_is_remembered(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown() -> Path:
+        raise StoreError("no home")
+
+    monkeypatch.setattr("cache.bucket.user_folder", unknown)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "image.png").write_bytes(b"pixels")
+    for digest in (b"first", b"second"):
+        with DigestMemory(open_place(url).digests) as memory:
+            assert memory.of("image.png", lambda found=digest: found) == digest
+    assert [path.name for path in tmp_path.iterdir()] == ["image.png"]

@@ -29,6 +29,7 @@ from cache.key import canonical_json
 from cache.places import open_place
 from cache.records import read_record, write_record
 from cache.verify import repair, verify
+from codes.published import load_torchvision
 from pipelines import LinearSVCCV
 
 KEY = ExtractionKey(
@@ -542,3 +543,22 @@ def test_a_store_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="lies in a file"):
         CodeStore(tmp_path / "file" / "store")
+
+
+def test_a_home_folder_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pwd
+
+    def unknown(*_: object) -> None:
+        raise KeyError("no such user")
+
+    for variable in ("HOME", "XDG_CACHE_HOME", "CNN_CODES_STORE", "CNN_CODES_DATA"):
+        monkeypatch.delenv(variable, raising=False)
+    for name in ("getpwuid", "getpwnam"):
+        monkeypatch.setattr(pwd, name, unknown)
+    with pytest.raises(StoreError, match=r"HOME is not set.*--store or CNN_CODES_STORE"):
+        CodeStore()
+    for root in ("~/codes", "~somebody/codes"):
+        with pytest.raises(StoreError, match=rf"{root}.* home .* --store or CNN_CODES_STORE"):
+            CodeStore(root)
+    with pytest.raises(OSError, match=r"HOME is not set.*CNN_CODES_DATA"):
+        load_torchvision("CIFAR10")
