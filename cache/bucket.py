@@ -135,6 +135,9 @@ class Bucket:
     def require_space(self, n_bytes: int) -> None:
         """Do nothing: an object store has room."""
 
+    def require_locks(self) -> None:
+        """Do nothing: an object store is not locked."""
+
     def hold(self, group: str) -> None:
         """Do nothing: using a part notes the time, which `alone` looks at."""
 

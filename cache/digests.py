@@ -8,11 +8,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+from cache.locks import PATIENCE, missing_locks, say_waiting
 
 # A file changed within this time may change again without another modification time.
 SETTLED = 2.0
 KEPT_TOGETHER = 1024
 """Files between two writings to the disk."""
+LONGEST_WAIT = 50.0
+"""Seconds of waiting for another process, once it was said, until nothing is remembered."""
 
 
 class DigestMemory:
@@ -25,7 +30,8 @@ class DigestMemory:
     Parameters
     ----------
     file : Path
-        An SQLite database, made if need be. Where it cannot be written, nothing is remembered.
+        An SQLite database, made if need be. Where it cannot be written or locked, nothing is
+        remembered.
 
     Examples
     --------
@@ -41,15 +47,18 @@ class DigestMemory:
     """
 
     def __init__(self, file: Path) -> None:
+        self._file = file
         self._learnt: dict[str, tuple[int, int, int, bytes]] = {}
         self._base: sqlite3.Connection | None = None
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            self._base = sqlite3.connect(file, timeout=60)
-            self._base.execute(
-                "CREATE TABLE IF NOT EXISTS files "
-                "(path TEXT PRIMARY KEY, size INT, modified INT, changed INT, sha256 BLOB)"
-            )
+            if missing_locks(file.parent) is None:
+                self._base = sqlite3.connect(file, timeout=PATIENCE)
+                self._patiently(
+                    self._base.execute,
+                    "CREATE TABLE IF NOT EXISTS files "
+                    "(path TEXT PRIMARY KEY, size INT, modified INT, changed INT, sha256 BLOB)",
+                )
         except (OSError, sqlite3.Error):
             self._base = None
 
@@ -66,6 +75,17 @@ class DigestMemory:
         if self._base is not None:
             self._base.close()
 
+    def _patiently(self, run: Callable[..., sqlite3.Cursor], *given: Any) -> sqlite3.Cursor:
+        """Run a statement; say what is waited for while another process keeps the database."""
+        try:
+            return run(*given)
+        except sqlite3.OperationalError as error:
+            if self._base is None or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+        say_waiting(self._file, "another process writes digests of images to it.")
+        self._base.execute(f"PRAGMA busy_timeout = {1000 * LONGEST_WAIT:.0f}")
+        return run(*given)
+
     def _keep(self) -> None:
         """Write what was learnt to the disk."""
         rows = [(name, *learnt) for name, learnt in self._learnt.items()]
@@ -74,7 +94,8 @@ class DigestMemory:
             return
         try:
             with self._base:
-                self._base.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows)
+                insert = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)"
+                self._patiently(self._base.executemany, insert, rows)
         except sqlite3.Error:
             pass  # A disk that is full or read-only: the files are read again next time.
 
@@ -83,9 +104,8 @@ class DigestMemory:
         if self._base is None or name in self._learnt:
             return self._learnt.get(name)
         try:
-            found = self._base.execute(
-                "SELECT size, modified, changed, sha256 FROM files WHERE path = ?", (name,)
-            )
+            select = "SELECT size, modified, changed, sha256 FROM files WHERE path = ?"
+            found = self._patiently(self._base.execute, select, (name,))
             row: tuple[int, int, int, bytes] | None = found.fetchone()
         except sqlite3.Error:
             return None

@@ -16,6 +16,7 @@ from filelock import ReadWriteLock, Timeout
 from zarr.storage import LocalStore
 
 from cache.errors import StoreError
+from cache.locks import missing_locks, said_if_long
 from cache.places import DIGESTS, USE, File
 
 
@@ -146,6 +147,18 @@ class Disk:
                 "--pool or another --store.",
             )
 
+    def require_locks(self) -> None:
+        """Refuse a file system without locks: SQLite would wait for one for ever."""
+        folder = _nearest(self.root.absolute())
+        with said_if_long(folder, "the file system does not answer."):
+            error = missing_locks(folder)
+        if error is not None:
+            raise StoreError(
+                f"The store {self.name!r} lies on a file system without locks of files "
+                f"({error.strerror}), which keep codes from being removed while they are read. "
+                "Choose a --store (or CNN_CODES_STORE) on a local disk."
+            ) from error
+
     def asking(self) -> AbstractContextManager[None]:
         """Do nothing: the system's errors say what they mean."""
         return nullcontext()
@@ -194,21 +207,34 @@ class Disk:
             lock.close()
 
     def _lock(self, group: str, acquire: Callable[[ReadWriteLock], object]) -> ReadWriteLock:
-        folder = self.root / USE
-        folder.mkdir(exist_ok=True)
-        file = folder / f"{group}.db"
-        lock = ReadWriteLock(file, is_singleton=False)
-        try:
-            acquire(lock)
-        except Timeout:
-            lock.close()
-            raise
-        except sqlite3.DatabaseError:  # Nobody can hold what is no database.
-            lock.close()
-            file.unlink()
-            lock = ReadWriteLock(file, is_singleton=False)
-            acquire(lock)
-        return lock
+        self.require_locks()
+        file = self.root / USE / f"{group}.db"
+        file.parent.mkdir(exist_ok=True)
+        why = (
+            "another process removes or repairs codes of this store, or the mount does not answer."
+        )
+        with said_if_long(file, why):
+            try:
+                return _acquired(file, acquire)
+            except sqlite3.DatabaseError as error:
+                code = getattr(error, "sqlite_errorcode", None)
+                if code not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+                    raise StoreError(
+                        f"The lock {str(file)!r} cannot be taken: {error}. Choose a --store (or "
+                        "CNN_CODES_STORE) on a local disk."
+                    ) from error
+            file.unlink()  # Nobody can hold a corrupt lock file.
+            return _acquired(file, acquire)
+
+
+def _acquired(file: Path, acquire: Callable[[ReadWriteLock], object]) -> ReadWriteLock:
+    lock = ReadWriteLock(file, is_singleton=False)
+    try:
+        acquire(lock)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
 
 
 def _nearest(path: Path) -> Path:

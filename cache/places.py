@@ -90,6 +90,9 @@ class Place(Protocol):
     def require_space(self, n_bytes: int) -> None:
         """Refuse, with ``OSError(ENOSPC)``, to begin what does not fit."""
 
+    def require_locks(self) -> None:
+        """Refuse, with `StoreError`, a place where `hold` and `alone` cannot work."""
+
     def asking(self) -> AbstractContextManager[None]:
         """Turn the errors of a library that talks to this place into ours."""
 

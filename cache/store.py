@@ -176,6 +176,16 @@ class CodeStore:
         """
         self.place.require_space(n_bytes)
 
+    def require_locks(self) -> None:
+        """Refuse to begin where the file system has no locks.
+
+        Raises
+        ------
+        StoreError
+            If it has none.
+        """
+        self.place.require_locks()
+
     def require_limit(self, n_bytes: int) -> list[str]:
         """Keep the store within ``CNN_CODES_STORE_LIMIT``, where that is set.
 

@@ -21,7 +21,8 @@ class Tap:
     Attributes
     ----------
     name : str
-        The layer's, and behind a colon the pooling where it is pooled in several ways.
+        The layer's, and behind a colon the pooling where it is pooled in several ways. It can be
+        that of the network's own average, read before the activation of the map it averages.
     layer : Layer
     pool : str
         Resolved: ``"grid:K"``, ``"avg"``, ``"max"`` or ``"flatten"``.

@@ -19,10 +19,9 @@ from codes.backbones import Backbone
 from codes.cutting import Tap, cut_network
 from codes.devices import find_device, in_lanes, naming_loss, no_tf32, only_deterministic
 from codes.images import ImageList
-from codes.layers import Layer, select_layers
 from codes.loading import Batch, load_crops
-from codes.pooling import pooled_width, resolve_poolings
 from codes.reading import BatchReader
+from codes.taps import choose_taps
 
 EXTRACTOR_VERSION = 3
 """Raised whenever the same input would give other codes; part of every key."""
@@ -69,9 +68,9 @@ class CodeExtractor:
     ----------
     backbone : Backbone
     layers : str or sequence of str, default="default"
-        As for `codes.layers.select_layers`.
+        As for `codes.taps.choose_taps`.
     pool : str, default="grid"
-        As for `codes.pooling.resolve_pooling`; several, joined by commas, share the pass.
+        As for `codes.taps.choose_taps`; several, joined by commas, share the pass.
     activation : {"post", "pre"}, default="post"
         Which side of the layer's non-linearity to read; ``"pre"`` is a control.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
@@ -131,11 +130,14 @@ class CodeExtractor:
         self.precision = precision
         self.preprocessing = backbone.preprocessing
         self._backbone, self._activation = backbone, activation
-        self.taps = [
-            tap
-            for layer in select_layers(backbone.graph, backbone.layers, layers)
-            for tap in _taps(layer, pool, self.preprocessing.n_views if each_view else 1)
-        ]
+        self.taps = choose_taps(
+            backbone.graph,
+            backbone.layers,
+            layers,
+            pool,
+            activation=activation,
+            n_views=self.preprocessing.n_views if each_view else 1,
+        )
         self._agreement = Agreement(backbone.model, backbone.graph.graph)
         self._cut()
 
@@ -347,17 +349,3 @@ def _at(
     if rows is not None:
         spread[places] = rows
     return spread
-
-
-def _taps(layer: Layer, pool: str, n_views: int) -> list[Tap]:
-    pools = resolve_poolings(pool, layer.shape)
-    return [
-        Tap(
-            name=layer.name if len(pools) == 1 else f"{layer.name}:{resolved}",
-            layer=layer,
-            pool=resolved,
-            n_features=pooled_width(resolved, layer.shape),
-            n_views=n_views,
-        )
-        for resolved in pools
-    ]

@@ -387,3 +387,15 @@ def channels_last(traced: TracedGraph, node: fx.Node) -> bool:
         turned ^= permutation or traced.calls(at, {torch.permute, "permute"})
         at = main_input(at)
     return at is not None and (not traced.is_convolution(at)) ^ turned
+
+
+def canonical(traced: TracedGraph, node: fx.Node) -> tuple[str, tuple[int, ...]]:
+    """Return a node's layout and one image's shape with the channels first."""
+    shape = node.meta["shape"]
+    if len(shape) == 2:
+        return "nc", shape[1:]
+    if len(shape) == 3:
+        return "ntc", (shape[2], shape[1])
+    if channels_last(traced, node):
+        return "nhwc", (shape[3], shape[1], shape[2])
+    return "nchw", shape[1:]

@@ -9,28 +9,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import fx, nn
-from torch.nn import functional as F
+from torch import fx
 
-from codes.graph import (
-    TracedGraph,
-    channels_last,
-    depths,
-    main_input,
-    measure_shapes,
-    reaching_output,
-    source_classifier,
-    unavoidable,
-)
-
-_PASS_THROUGH = (nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Identity)
-_PASS_THROUGH_CALLS = {torch.flatten, F.dropout, torch.squeeze,
-                       "flatten", "view", "reshape", "squeeze"}  # fmt: skip
-_POOLS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.MaxPool2d)
-_POOL_CALLS = {F.adaptive_avg_pool2d, F.avg_pool2d, F.max_pool2d, torch.mean, "mean"}
+from codes.choice import choose_default, last_unaveraged
+from codes.graph import TracedGraph, canonical, depths, measure_shapes, reaching_output
+from codes.heads import averaged_by, head_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +29,9 @@ class Layer:
         The torchvision graph node, such as ``"features.12.cat"`` or ``"layer4.1.relu_1"``.
     kind : str
         What stands there: ``"relu"``, ``"silu"``, …, ``"cat"`` (a concatenation of activations),
-        ``"penultimate"`` (what the source classifier reads, where that is no activation) or
-        ``"node"`` (any other node, asked for by name).
+        ``"penultimate"`` (what the source classifier reads, where that is no activation),
+        ``"pooled"`` (what the first layer with weights behind the network's own pooling reads,
+        where that is another) or ``"node"`` (any other node, asked for by name).
     depth : float
         Weight layers passed on the longest way from the input, over those on the way to the
         output: 0 is the input, 1 the output.
@@ -52,8 +39,14 @@ class Layer:
         One image's activations, channels first: ``(c,)``, ``(c, n_tokens)`` or ``(c, h, w)``.
     layout : str
         How the network holds a batch of them: ``"nc"``, ``"ntc"``, ``"nchw"`` or ``"nhwc"``.
-    default : bool
-        Whether ``--layers default`` takes it.
+    why : str
+        Why ``--layers default`` takes it: ``"stage end"``, ``"between"``, ``"pooled"`` or
+        ``"head"``, as `codes.choice.choose_default` says; empty where it does not.
+    average_of : str
+        The layer whose average over all places of the map it is; empty where it is none.
+    last_map : bool
+        Whether it is the last map of the default layers and none of them is its average, so that
+        its average is taken as well.
     """
 
     name: str
@@ -61,7 +54,14 @@ class Layer:
     depth: float
     shape: tuple[int, ...]
     layout: str
-    default: bool = False
+    why: str = ""
+    average_of: str = ""
+    last_map: bool = False
+
+    @property
+    def default(self) -> bool:
+        """Whether ``--layers default`` takes it."""
+        return bool(self.why)
 
 
 def find_layers(traced: TracedGraph, example: torch.Tensor) -> list[Layer]:
@@ -69,7 +69,8 @@ def find_layers(traced: TracedGraph, example: torch.Tensor) -> list[Layer]:
 
     An activation inside a gate (squeeze-and-excitation) is left out, for it describes no place of
     the image; activations that only meet in a concatenation are listed as that concatenation.
-    What the source classifier reads is added where it is no activation (ConvNeXt, transformers).
+    The network's own pooled features are added, and what the source classifier reads where it is no
+    activation (ConvNeXt, transformers).
 
     Parameters
     ----------
@@ -89,10 +90,12 @@ def find_layers(traced: TracedGraph, example: torch.Tensor) -> list[Layer]:
 
     Examples
     --------
+    >>> from torch import nn
     >>> from codes.graph import trace
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5))
-    >>> find_layers(trace(net.eval()), torch.zeros(1, 3, 8, 8))
-    [Layer(name='1', kind='relu', depth=0.5, shape=(8, 6, 6), layout='nchw', default=True)]
+    >>> layers = find_layers(trace(net.eval()), torch.zeros(1, 3, 8, 8))
+    >>> [(layer.name, layer.depth, layer.shape, layer.why) for layer in layers]
+    [('1', 0.5, (8, 6, 6), 'stage end')]
     """
     measure_shapes(traced, example)
     shares = depths(traced)
@@ -107,8 +110,18 @@ def find_layers(traced: TracedGraph, example: torch.Tensor) -> list[Layer]:
             f"{type(traced.root).__name__} has no activation that is known here. Name the nodes to "
             "read with --layers: " + ", ".join(list(traced.nodes)[:20])
         )
-    chosen = _default_choice(traced, list(kinds))
-    return [_layer(traced, node, kinds[node], shares, node in chosen) for node in kinds]
+    reasons = choose_default(traced, kinds, shares)
+    last = last_unaveraged(traced, reasons)
+    averaged = {node: averaged_by(traced, node) for node in kinds}
+    return [
+        replace(
+            _layer(traced, node, kind, shares),
+            why=reasons.get(node, ""),
+            average_of=traced.names[of] if (of := averaged[node]) in kinds else "",
+            last_map=node is last,
+        )
+        for node, kind in kinds.items()
+    ]
 
 
 def measure_layers(
@@ -135,11 +148,12 @@ def measure_layers(
     """
     measure_shapes(traced, example)
     shares = depths(traced)
-    return [
-        _layer(traced, traced.nodes[layer.name], layer.kind, shares, layer.default)
-        for layer in layers
-        if layer.name in traced.nodes
-    ]
+    found = []
+    for layer in layers:
+        if layer.name in traced.nodes:
+            now = _layer(traced, traced.nodes[layer.name], layer.kind, shares)
+            found.append(replace(layer, depth=now.depth, shape=now.shape, layout=now.layout))
+    return found
 
 
 def select_layers(
@@ -153,10 +167,11 @@ def select_layers(
     layers : sequence of Layer
         As `find_layers` returns them for this graph.
     wanted : str or sequence of str, default="default"
-        ``"default"``: the last activation of every resolution stage and every activation after
-        the last convolution; ``"all"``; otherwise names and regular expressions, in a sequence or
-        joined by commas. An expression must match a whole name and is looked for among `layers`; a
-        name may be any node of the graph.
+        ``"default"``: the last activation of every resolution stage, every activation after the
+        last convolution, the network's own pooled features, and activations between two of these
+        that are more than 0.15 apart in depth; ``"all"``; otherwise names and regular expressions,
+        in a sequence or joined by commas. An expression must match a whole name and is looked for
+        among `layers`; a name may be any node of the graph.
 
     Returns
     -------
@@ -188,7 +203,7 @@ def _match(traced: TracedGraph, layers: Sequence[Layer], part: str) -> Iterator[
         )
     named = [layer for layer in layers if layer.name == part]
     if not named and part in traced.nodes and "shape" in traced.nodes[part].meta:
-        named = [_layer(traced, traced.nodes[part], "node", depths(traced), False)]
+        named = [_layer(traced, traced.nodes[part], "node", depths(traced))]
     if not named:
         try:
             named = [layer for layer in layers if re.fullmatch(part, layer.name)]
@@ -226,74 +241,17 @@ def _taps(traced: TracedGraph) -> dict[fx.Node, str]:
         node for node in taps if all(taps.get(user) == "cat" for user in node.users) and node.users
     }
     taps = {node: kind for node, kind in taps.items() if node not in merged}
-    penultimate = _penultimate(traced, taps)
-    if penultimate is not None:
-        taps[penultimate] = "penultimate"
+    taps |= head_inputs(traced, taps)
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     return dict(sorted(taps.items(), key=lambda item: order[item[0]]))
 
 
-def _penultimate(traced: TracedGraph, taps: dict[fx.Node, str]) -> fx.Node | None:
-    classifier = source_classifier(traced)
-    node = None if classifier is None else main_input(classifier)
-    while node is not None and (
-        traced.is_module(node, _PASS_THROUGH) or traced.calls(node, _PASS_THROUGH_CALLS)
-    ):
-        node = main_input(node)
-    behind = node
-    while behind is not None and (
-        traced.is_module(behind, (*_PASS_THROUGH, *_POOLS))
-        or traced.calls(behind, _PASS_THROUGH_CALLS | _POOL_CALLS)
-    ):
-        behind = main_input(behind)
-    if node is None or behind is None or behind in taps or behind.op == "placeholder":
-        return None
-    if "missing" in node.meta:
-        return None
-    return node if "shape" in node.meta else None
-
-
-def _default_choice(traced: TracedGraph, taps: Sequence[fx.Node]) -> set[fx.Node]:
-    order = {node: i for i, node in enumerate(traced.graph.nodes)}
-    classifier = source_classifier(traced)
-    convolutions = [n for n in order if traced.is_convolution(n) and n is not classifier]
-    last = order[convolutions[-1]] if convolutions else -1
-    end = len(order) if classifier is None else order[classifier]
-    passed = unavoidable(traced)
-    stages: dict[tuple[int, ...], fx.Node] = {}
-    for node in taps:
-        _, shape = _canonical(traced, node)
-        # A 1x1 map is no stage, and rectified class scores (SqueezeNet) do not end one.
-        if len(shape) != 3 or max(shape[1:]) == 1 or order[node] >= end:
-            continue
-        # ResNet-50's layer2 begins at layer1's resolution, on one of two branches: the stage ends
-        # with the block output before it, which every path passes.
-        if node in passed or stages.get(shape[1:]) not in passed:
-            stages[shape[1:]] = node
-    return {*stages.values(), *(node for node in taps if order[node] > last)}
-
-
-def _canonical(traced: TracedGraph, node: fx.Node) -> tuple[str, tuple[int, ...]]:
-    """Return a node's layout and one image's shape with the channels first."""
-    shape = node.meta["shape"]
-    if len(shape) == 2:
-        return "nc", shape[1:]
-    if len(shape) == 3:
-        return "ntc", (shape[2], shape[1])
-    if channels_last(traced, node):
-        return "nhwc", (shape[3], shape[1], shape[2])
-    return "nchw", shape[1:]
-
-
-def _layer(
-    traced: TracedGraph, node: fx.Node, kind: str, shares: dict[fx.Node, float], default: bool
-) -> Layer:
-    layout, shape = _canonical(traced, node)
+def _layer(traced: TracedGraph, node: fx.Node, kind: str, shares: dict[fx.Node, float]) -> Layer:
+    layout, shape = canonical(traced, node)
     return Layer(
         name=traced.names[node],
         kind=kind,
         depth=round(shares[node], 4),
         shape=shape,
         layout=layout,
-        default=default,
     )

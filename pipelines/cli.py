@@ -146,7 +146,11 @@ def layers(
     dense: bool = False,
     pool: str = "grid",
 ) -> None:
-    """List where the codes of a backbone can be read.
+    """List where the codes of a backbone can be read, and what --layers default takes, and why.
+
+    Why: "stage end", the last activation of a resolution; "between", as its neighbours are more
+    than 0.15 apart in depth; "pooled", the network's own pooled features or what its head reads;
+    "head", an activation after the last convolution; "last map", its average beside its grid.
 
     Parameters
     ----------
@@ -163,22 +167,31 @@ def layers(
         by commas.
     """
     from codes import load_backbone
-    from codes.pooling import pooled_width, resolve_poolings
+    from codes.taps import choose_taps, taps_of
 
     if weights is None and ":" not in backbone:
         weights = "none"
     network = load_backbone(backbone, weights=weights, image_size=image_size, dense=dense)
-    listing = table("layer", "kind", "depth", "shape", "pooling", "n_features", "default")
+    listing = table("layer", "kind", "depth", "shape", "pooling", "n_features", "default", "why")
+    default = {tap.name: tap for tap in choose_taps(network.graph, network.layers, pool=pool)}
     for layer in network.layers:
-        for resolved in resolve_poolings(pool, layer.shape):
+        own = {tap.name: tap for tap in taps_of(layer, pool)}
+        own |= {name: tap for name, tap in default.items() if tap.layer is layer}
+        for name, tap in own.items():
+            why = layer.why
+            if why and name not in default:
+                why = f"codes of {layer.average_of}"
+            elif name.endswith(":avg") and pool == "grid":
+                why = "last map"
             listing.add_row(
-                layer.name,
+                name,
                 layer.kind,
                 f"{layer.depth:.2f}",
                 "×".join(map(str, layer.shape)),
-                resolved,
-                str(pooled_width(resolved, layer.shape)),
-                "yes" if layer.default else "",
+                tap.pool,
+                str(tap.n_features),
+                "yes" if name in default else "",
+                why,
             )
     stdout().print(listing)
 

@@ -191,6 +191,7 @@ def extract(
         backbone = backbone or backbone_of(options)
         extractor = extractor_of(backbone, options)
     store = CodeStore(options.store)
+    store.require_locks()
     with (
         timed(seconds, "digest"),
         DigestMemory(store.place.digests) as memory,

@@ -37,8 +37,9 @@ class ExtractionOptions:
     page : int, optional
         Which page of image files with several (TIFF, GIF), from 1. Default: they are refused.
     layers : str
-        "default" (the last activation of each resolution and everything after the last
-        convolution), "all", or names and regular expressions joined by commas.
+        "default" (the last activation of each resolution, everything after the last convolution,
+        the network's own pooled features, and activations between where these are far apart),
+        "all", or names and regular expressions joined by commas.
     pool : str
         "grid" (at most 4096 values a layer), "grid:K", "avg", "max" or "flatten"; several, joined
         by commas, are read in one pass, and compared as layer:pooling.

@@ -257,7 +257,8 @@ def test_layers_lists_every_tap(run_cli: Run) -> None:
     done = run_cli("layers", "--backbone", "squeezenet1_0")
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if "features.12.cat" in line).split()
-    assert row[1:] == ["cat", "0.94", "512×13×13", "grid:2", "2048", "yes"]
+    assert row[1:] == ["cat", "0.94", "512×13×13", "grid:2", "2048", "yes", "stage", "end"]
+    assert "features.12.cat:avg" in done.stdout
 
 
 # Ctrl-C, and what ends a job in a queue.

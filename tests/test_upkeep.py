@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -183,6 +186,108 @@ def test_a_damaged_lock_locks_nobody_out(tmp_path: Path) -> None:
     lock.write_bytes(b"xx" * 5000)
     removed, busy = prune(open_place(tmp_path), max_size=0)
     assert (len(removed), busy) == (2, [])
+
+
+_HOLD = """
+import sys, time
+from filelock import ReadWriteLock
+lock = ReadWriteLock(sys.argv[1], is_singleton=False)
+lock.acquire_write()
+print("held", flush=True)
+time.sleep(1.5)
+"""
+
+
+def test_a_long_wait_for_a_lock_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _fill(tmp_path)
+    [lock] = (tmp_path / "use").glob("*.db")
+    monkeypatch.setattr("cache.locks.PATIENCE", 0.2)
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(lock)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        codes = CodeStore(tmp_path).codes(KEY, FC7, _digests([3]))
+    np.testing.assert_array_equal(codes, _codes([3], 30))
+    [said] = caplog.messages
+    assert str(lock) in said
+    caplog.clear()
+    CodeStore(tmp_path).codes(KEY, FC7, _digests([3]))
+    assert not caplog.messages
+
+
+def test_a_long_wait_for_the_digests_is_said_and_they_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cache.digests.SETTLED", 0.0)
+    monkeypatch.setattr("cache.digests.PATIENCE", 0.1)
+    base = tmp_path / "digests.sqlite"
+    (tmp_path / "a.png").write_bytes(b"one")
+    with DigestMemory(base):
+        pass
+    other = sqlite3.connect(base, check_same_thread=False)
+    asked: list[int] = []
+    for start in (0, 1):  # When it is opened, and when it is written to.
+        if start == 0:
+            other.execute("BEGIN EXCLUSIVE")
+            Timer(0.6, other.rollback).start()
+        with DigestMemory(base) as memory:
+            if start:
+                other.execute("BEGIN EXCLUSIVE")
+                Timer(0.6, other.rollback).start()
+            memory.of(str(tmp_path / "a.png"), lambda: asked.append(1) or b"x" * 32)
+        assert str(base) in caplog.messages[0]
+    other.close()
+    assert asked == [1]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_refused_at_once(
+    tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    root = tmp_path / "mount"
+    _fill(root)
+
+    def refuse(file: object, command: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    store = CodeStore(root)
+    for needs_lock in (
+        lambda: store.missing(KEY, [FC7], _digests([3])),
+        lambda: store.codes(KEY, FC7, _digests([3])),
+        lambda: store.write(KEY, {FC7: 30}, _digests([3])),
+        lambda: prune(store.place, max_size=0),
+        lambda: extract(
+            load_images(image_folder), ExtractionOptions(backbone="bundled", store=root)
+        ),
+    ):
+        with pytest.raises(StoreError, match=f"{root}.*{os.strerror(number)}.*--store"):
+            needs_lock()
+    # What takes no lock works: digests are not remembered, and the store is listed.
+    with DigestMemory(root / "digests.sqlite") as memory:
+        assert memory.of(str(image_folder / "red/00.png"), lambda: b"x" * 32) == b"x" * 32
+    assert len(list_parts(store.place)) == 2
+
+
+def test_a_lock_that_cannot_be_taken_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fill(tmp_path)
+    [lock] = (tmp_path / "use").glob("*.db")
+    before = lock.stat().st_ino
+
+    def fail(*_: object, **__: object) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR  # type: ignore[misc]
+        raise error
+
+    monkeypatch.setattr("filelock.ReadWriteLock.acquire_read", fail)
+    with pytest.raises(StoreError, match=f"{lock}.*disk I/O error"):
+        CodeStore(tmp_path).codes(KEY, FC7, _digests([3]))
+    assert lock.stat().st_ino == before
 
 
 def test_the_command_names_the_rows_and_repairs(tmp_path: Path, run_cli) -> None:  # type: ignore[no-untyped-def]
