@@ -31,6 +31,7 @@ from pipelines.controls import DEFAULT_CONTROLS
 from pipelines.draws import Protocol
 from pipelines.fit_commands import fit, predict
 from pipelines.options import ExtractionOptions, Options
+from pipelines.output import ClosedOutputError, results, results_only
 from pipelines.progress import stdout, table, terminal
 from pipelines.store_commands import cache
 
@@ -61,15 +62,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     status : int
-        0, 1 for a failure, 2 for a wrong command.
+        0, 1 for a failure, 2 for a wrong command; as shells have it, 141 where standard output was
+        closed by the program that reads it.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in typed
     typed = [word for word in typed if word != "--debug"]
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
-        with _ended_as_interrupted():
+        with results_only(), _ended_as_interrupted():
             _run(typed)
+    except ClosedOutputError:
+        return 128 + 13  # SIGPIPE, which ends other programs then.
     except CycloptsError as error:
         errors.print(f"cnn-codes: {error} Try `cnn-codes --help`.")
         return 2
@@ -100,7 +104,13 @@ def _ended_as_interrupted() -> Iterator[None]:
 def _run(words: list[str]) -> None:
     alone = count(words, "--backbone") < 2 or {"--help", "-h"} & set(words)
     if words[:1] != ["compare"] or alone:
-        app(words, exit_on_error=False, print_error=False, result_action="return_none")
+        app(
+            words,
+            console=Console(file=results()),  # Of --help and --version.
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_none",
+        )
         return
     from pipelines.report import render_again
 

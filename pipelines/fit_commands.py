@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from cyclopts import Parameter
 from pipelines.arguments import check_file, parse_classifiers, parse_grid
 from pipelines.draws import Protocol
 from pipelines.options import Options
+from pipelines.output import results
 from pipelines.progress import stdout, terminal
 from pipelines.scorings import SCORINGS
 
@@ -130,7 +130,7 @@ def predict(
     for name, why in extraction.skipped.items():
         terminal().say(f"Skipped {name}: {why}")
     with (
-        nullcontext(sys.stdout)
+        nullcontext(results())
         if out is None
         else out.open("w", newline="", encoding="utf-8") as target
     ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,6 +19,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from pipelines.output import results
 
 
 class Narrator(Protocol):
@@ -83,8 +84,9 @@ class _Rate(ProgressColumn):
 def stdout() -> Console:
     """Open what results are printed on."""
     # Into a pipe or a file nothing is cut off at a width that is nobody's.
-    width = None if sys.stdout.isatty() else 1000
-    return Console(highlight=False, markup=False, width=width)
+    file = results()
+    width = None if file.isatty() else 1000
+    return Console(file=file, highlight=False, markup=False, width=width)
 
 
 def terminal() -> Terminal:
