@@ -33,7 +33,7 @@ _SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation
                 "testing": "test"}  # fmt: skip
 
 
-def load_images(dataset: str | Path, *, page: int | None = None) -> ImageList:
+def load_images(dataset: str | Path, *, page: int | None = None, min_classes: int = 2) -> ImageList:
     """List the images of a dataset; no image is decoded.
 
     Parameters
@@ -47,6 +47,8 @@ def load_images(dataset: str | Path, *, page: int | None = None) -> ImageList:
         ``"wds:birds-*.tar"``, WebDataset shards; or ``"sklearn:digits"``.
     page : int, optional
         Which page of files with several (TIFF, GIF), from 1.
+    min_classes : int, default=2
+        Fewer are refused: there is nothing to classify.
 
     Returns
     -------
@@ -57,7 +59,7 @@ def load_images(dataset: str | Path, *, page: int | None = None) -> ImageList:
     FileNotFoundError
         If the folder, the CSV file or an image that it names does not exist.
     ValueError
-        If there is nothing to classify: no class folders, no images, fewer than two classes, a
+        If there is nothing to classify: no class folders, no images, too few classes, a
         missing column, an unknown split.
 
     Examples
@@ -87,7 +89,7 @@ def load_images(dataset: str | Path, *, page: int | None = None) -> ImageList:
     else:
         images = _load_path(Path(name), page)
     classes = np.unique(images.labels)
-    if len(classes) < 2:
+    if len(classes) < min_classes:
         raise ValueError(
             f"{name!r} has one class, {str(classes[0])!r}; at least two are needed. Put the "
             "images of each class in a folder of its own."

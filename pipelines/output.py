@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from contextvars import ContextVar
-from typing import TextIO, cast
+from typing import TextIO
 
 STDOUT, STDERR = 1, 2
 """File descriptors, which C code and other processes write to."""
@@ -85,7 +85,7 @@ def _open(own: TextIO | None) -> TextIO:
         return own
     own.flush()
     if _descriptor(own) == STDOUT:
-        buffer = open(os.dup(STDOUT), "wb")
+        buffer = os.fdopen(os.dup(STDOUT), "wb")
     # "surrogateescape" is what Python itself chooses in the C locale.
     errors = own.errors if own.errors not in ("strict", "surrogateescape", None) else None
     return _Results(
@@ -147,4 +147,6 @@ def _closed_by_its_reader() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError as error:
-        raise ClosedOutputError("Standard output was closed by the program that reads it.") from error
+        raise ClosedOutputError(
+            "Standard output was closed by the program that reads it."
+        ) from error
