@@ -19,7 +19,7 @@ class ExtractionOptions:
     ----------
     backbone : str
         A torchvision classifier, "bundled", or package.module:function: a function of your own
-        that returns an nn.Module, or that and its preprocessing, such as
+        that returns an nn.Module, or a tuple of it and its preprocessing, such as
         codes.Preprocessing(resize_size=256, crop_size=224, mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225)).
     weights : str, optional

@@ -79,7 +79,7 @@ def results_only() -> Iterator[None]:
 def _open(own: TextIO | None) -> TextIO:
     """Open standard output a second time, so that the first can be turned aside."""
     if own is None:  # The shell closed it: >&-
-        return open(os.devnull, "w", encoding="utf-8")
+        return io.StringIO()
     buffer = getattr(own, "buffer", None)
     if buffer is None:  # A StringIO holds every letter.
         return own
