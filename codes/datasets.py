@@ -30,7 +30,7 @@ _NO_IMAGE = "folder without images"
 _BESIDE = "beside the class folders"
 
 
-def load_images(dataset: str | Path, *, page: int | None = None) -> ImageList:
+def load_images(dataset: str | Path, *, page: int | None = None, min_classes: int = 2) -> ImageList:
     """List the images of a dataset; no image is decoded.
 
     Parameters
@@ -46,6 +46,8 @@ def load_images(dataset: str | Path, *, page: int | None = None) -> ImageList:
         are folders without images.
     page : int, optional
         Which page of files with several (TIFF, GIF), from 1.
+    min_classes : int, default=2
+        Fewer are refused: there is nothing to classify.
 
     Returns
     -------
@@ -57,8 +59,8 @@ def load_images(dataset: str | Path, *, page: int | None = None) -> ImageList:
     FileNotFoundError
         If the folder, the CSV file or an image that it names does not exist.
     ValueError
-        If there is nothing to classify: no class folders, no images, fewer than two classes; or a
-        CSV file is not as `codes.csv_files.load_csv` reads it.
+        If there is nothing to classify: no class folders, no images, too few classes; or a CSV file
+        is not as `codes.csv_files.load_csv` reads it.
 
     Examples
     --------
@@ -88,7 +90,7 @@ def load_images(dataset: str | Path, *, page: int | None = None) -> ImageList:
         images = _load_path(Path(name), page)
     images = replace(images, labels=composed_array(images.labels), page=page)
     classes = np.unique(images.labels)
-    if len(classes) < 2:
+    if len(classes) < min_classes:
         raise ValueError(
             f"{name!r} has one class, {str(classes[0])!r}; at least two are needed. Put the "
             "images of each class in a folder of its own."

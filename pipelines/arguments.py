@@ -39,6 +39,12 @@ def check_file(out: Path) -> None:
         raise ValueError(f"--out {str(out)!r} is a folder; name a file in it.")
 
 
+def check_jobs(jobs: int) -> None:
+    """Refuse no process at all."""
+    if jobs == 0:
+        raise ValueError("--jobs 0: allowed are 1 or more, or -1 for one on each core.")
+
+
 def parse_grid(text: str) -> tuple[float, ...]:
     """Read values of C.
 

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from pipelines.arguments import (
     check_folder,
+    check_jobs,
     convert,
     count,
     each_backbone,
@@ -31,6 +32,17 @@ from pipelines.controls import DEFAULT_CONTROLS
 from pipelines.draws import Protocol
 from pipelines.fit_commands import fit, predict
 from pipelines.options import ExtractionOptions, Options
+from pipelines.output import ClosedOutputError, results, results_only
+from pipelines.parameters import (
+    Dataset,
+    Folds,
+    Grid,
+    GroupDuplicates,
+    Jobs,
+    Repeats,
+    ScoringName,
+    like_field,
+)
 from pipelines.progress import stdout, table, terminal
 from pipelines.store_commands import cache
 
@@ -61,15 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     status : int
-        0, 1 for a failure, 2 for a wrong command.
+        0, 1 for a failure, 2 for a wrong command; as shells have it, 141 where standard output was
+        closed by the program that reads it.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in typed
     typed = [word for word in typed if word != "--debug"]
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
-        with _ended_as_interrupted():
+        with results_only(), _ended_as_interrupted():
             _run(typed)
+    except ClosedOutputError:
+        return 128 + 13  # SIGPIPE, which ends other programs then.
     except CycloptsError as error:
         errors.print(f"cnn-codes: {error} Try `cnn-codes --help`.")
         return 2
@@ -100,7 +115,13 @@ def _ended_as_interrupted() -> Iterator[None]:
 def _run(words: list[str]) -> None:
     alone = count(words, "--backbone") < 2 or {"--help", "-h"} & set(words)
     if words[:1] != ["compare"] or alone:
-        app(words, exit_on_error=False, print_error=False, result_action="return_none")
+        app(
+            words,
+            console=Console(file=results()),  # Of --help and --version.
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_none",
+        )
         return
     from pipelines.report import render_again
 
@@ -117,8 +138,8 @@ def _run(words: list[str]) -> None:
 def demo(
     *,
     out: Path = Path("cnn-codes-demo"),
-    store: str | Path | None = None,
-    jobs: int = -1,
+    store: Annotated[str | Path | None, like_field("store")] = None,
+    jobs: Jobs = -1,
 ) -> None:
     """Compare every depth of the bundled backbone on scikit-learn's digits; needs no network.
 
@@ -126,10 +147,6 @@ def demo(
     ----------
     out
         Folder of the report.
-    store
-        Folder of the codes. Default: CNN_CODES_STORE, otherwise the user's cache folder.
-    jobs
-        Processes that train classifiers; -1 for one on each core.
     """
     options = ExtractionOptions(backbone="bundled", layers="all", store=store)
     protocol = Protocol(cv=3, train_sizes=(5, 10, 20, "all"))
@@ -140,11 +157,11 @@ def demo(
 @app.command
 def layers(
     *,
-    backbone: str,
+    backbone: Annotated[str, like_field("backbone")],
     weights: str | None = None,
-    image_size: int | None = None,
-    dense: bool = False,
-    pool: str = "grid",
+    image_size: Annotated[int | None, like_field("image_size")] = None,
+    dense: Annotated[bool, like_field("dense")] = False,
+    pool: Annotated[str, like_field("pool")] = "grid",
 ) -> None:
     """List where the codes of a backbone can be read, and what --layers default takes, and why.
 
@@ -154,17 +171,9 @@ def layers(
 
     Parameters
     ----------
-    backbone
-        A torchvision classifier, "bundled", or package.module:function.
     weights
-        As for extract. Layers do not depend on them, so that none are loaded unless asked for.
-    image_size
-        Side of the network's input, in pixels. Default: its own.
-    dense
-        Run the fully-connected layers of AlexNet and VGG as convolutions.
-    pool
-        "grid" (at most 4096 values a layer), "grid:K", "avg", "max" or "flatten"; several, joined
-        by commas.
+        A torchvision weights name, a .pth or .safetensors state dict, or "none". Layers do not
+        depend on them, so that none are loaded unless asked for.
     """
     from codes import load_backbone
     from codes.taps import choose_taps, taps_of
@@ -198,16 +207,12 @@ def layers(
 
 @app.command
 def extract(
-    dataset: str, /, options: Options, *, rank: int | None = None, world_size: int | None = None
+    dataset: Dataset, /, options: Options, *, rank: int | None = None, world_size: int | None = None
 ) -> None:
     """Fill the store with the codes of a dataset; what it holds already is not computed again.
 
     Parameters
     ----------
-    dataset
-        A folder of class folders, a folder with train/ and test/ in it, a .zip or .tar of either,
-        a CSV file with the columns path,label (and split,group), torchvision:NAME,
-        hf:NAME, wds:PATTERN (WebDataset shards), or sklearn:digits.
     rank
         Which of several processes that fill one store this is, from 0. Default: torchrun's or
         Slurm's.
@@ -233,50 +238,33 @@ def extract(
 
 @app.command
 def compare(
-    dataset: str,
+    dataset: Dataset,
     /,
     options: Options,
     *,
     out: Path = Path("cnn-codes-report"),
     classifier: str = "svm",
-    Cs: Annotated[str, Parameter(name=["--Cs", "--cs"])] = "1e-6:1e2:9",
-    cv: int = 5,
-    repeats: int | None = None,
+    Cs: Grid = "1e-6:1e2:9",
+    cv: Folds = 5,
+    repeats: Repeats = None,
     train_sizes: str = "all",
-    scoring: str | None = None,
-    group_duplicates: Annotated[bool, Parameter(negative="--no-group-duplicates")] = True,
+    scoring: ScoringName = None,
+    group_duplicates: GroupDuplicates = True,
     drop_leaks: bool = False,
     max_loss: float = 0.02,
     controls: str = ",".join(DEFAULT_CONTROLS),
-    jobs: int = -1,
+    jobs: Jobs = -1,
 ) -> None:
     """Compare the depths of a backbone on a dataset, and write a report.
 
     Parameters
     ----------
-    dataset
-        A folder of class folders, a folder with train/ and test/ in it, a .zip or .tar of either,
-        a CSV file with the columns path,label (and split,group), torchvision:NAME,
-        hf:NAME, wds:PATTERN (WebDataset shards), or sklearn:digits.
     out
         Folder of the report.
     classifier
         "svm" (LinearSVC), "logistic" or "both".
-    Cs
-        Values of C to choose from: LOW:HIGH:COUNT, spaced evenly on a log scale, or joined by
-        commas.
-    cv
-        Folds of every cross-validation.
-    repeats
-        Repeats of the outer cross-validation (default: as many as test some 2,000 images, one to
-        five), or, with a test split, draws of each smaller training size (default 5).
     train_sizes
         Training images of each class, joined by commas, such as 5,20,all.
-    scoring
-        "accuracy", "balanced_accuracy", "f1_macro", "average_precision", or, with classifier
-        logistic, "neg_log_loss". Default: accuracy, or balanced accuracy where classes are unequal.
-    group_duplicates
-        Keep copies of an image, byte by byte, on the same side of every fold.
     drop_leaks
         Leave out test images that are copies of training images, and images with two labels.
     max_loss
@@ -285,8 +273,6 @@ def compare(
     controls
         What the chosen depth is compared with, joined by commas: majority, shuffled (labels),
         pixels, random (weights), concatenated (all depths), pre (before the activation); or none.
-    jobs
-        Processes that train classifiers; -1 for one on each core.
     """
     protocol = Protocol(
         classifiers=parse_classifiers(classifier),
@@ -338,8 +324,7 @@ def _compare(
     from pipelines.summary import print_summary
 
     check_folder(out)
-    if jobs == 0:
-        raise ValueError("--jobs 0: allowed are 1 or more, or -1 for one on each core.")
+    check_jobs(jobs)
     done = compare(
         dataset,
         options,

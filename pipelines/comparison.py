@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines.decision import Decision
 from pipelines.draws import Draw, Protocol, make_draws
-from pipelines.evaluation import Fit, evaluate_layer
+from pipelines.evaluation import Fit, evaluate_layer, in_pieces
 from pipelines.results import Comparison
 from pipelines.scorings import default_scoring
 from pipelines.verdict import Candidate, Verdict
@@ -57,7 +57,7 @@ def compare_layers(
     n_jobs : int, default=1
         Processes, as in joblib.
     advance : callable, optional
-        Called with 1 when a classifier has been through all draws of a layer.
+        Called with the number of draws that a classifier has been through, of each layer's.
 
     Returns
     -------
@@ -84,16 +84,21 @@ def compare_layers(
     groups = None if groups is None else _of_each(groups, "groups", len(y))
     draws, notes = make_draws(y, protocol, test=test, groups=groups)
     candidates = [(layer, name) for layer in codes for name in protocol.classifiers]
+    pieces = in_pieces(draws)
     tasks = (
-        delayed(_evaluate)((layer, name), codes[layer], y, draws, protocol)
+        delayed(_evaluate)((layer, name), number, codes[layer], y, piece, protocol)
         for layer, name in candidates
+        for number, piece in enumerate(pieces)
     )
-    fits: dict[Candidate, list[Fit]] = {}
-    for candidate, done in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
-        fits[candidate] = done
+    found: dict[tuple[Candidate, int], list[Fit]] = {}
+    for place, done in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
+        found[place] = done
         if advance is not None:
-            advance(1)
-    fits = {candidate: fits[candidate] for candidate in candidates}
+            advance(len(done))
+    fits = {
+        candidate: [fit for number in range(len(pieces)) for fit in found[candidate, number]]
+        for candidate in candidates
+    }
     verdict = Verdict(
         y=y,
         draws=draws,
@@ -117,14 +122,15 @@ def _of_each(values: Any, name: str, n: int) -> NDArray[Any]:
 
 def _evaluate(
     candidate: Candidate,
+    number: int,
     codes: Codes,
     y: NDArray[np.str_],
     draws: list[Draw],
     protocol: Protocol,
-) -> tuple[Candidate, list[Fit]]:
+) -> tuple[tuple[Candidate, int], list[Fit]]:
     X = codes() if callable(codes) else np.asarray(codes)
     if len(X) != len(y):
         raise ValueError(
             f"Layer {candidate[0]!r} has codes of {len(X)} images, and there are {len(y)} labels."
         )
-    return candidate, evaluate_layer(X, y, draws, candidate[1], protocol)
+    return (candidate, number), evaluate_layer(X, y, draws, candidate[1], protocol)

@@ -1,8 +1,14 @@
-"""Controls: what a score should be compared with, on the same folds as the chosen depth."""
+"""Controls: what a score should be compared with, on the same folds as the chosen depth.
+
+Together they cost no more than the comparison: of a repeated cross-validation they see the first
+repeat, which tests every image once; shuffled labels are trained with the C that the true ones
+chose; and where few layers were compared, the other controls choose C from a coarser grid.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +25,7 @@ from pipelines.verdict import Verdict
 
 CONTROLS = {
     "majority": "the commonest class of the training images",
-    "shuffled": "the chosen depth, training labels shuffled",
+    "shuffled": "the chosen depth, training labels shuffled, C as for the true ones",
     "pixels": "raw pixels, shrunk to 16×16",
     "random": "the chosen depth, random weights",
     "concatenated": "all depths side by side, each feature scaled",
@@ -27,6 +33,11 @@ CONTROLS = {
 }
 """Name → what it is."""
 DEFAULT_CONTROLS = ("majority", "shuffled", "pixels", "random", "concatenated")
+
+CHEAP = ("majority", "shuffled")
+"""Controls that search for no C."""
+CONCATENATED_COST = 0.5
+"""Cost of all depths side by side, of the comparison's: 0.2 to 0.5 were measured."""
 
 N_PERMUTATIONS, MOST_PERMUTED = 1999, 1000
 
@@ -66,7 +77,9 @@ def run_controls(
     n_jobs: int = 1,
     advance: Callable[[int], None] | None = None,
 ) -> list[Control]:
-    """Score controls on the draws, and with the classifier, that the chosen depth was scored on.
+    """Score controls on draws, and with the classifier, that the chosen depth was scored on.
+
+    In a repeated cross-validation, on those of the first repeat.
 
     Parameters
     ----------
@@ -87,7 +100,11 @@ def run_controls(
     """
     best = comparison.best
     same = replace(protocol, train_sizes=(best.train_size,), scoring=comparison.scoring)
-    draws, _ = make_draws(y, same, test=test, groups=groups)
+    all_draws, _ = make_draws(y, same, test=test, groups=groups)
+    draws = all_draws
+    if test is None:
+        draws = [draw for draw in all_draws if draw.repeat == all_draws[0].repeat]
+    same = replace(same, Cs=_affordable(codes, comparison, same, len(draws) / len(all_draws)))
     verdict = Verdict(
         y=y,
         draws=draws,
@@ -125,6 +142,24 @@ def run_controls(
             )
         )
     return controls
+
+
+def _affordable(
+    names: Iterable[str], comparison: Comparison, protocol: Protocol, share: float
+) -> tuple[float, ...]:
+    """Thin the grid of C where controls on a share of the draws would cost more than all layers."""
+    best = comparison.best
+    rows = [row for row in comparison.layers if row.train_size == best.train_size]
+    cost = sum(
+        CONCATENATED_COST * len(rows) if name == "concatenated" else 1.0
+        for name in names
+        if name not in CHEAP
+    )
+    step = math.ceil(cost * share / len(rows)) if cost else 1
+    logs = np.log(protocol.Cs)
+    [C] = [row.C for row in rows if (row.layer, row.classifier) == (best.layer, best.classifier)]
+    chosen = int(np.abs(logs - np.log(C)).argmin())  # A median: perhaps between two of the grid.
+    return protocol.Cs[chosen % step :: step]
 
 
 def better_than_chance(
@@ -187,7 +222,7 @@ def _fits(
         return name, [guess(numbers, draw, k, comparison.scoring) for draw in draws], 0
     X, classifier = read(), comparison.best.classifier
     if name == "shuffled":
-        fits = _evaluate_shuffled(X, y, draws, classifier, protocol)
+        fits = _evaluate_shuffled(X, y, draws, comparison, protocol)
     else:
         fits = evaluate_layer(X, y, draws, classifier, protocol)
     return name, fits, X.shape[-1]
@@ -197,18 +232,31 @@ def _evaluate_shuffled(
     X: NDArray[Any],
     y: NDArray[np.str_],
     draws: Sequence[Draw],
-    classifier: str,
+    comparison: Comparison,
     protocol: Protocol,
 ) -> list[Fit]:
     """Train each draw on its own labels in another order; test on the true ones."""
+    best = comparison.best
+    chosen = {
+        (fold.repeat, fold.fold): fold.C
+        for fold in comparison.folds
+        if (fold.layer, fold.classifier, fold.train_size)
+        == (best.layer, best.classifier, best.train_size)
+    }
     fits = []
     for number, draw in enumerate(draws):
         rng = np.random.default_rng([protocol.random_state, number])
         shuffled = y.copy()
         shuffled[draw.train] = _shuffle(y[draw.train], rng)
-        # Folds that choose C need every class; groups have lost their classes.
-        inner = inner_splits(shuffled[draw.train], None, protocol.cv, rng)
-        fits += evaluate_layer(X, shuffled, [replace(draw, inner=inner)], classifier, protocol)
+        # A classifier wants folds with every class, also for one C; groups have lost their classes.
+        inner = inner_splits(shuffled[draw.train], None, 2, rng)
+        fits += evaluate_layer(
+            X,
+            shuffled,
+            [replace(draw, inner=inner)],
+            best.classifier,
+            replace(protocol, Cs=(chosen[draw.repeat, draw.fold],)),
+        )
     return fits
 
 

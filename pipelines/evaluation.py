@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from pipelines.linear import LinearSVCCV, LogisticCV
 from pipelines.scorings import SCORINGS, default_scoring, score_answers, scorer
 
 ESTIMATORS = {"svm": LinearSVCCV, "logistic": LogisticCV}
+
+N_PIECES = 5
+"""Parts that the draws of a layer are evaluated in, each of which reads the layer's codes again."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,8 +95,8 @@ def evaluate_layer(
             # It would reach the terminal from other processes, once for each draw.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(X_train, y_train)
-        predicted, answers = _answer(model, tested[draw.test], truth[draw.test], scoring)
-        _, of_train = _answer(model, tested[draw.train], truth[draw.train], scoring)
+        predicted, answers = answers_of(model, tested[draw.test], truth[draw.test], scoring)
+        _, of_train = answers_of(model, tested[draw.train], truth[draw.train], scoring)
         trained = score_answers(scoring, truth[draw.train], of_train, len(classes))
         cv_scores = model.scores_.mean(1)
         fits.append(
@@ -108,6 +112,22 @@ def evaluate_layer(
             )
         )
     return fits
+
+
+def in_pieces(draws: Sequence[Draw]) -> list[list[Draw]]:
+    """Cut draws into parts for parallel work, in their order.
+
+    Parameters
+    ----------
+    draws : sequence of Draw
+
+    Returns
+    -------
+    pieces : list of list of Draw
+        Of about as many draws each, `N_PIECES` or fewer.
+    """
+    ends = np.linspace(0, len(draws), min(N_PIECES, len(draws)) + 1).astype(int).tolist()
+    return [list(draws[a:b]) for a, b in pairwise(ends)]
 
 
 def training_rows(
@@ -172,10 +192,25 @@ def decision_values(model: LinearSVCCV | LogisticCV, X: NDArray[Any]) -> NDArray
     return np.column_stack([-values, values]) if values.ndim == 1 else values
 
 
-def _answer(
+def answers_of(
     model: LinearSVCCV | LogisticCV, X: NDArray[Any], truth: NDArray[np.intp], scoring: str
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return the number of the class of each image, and what the score reads."""
+    """Return the number of the class that each image is given, and what the score reads.
+
+    Parameters
+    ----------
+    model : LinearSVCCV or LogisticCV
+    X : ndarray of shape (n_samples, n_features)
+    truth : ndarray of shape (n_samples,), intp
+        Number of each image's own class.
+    scoring : str
+
+    Returns
+    -------
+    predicted : ndarray of shape (n_samples,), intp
+    answers : ndarray of shape (n_samples,) or (n_samples, n_classes), float64
+        As for `pipelines.scorings.score_answers`.
+    """
     values = decision_values(model, X)
     predicted: NDArray[np.intp] = values.argmax(1)  # Ties go to the first class, as in `predict`.
     reads = SCORINGS[scoring].reads

@@ -14,13 +14,13 @@ from codes import Backbone, ImageList, load_images
 from codes.backbones import pixels_backbone
 from pipelines.advice import Advice, advise
 from pipelines.comparison import compare_layers
-from pipelines.controls import CONTROLS, DEFAULT_CONTROLS, Control, run_controls
+from pipelines.controls import CHEAP, CONTROLS, DEFAULT_CONTROLS, Control, run_controls
 from pipelines.cost import measure_cost
 from pipelines.draws import Protocol, make_draws
 from pipelines.extraction import Extraction, backbone_of, extract
 from pipelines.leaks import copies_in_test, group_copies, without_leaks
 from pipelines.options import ExtractionOptions
-from pipelines.progress import Narrator, Silent, timed
+from pipelines.progress import Narrator, Silent, duration, timed
 from pipelines.reproducibility import Reproducibility, measure_reproducibility
 from pipelines.results import Comparison
 from pipelines.similarity import Similarity, measure_similarity
@@ -95,7 +95,7 @@ def compare_depths(
         As `extract`, and if a class is too small for the folds.
     """
     images = load_images(dataset, page=options.page)
-    make_draws(images.labels, protocol, test=images.test, groups=images.groups)  # Fail early.
+    draws, _ = make_draws(images.labels, protocol, test=images.test, groups=images.groups)
     extraction = extract(images, options, narrator=narrator)
     if drop_leaks:
         extraction = _without_leaks(extraction, narrator)
@@ -105,7 +105,12 @@ def compare_depths(
     if protocol.group_duplicates:
         groups = group_copies(extraction.digests, groups)
     order = {name: float(i) for i, name in enumerate(extraction.backbone.graph.nodes)}
-    n_fits = len(extraction.taps) * len(protocol.classifiers)
+    n_fits = len(extraction.taps) * len(protocol.classifiers) * len(draws)
+    narrator.say(
+        f"Comparing {', '.join(tap.name for tap in extraction.taps)}: {n_fits:,} classifiers to "
+        f"train, each with the best of {len(protocol.Cs)} values of C by {protocol.cv}-fold "
+        "cross-validation."
+    )
     with timed(extraction.seconds, "compare"), narrator.step("Comparing", n_fits) as advance:
         comparison = compare_layers(
             extraction.readers,
@@ -200,6 +205,11 @@ def compare(
     with timed(extraction.seconds, "controls"):
         readers, notes = _control_readers(controls, extraction, comparison, options, narrator)
         comparison = replace(comparison, notes=(*comparison.notes, *notes))
+        if set(readers) - set(CHEAP):
+            narrator.say(
+                f"Training the controls {', '.join(readers)}: at most about as long as the "
+                f"comparison took, {duration(extraction.seconds['compare'])}."
+            )
         with narrator.step("Controls", len(readers)) as advance:
             scored = run_controls(
                 readers,

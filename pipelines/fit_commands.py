@@ -2,51 +2,58 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
-from pipelines.arguments import check_file, parse_classifiers, parse_grid
+from pipelines.arguments import check_file, check_jobs, parse_classifiers, parse_grid
 from pipelines.draws import Protocol
 from pipelines.options import Options
+from pipelines.output import results
+from pipelines.parameters import (
+    Dataset,
+    Folds,
+    Grid,
+    GroupDuplicates,
+    Jobs,
+    Repeats,
+    ScoringName,
+    like_field,
+)
 from pipelines.progress import stdout, terminal
 from pipelines.scorings import SCORINGS
 
 
 def fit(
-    dataset: str,
+    dataset: Dataset,
     /,
     options: Options,
     *,
     out: Path,
     classifier: str = "logistic",
-    Cs: Annotated[str, Parameter(name=["--Cs", "--cs"])] = "1e-6:1e2:9",
-    cv: int = 5,
-    repeats: int | None = None,
-    scoring: str | None = None,
-    group_duplicates: Annotated[bool, Parameter(negative="--no-group-duplicates")] = True,
-    jobs: int = -1,
+    Cs: Grid = "1e-6:1e2:9",
+    cv: Folds = 5,
+    repeats: Repeats = None,
+    scoring: ScoringName = None,
+    group_duplicates: GroupDuplicates = True,
+    jobs: Jobs = -1,
 ) -> None:
     """Choose a depth as compare does, fit it on all images, and save it for predict.
 
+    A test split measures what can be expected; then it trains too.
+
     Parameters
     ----------
-    dataset
-        As for compare. A test split measures what can be expected; then it trains too.
     out
         The file, such as cells.skops.
     classifier
-        "logistic" (gives probabilities), "svm" or "both".
-    Cs, cv, repeats, scoring, group_duplicates, jobs
-        As for compare.
+        "logistic" (gives probabilities), "svm" (LinearSVC) or "both".
     """
     from pipelines.fitted import fit, save
 
     check_file(out)
+    check_jobs(jobs)
     protocol = Protocol(
         classifiers=parse_classifiers(classifier),
         Cs=parse_grid(Cs),
@@ -80,35 +87,34 @@ def fit(
 def predict(
     file: Path,
     /,
-    *images: Path,
+    *images: str,
     weights: str | None = None,
     out: Path | None = None,
-    device: str = "auto",
-    batch_size: int | None = None,
-    workers: int | None = None,
-    store: str | Path | None = None,
-    skip_unreadable: bool = False,
+    device: Annotated[str, like_field("device")] = "auto",
+    batch_size: Annotated[int | None, like_field("batch_size")] = None,
+    workers: Annotated[int | None, like_field("workers")] = None,
+    store: Annotated[str | Path | None, like_field("store")] = None,
+    skip_unreadable: Annotated[bool, like_field("skip_unreadable")] = False,
 ) -> None:
     """Predict the classes of images with what fit saved: a CSV of path, label, score.
 
     The score is the label's probability (logistic) or decision value (svm); a column for each
-    class follows.
+    class follows. Where the classes of the images are known, from class folders or a CSV file, the
+    predictions are scored, on the standard error.
 
     Parameters
     ----------
     file
         What `cnn-codes fit --out` wrote.
     images
-        Image files, or folders of them.
+        Image files, folders or archives of them, or a dataset as for compare.
     weights
         Where the backbone's weights are now. Default: where they were. Others are refused.
     out
         The CSV file. Default: the standard output.
-    device, batch_size, workers, store, skip_unreadable
-        As for extract.
     """
-    from codes.datasets import list_images
     from pipelines.fitted import load, write_predictions
+    from pipelines.labelled import list_to_predict, print_evaluated
 
     if not images:
         raise ValueError("No images were given. Name image files, or folders or archives of them.")
@@ -125,13 +131,14 @@ def predict(
         store=store,
         skip_unreadable=skip_unreadable,
     )
-    found = list_images(images, page=options.page)
+    found = list_to_predict(images, fitted.card["classes"], page=options.page)
     extraction, labels, scores = fitted.predict(found, options, narrator=terminal())
     for name, why in extraction.skipped.items():
         terminal().say(f"Skipped {name}: {why}")
     with (
-        nullcontext(sys.stdout)
+        nullcontext(results())
         if out is None
         else out.open("w", newline="", encoding="utf-8") as target
     ):
         write_predictions(target, extraction, labels, scores, fitted.card["classes"])
+    print_evaluated(fitted, extraction)

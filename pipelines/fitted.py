@@ -26,7 +26,10 @@ from pipelines.provenance import versions
 from pipelines.results import Comparison
 from pipelines.scorings import scorer
 
-FORMAT = 1
+FORMAT = 2
+"""Of the file. The first did not have the images; it is read as if there were none."""
+DIGEST_LENGTH = 8
+"""Bytes of an image's digest that are kept."""
 _TRUSTED = [f"{kind.__module__}.{kind.__qualname__}" for kind in ESTIMATORS.values()]
 _FREE = ("device", "batch_size", "workers", "store", "skip_unreadable")
 """Options that the codes do not depend on: each prediction has its own."""
@@ -48,6 +51,8 @@ class FittedPipeline:
         As in the key of the codes.
     card : dict
         What a reader wants to know: dataset, classes, expected score, versions.
+    digests : ndarray of shape (n_images, 8), uint8
+        The first bytes of the digest of each image that it was trained on.
     """
 
     classifier: LinearSVCCV | LogisticCV
@@ -56,6 +61,21 @@ class FittedPipeline:
     architecture: dict[str, Any]
     preprocessing: dict[str, Any]
     card: dict[str, Any]
+    digests: NDArray[np.uint8]
+
+    def trained_on(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Tell which images the classifier was trained on.
+
+        Parameters
+        ----------
+        digests : ndarray of shape (n_samples, 32), uint8
+            As of `pipelines.extraction.Extraction`.
+
+        Returns
+        -------
+        trained : ndarray of shape (n_samples,), bool
+        """
+        return np.isin(_numbers(digests), _numbers(self.digests))
 
     def predict(
         self, images: ImageList, options: ExtractionOptions, *, narrator: Narrator | None = None
@@ -173,14 +193,22 @@ def fit(
             "weights": backbone.weights,
             "scoring": done.comparison.scoring,
             "expected": [best.score, best.ci_low, best.ci_high],
-            "notes": _notes(extraction, done.comparison),
+            "notes": _notes(extraction, done.comparison, classifier),
             "versions": versions(),
         },
+        digests=extraction.digests[:, :DIGEST_LENGTH].copy(),
     )
 
 
-def _notes(extraction: Extraction, comparison: Comparison) -> list[str]:
-    """Say what may make the expected score wrong."""
+def _numbers(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Read the first bytes of digests as numbers, which are compared at once."""
+    return np.ascontiguousarray(digests[:, :DIGEST_LENGTH]).view(np.uint64).ravel()
+
+
+def _notes(
+    extraction: Extraction, comparison: Comparison, classifier: LinearSVCCV | LogisticCV
+) -> list[str]:
+    """Say what may make the expected score wrong, and what may do better."""
     images, best = extraction.images, comparison.best
     leaks = find_leaks(extraction.digests, images.source.names, images.labels, images.test)
     notes = []
@@ -190,10 +218,13 @@ def _notes(extraction: Extraction, comparison: Comparison) -> list[str]:
         notes.append(f"{told} (copies, byte by byte). The expected score may be too good.")
     chosen = (best.layer, best.classifier, best.train_size)
     rows = {(row.layer, row.classifier, row.train_size): row for row in comparison.layers}
-    edge = rows[chosen].C_at_edge
-    if edge:
-        notes.append(f"the best C is at the {edge} edge of the grid. A wider --Cs may do better.")
-    return notes
+    edges = {"of all images": classifier.C_at_edge_, "in the comparison": rows[chosen].C_at_edge}
+    for where, edge in edges.items():
+        if edge:
+            notes.append(
+                f"the best C {where} is at the {edge} edge of the grid. A wider --Cs may do better."
+            )
+    return [*notes, *(f"{note}." for note in comparison.notes)]
 
 
 def save(fitted: FittedPipeline, file: Path) -> None:
@@ -242,8 +273,11 @@ def load(file: Path) -> FittedPipeline:
         if strange:
             raise ValueError(f"it holds {', '.join(strange)}, which is not read")
         kept = skops.io.load(file, trusted=_TRUSTED)
-        if kept.pop("format") != FORMAT:
-            raise ValueError("its format is another")
+        found = kept.pop("format")
+        if found not in (1, FORMAT):
+            raise ValueError(f"its format is {found}; 1 and {FORMAT} are read")
+        if found == 1:
+            kept["digests"] = np.empty((0, DIGEST_LENGTH), np.uint8)
         kept["options"] = ExtractionOptions(**kept["options"])
         return FittedPipeline(**kept)
     except Exception as error:  # Whatever the file is made to raise.

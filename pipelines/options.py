@@ -18,8 +18,10 @@ class ExtractionOptions:
     Attributes
     ----------
     backbone : str
-        A torchvision classifier, "bundled", or package.module:function (a function of your own
-        that returns an nn.Module).
+        A torchvision classifier, "bundled", or package.module:function: a function of your own
+        that returns an nn.Module, or a tuple of it and its preprocessing, such as
+        codes.Preprocessing(resize_size=256, crop_size=224, mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225)).
     weights : str, optional
         A torchvision weights name, a .pth or .safetensors state dict, or "none" (random: a
         control). Default: the backbone's own, downloaded by torchvision.

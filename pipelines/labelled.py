@@ -1,0 +1,208 @@
+"""Labelled images: those to predict whose classes are known, and how well they are predicted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from codes import ImageList, load_images
+from codes.archives import is_archive
+from codes.datasets import list_images
+from codes.images import JoinedSource, printable
+from pipelines.evaluation import answers_of, average_views
+from pipelines.extraction import Extraction
+from pipelines.fitted import FittedPipeline
+from pipelines.progress import table, terminal
+from pipelines.scorings import SCORINGS, score_answers
+from pipelines.uncertainty import HeldOut, score_interval
+
+_NAMED = ("sklearn:", "torchvision:", "hf:", "wds:")
+
+
+def list_to_predict(
+    places: Sequence[str], classes: Sequence[str], *, page: int | None = None
+) -> ImageList:
+    """List images to predict, with their classes where these can be seen.
+
+    Parameters
+    ----------
+    places : sequence of str
+        Image files; folders and archives, of which every image is listed; and what
+        `codes.load_images` takes otherwise: a CSV file, ``torchvision:NAME`` and the like.
+    classes : sequence of str
+        A folder of class folders is known by having one of these.
+    page : int, optional
+        As for `codes.load_images`.
+
+    Returns
+    -------
+    images : ImageList
+        The label of an image whose class is not known is empty.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `codes.load_images` and `codes.datasets.list_images`.
+    """
+    lists = [_list_place(place, classes, page) for place in places]
+    if len(lists) == 1:
+        return lists[0]
+    ignored: Counter[str] = Counter()
+    for images in lists:
+        ignored.update(images.ignored)
+    return ImageList(
+        name=printable(", ".join(places)),
+        source=JoinedSource([images.source for images in lists]),
+        labels=np.concatenate([images.labels for images in lists]),
+        ignored=dict(ignored),
+        page=page,
+    )
+
+
+def _list_place(place: str, classes: Sequence[str], page: int | None) -> ImageList:
+    path = Path(place)
+    if not path.exists() and place.startswith(_NAMED):
+        return load_images(place, page=page, min_classes=1)
+    if path.is_file() and path.suffix.lower() == ".csv":
+        return load_images(place, page=page, min_classes=1)
+    if not path.is_dir() and not (path.is_file() and is_archive(path)):
+        return list_images([place], page=page)
+    try:
+        labelled = load_images(place, page=page, min_classes=1)
+    except ValueError:  # There are no class folders.
+        return list_images([place], page=page)
+    if not np.isin(labelled.labels, classes).any():
+        return list_images([place], page=page)
+    try:
+        images = list_images([place], page=page)
+    except ValueError:  # The images are in a train.zip and a test.zip there.
+        return labelled
+    label_of = dict(zip(labelled.source.names, labelled.labels.tolist(), strict=True))
+    labels = [label_of.get(name, "") for name in images.source.names]
+    return replace(images, labels=np.array(labels))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluated:
+    """How well images of known classes are predicted.
+
+    Attributes
+    ----------
+    scoring : str
+    score, ci_low, ci_high : float
+        And its 95 % interval.
+    confusion : ndarray of shape (n_classes, n_classes), intp
+        Images by class and by predicted class, in the order of the pipeline's classes.
+    n_trained : int
+        How many of them the pipeline was trained on.
+    n_left_out : int
+        Those, where there are others to score.
+    """
+
+    scoring: str
+    score: float
+    ci_low: float
+    ci_high: float
+    confusion: NDArray[np.intp]
+    n_trained: int
+    n_left_out: int
+
+
+def evaluate(fitted: FittedPipeline, extraction: Extraction) -> Evaluated | None:
+    """Score the predictions of images whose classes are known.
+
+    Images that the pipeline was trained on are left out, if there are others.
+
+    Parameters
+    ----------
+    fitted : FittedPipeline
+    extraction : Extraction
+        As `FittedPipeline.predict` returns it.
+
+    Returns
+    -------
+    evaluated : Evaluated or None
+        None where no image has a label that is one of the classes.
+    """
+    images, classes = extraction.images, np.array(fitted.card["classes"])
+    known = np.isin(images.labels, classes)
+    if not known.any():
+        return None
+    trained = fitted.trained_on(extraction.digests) & known
+    scored = known & ~trained if (known & ~trained).any() else known
+    truth = np.searchsorted(classes, images.labels[scored])
+    [tap] = extraction.taps
+    X = average_views(extraction.codes(tap.name)[scored])
+    scoring = fitted.card["scoring"]
+    predicted, answers = answers_of(fitted.classifier, X, truth, scoring)
+    held_out = HeldOut(
+        scoring=scoring,
+        truth=truth,
+        n_classes=len(classes),
+        groups=None if images.groups is None else images.groups[scored],
+    )
+    score = float(score_answers(scoring, truth, answers, len(classes))[0])
+    low, high = score_interval(held_out, score, [answers])
+    confusion = np.zeros((len(classes), len(classes)), np.intp)
+    np.add.at(confusion, (truth, predicted), 1)
+    return Evaluated(
+        scoring=scoring,
+        score=score,
+        ci_low=low,
+        ci_high=high,
+        confusion=confusion,
+        n_trained=int(trained.sum()),
+        n_left_out=int((known & ~scored).sum()),
+    )
+
+
+def print_evaluated(fitted: FittedPipeline, extraction: Extraction) -> None:
+    """Print how well labelled images are predicted on standard error; of others, nothing.
+
+    Parameters
+    ----------
+    fitted : FittedPipeline
+    extraction : Extraction
+        As `FittedPipeline.predict` returns it.
+    """
+    narrator, classes = terminal(), fitted.card["classes"]
+    for label, n in Counter(extraction.images.labels.tolist()).items():
+        if label and label not in classes:
+            narrator.say(f"Not scored: {n:,} images of {label!r}, which is not among the classes.")
+    evaluated = evaluate(fitted, extraction)
+    if evaluated is None:
+        return
+    narrator.show(_confusion_table(evaluated.confusion, classes))
+    if evaluated.n_left_out:
+        narrator.say(f"Not scored: {evaluated.n_left_out:,} images that it was fitted on.")
+    elif evaluated.n_trained:
+        narrator.say(
+            f"Warning: {evaluated.n_trained:,} of these are images that it was fitted on; the "
+            "score says nothing about new ones."
+        )
+    narrator.say(
+        f"{SCORINGS[evaluated.scoring].title.capitalize()} {evaluated.score:.3f} (95 % interval "
+        f"{evaluated.ci_low:.3f} to {evaluated.ci_high:.3f}) on {evaluated.confusion.sum():,} "
+        "labelled images."
+    )
+
+
+def _confusion_table(confusion: NDArray[np.intp], classes: Sequence[str]) -> Table:
+    """Show a row for each class: the confusion without its zeros."""
+    listing = table("class", "images", "correct", "the others predicted as")
+    listing.columns[-1].justify, listing.columns[-1].no_wrap = "left", False
+    for number, row in enumerate(confusion):
+        others = [i for i in np.argsort(-row, kind="stable").tolist() if row[i] and i != number]
+        listing.add_row(
+            classes[number],
+            f"{row.sum():,}",
+            f"{row[number]:,}",
+            ", ".join(f"{classes[i]} {row[i]:,}" for i in others),
+        )
+    return listing
