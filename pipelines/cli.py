@@ -321,7 +321,7 @@ def _compare(
     done = compare(dataset, options, protocol, controls=controls, n_jobs=jobs, narrator=terminal())
     command = ["cnn-codes", *sys.argv[1:]]
     found = make_report(done, options, protocol, command=[shlex.quote(word) for word in command])
-    write_report(out, found, done.comparison)
+    write_report(out, found, done)
     print_summary(done, found, out)
 
 

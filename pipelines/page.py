@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from pipelines import figures
 from pipelines.advice import CASES
 from pipelines.answer import cautions, roles, sentence, size_sentence
+from pipelines.figures import C_curves, depth_curve, depth_curves, similarity_by_layer
 from pipelines.leaks import leaks_sentence
+from pipelines.maps import confusion_matrix, size_map
+from pipelines.networks import side_by_side
 from pipelines.scorings import SCORINGS
+from pipelines.svg import both_widths
+from pipelines.tested import Answers
 
 
-def render(reports: Sequence[dict[str, Any]]) -> str:
+def render(
+    reports: Sequence[dict[str, Any]], answers: Sequence[Answers | None] | None = None
+) -> str:
     """Render the page of one report, or of several side by side.
 
     Parameters
     ----------
     reports : sequence of dict
         What each ``report.json`` holds.
+    answers : sequence of Answers or None, optional
+        What the chosen depth of each answers to the tested images.
 
     Returns
     -------
@@ -30,6 +39,10 @@ def render(reports: Sequence[dict[str, Any]]) -> str:
         One page that needs nothing else.
     """
     names = [report["backbone"]["name"] for report in reports]
+    standing = together = None
+    if len(reports) > 1:
+        standing = side_by_side(reports, answers or [None] * len(reports))
+        together = both_widths(partial(depth_curves, reports, standing.labels))
     return (
         _environment(html=True)
         .get_template("report.html.jinja")
@@ -39,7 +52,8 @@ def render(reports: Sequence[dict[str, Any]]) -> str:
             if len(reports) == 1
             else f"{len(reports)} comparisons",
             alike=len({report["protocol"]["scoring"] for report in reports}) == 1,
-            together=figures.depth_curves(reports) if len(reports) > 1 else None,
+            standing=standing,
+            together=together,
         )
     )
 
@@ -111,14 +125,16 @@ def _draw(
     best, rows = report["best"], report["layers"]
     of_best = [row for row in rows if row["classifier"] == best["classifier"]]
     both = [row for row in at_best if row["classifier"] == best["classifier"]]
-    sizes = {row["train_size"] for row in rows}
-    return {
-        "curve": figures.depth_curve(at_best, best, scoring, report["controls"]),
-        "map": figures.size_map(of_best) if len(sizes) > 1 else None,
-        "C": figures.C_curves(both, report["protocol"]["Cs"], scoring),
-        "confusion": figures.confusion_matrix(report["classes"], report["confusion"]),
-        "similarity": figures.similarity_by_layer(report["similarity"]["by_layer"]),
+    several = len({row["train_size"] for row in rows}) > 1
+    Cs, by_layer = report["protocol"]["Cs"], report["similarity"]["by_layer"]
+    figures_of: dict[str, Callable[[float], str | None]] = {
+        "curve": partial(depth_curve, at_best, scoring, report["controls"]),
+        "map": partial(size_map, of_best) if several else lambda width: None,
+        "C": partial(C_curves, both, Cs, scoring),
+        "confusion": partial(confusion_matrix, report["classes"], report["confusion"]),
+        "similarity": partial(similarity_by_layer, by_layer),
     }
+    return {name: both_widths(draw) for name, draw in figures_of.items()}
 
 
 def _dataset(report: dict[str, Any]) -> str:

@@ -191,11 +191,18 @@ class Told:
     Attributes
     ----------
     worse, better : ndarray of shape (n_candidates,), bool
-        Beyond chance. Neither: it cannot be told.
+        Beyond chance. Neither: they cannot be distinguished.
+    loss : ndarray of shape (n_candidates,)
+        The score of the one less that of each.
+    margin : ndarray of shape (n_candidates,)
+        Half of the interval of the loss, at the level of these comparisons; infinite where all
+        images are answered alike.
     """
 
     worse: NDArray[np.bool_]
     better: NDArray[np.bool_]
+    loss: Floats
+    margin: Floats
 
 
 def tell_apart(
@@ -252,8 +259,14 @@ def tell_apart(
     error = np.sqrt(np.where(total > 0, total + least, np.inf))
     mean = scores.mean(1)
     level = _level(np.hstack(parts), best, held_out.random_state, chose=chose)
-    t = (mean[best] - mean) / error
-    return Told(worse=stats.t.sf(t, freedom) < level, better=stats.t.cdf(t, freedom) < level)
+    loss = mean[best] - mean
+    t = loss / error
+    return Told(
+        worse=stats.t.sf(t, freedom) < level,
+        better=stats.t.cdf(t, freedom) < level,
+        loss=loss,
+        margin=stats.t.isf(level, freedom) * error,
+    )
 
 
 def _level(parts: Floats, best: int, random_state: int, *, chose: bool) -> float:

@@ -13,6 +13,7 @@ from pipelines.draws import Draw, TrainSize
 from pipelines.evaluation import Fit
 from pipelines.results import Best, Comparison, FoldScore, LayerScore, Mistake
 from pipelines.scorings import score_answers
+from pipelines.tested import Tested
 from pipelines.uncertainty import HeldOut, score_interval, tell_apart
 
 Candidate = tuple[str, str]
@@ -58,6 +59,7 @@ class Verdict:
             confusion=confusion,
             mistakes=mistakes,
             notes=(*notes, *self._unconverged()),
+            tested=self.tested(self._chosen(best.train_size), best.train_size),
         )
 
     def best(self, size: TrainSize) -> Best:
@@ -65,13 +67,9 @@ class Verdict:
         candidates = list(self.fits)
         cv = np.array([[fit.cv_score for fit in self._of(c, size)] for c in candidates])
         winner = candidates[int(cv.mean(1).argmax())]
-        # Each draw's own choice, scored on images that had no say in it.
-        chosen = [
-            self._of(candidates[choice], size)[i] for i, choice in enumerate(cv.argmax(0).tolist())
-        ]
         tied, better = self._told(winner, size)
         recommended = next(candidate for candidate in candidates if candidate in (winner, *tied))
-        score, low, high = self.scored(chosen, size)
+        score, low, high = self.scored(self._chosen(size), size)
         return Best(
             layer=winner[0],
             classifier=winner[1],
@@ -112,6 +110,25 @@ class Verdict:
         held_out, answers = self._pooled(fits, size)
         low, high = score_interval(held_out, score, answers)
         return score, low, high
+
+    def tested(self, fits: Sequence[Fit], size: TrainSize) -> Tested:
+        """Gather the answers of a fit on each draw of a size, and the score of each repeat."""
+        draws, repeats = self._draws(size), self._repeats(size)
+        held_out, answers = self._pooled(fits, size)
+        scores = np.array([self._score(*pair) for pair in zip(draws, fits, strict=True)])
+        return Tested(
+            held_out=held_out,
+            answers=np.stack(answers),
+            scores=np.array([scores[of].mean() for of in repeats]),
+            images=np.sort(np.concatenate([draws[i].test for i in repeats[0]])),
+            draws=tuple(draws),
+        )
+
+    def _chosen(self, size: TrainSize) -> list[Fit]:
+        """List each draw's own choice: its test images had no say in it."""
+        fits = [self._of(candidate, size) for candidate in self.fits]
+        cv = np.array([[fit.cv_score for fit in of] for of in fits])
+        return [fits[choice][i] for i, choice in enumerate(cv.argmax(0).tolist())]
 
     def _pooled(
         self, fits: Sequence[Fit], size: TrainSize
