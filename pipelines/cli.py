@@ -102,7 +102,7 @@ def _run(words: list[str]) -> None:
     if words[:1] != ["compare"] or alone:
         app(words, exit_on_error=False, print_error=False, result_action="return_none")
         return
-    from pipelines.report import render_again
+    from pipelines.report import compare_again, render_again
 
     folders = []
     for own, folder in each_backbone(words):
@@ -110,7 +110,8 @@ def _run(words: list[str]) -> None:
         _run(own)
         folders.append(folder)
     page = render_again(folders, folders[0].parent / "report.html")
-    stdout().print(f"Side by side: {page}", soft_wrap=True)
+    for line in (*compare_again(folders).sentences, f"Side by side: {page}"):
+        stdout().print(line, soft_wrap=True)
 
 
 @app.command

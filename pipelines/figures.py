@@ -63,13 +63,14 @@ def depth_curve(
         for i, classifier in enumerate(dict.fromkeys(row["classifier"] for row in rows)):
             of = [row for row in rows if row["classifier"] == classifier]
             entries.append((_with_intervals(axes, of, i), classifier))
+        few = len({row["layer"] for row in rows}) <= MOST_CURVES
         for role, dash, title in (("chosen", "-", "chosen"), ("tied", ":", "tied with it")):
             ringed = [row for row in rows if role in row["roles"]]
             if ringed:
                 ring = axes.scatter(
                     [row["depth"] for row in ringed], [row["score"] for row in ringed],
-                    s=200, facecolors="none", edgecolors=INK, linestyles=dash, linewidths=1.5,
-                    zorder=5,
+                    s=200 if few or role == "chosen" else 60, facecolors="none",
+                    edgecolors=INK, linestyles=dash, linewidths=1.5 if few else 0.8, zorder=5,
                 )  # fmt: skip
                 entries.append((ring, title))
         axes.set_ylabel(f"{scoring}, 95 % interval")
@@ -208,9 +209,11 @@ def _with_intervals(axes: Axes, rows: Sequence[dict[str, Any]], number: int) -> 
         [row["score"] - row["ci_low"] for row in rows],
         [row["ci_high"] - row["score"] for row in rows],
     ]
+    few = len(rows) <= MOST_CURVES
+    size = {"capsize": 3} if few else {"markersize": 3, "linewidth": 0.8}
     return axes.errorbar(
-        [row["depth"] for row in rows], [row["score"] for row in rows], yerr=error, capsize=3,
-        **look(number),
+        [row["depth"] for row in rows], [row["score"] for row in rows], yerr=error,
+        **look(number) | size,
     )  # fmt: skip
 
 
@@ -233,17 +236,19 @@ def _levels(axes: Axes, controls: Sequence[dict[str, Any]], *, name: bool) -> No
 
 
 def _name_layers(figure: Figure, axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    """Write layers above their depths, those with a role first, as many as there is room for."""
+    """Write layers above their depths where there is room; of many, the chosen one alone."""
     layers = {row["layer"]: row["depth"] for row in rows}
-    roles = {row["layer"]: bool(row["roles"]) + ("chosen" in row["roles"]) for row in rows}
+    roles = {row["layer"]: sum(role != "tied" for role in row["roles"]) for row in rows}
+    many = len(layers) > MOST_CURVES
     width = figure.get_figwidth()
     gap = 1.03 * 1.5 * LINE / (width - 1)
     taken: dict[str, float] = {}
     for layer in sorted(layers, key=lambda layer: -roles[layer]):
-        if all(abs(layers[layer] - depth) >= gap for depth in taken.values()):
+        apart = all(abs(layers[layer] - depth) >= gap for depth in taken.values())
+        if apart and (roles[layer] or not many):
             taken[layer] = layers[layer]
     top = axes.secondary_xaxis("top")
-    names = short_names(list(taken), 22)
+    names = short_names(list(taken), 30 if many else 22)
     top.set_xticks(list(taken.values()), names)
     wide = width == WIDE
     top.tick_params(rotation=40 if wide else 90, length=3)

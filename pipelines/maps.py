@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from pipelines.svg import LETTER, LINE, drawing, letters, short, short_names, to_svg
+from pipelines.svg import LETTER, LINE, drawing, letters, short_names, to_svg
 
 MOST_CLASSES = 50
 """A larger confusion matrix could not be read."""
@@ -83,10 +83,11 @@ def confusion_matrix(
     shares = [[n / max(1, sum(row)) for n in row] for row in counts]
     digits = len(str(max(max(row) for row in counts)))
     n_lines = 1 if max(map(len, classes)) <= SHORT else 2
-    cell = max(n_lines * LINE + 0.03, LETTER * digits + 0.06)
+    cell = max(n_lines * LINE + 0.02 / n_lines, LETTER * digits + 0.06)
     most = max(SHORT, min(24, letters(width - cell * k - 0.4)))
-    names = [_wrapped(name, most) for name in short_names(classes, n_lines * most)]
+    names = _wrapped(classes, most, n_lines)
     side = LETTER * max(len(line) for name in names for line in name.splitlines()) + 0.4
+    cell = max(cell, min(0.4, (width - side) / k))
     with drawing():
         figure = Figure(figsize=(side + cell * k, side + cell * k), layout="constrained")
         axes = figure.add_subplot()
@@ -102,10 +103,13 @@ def confusion_matrix(
         return to_svg(figure, "Confusion matrix")
 
 
-def _wrapped(name: str, length: int) -> str:
-    """Break a name into at most two lines."""
-    lines = textwrap.wrap(name, length)
-    return "\n".join([*lines[:1], *([short(" ".join(lines[1:]), length)] if lines[1:] else [])])
+def _wrapped(names: Sequence[str], length: int, n_lines: int) -> list[str]:
+    """Break names into lines, and shorten them as far as needed to fit."""
+    for most in range(n_lines * length, length, -1):
+        lines = [textwrap.wrap(name, length) for name in short_names(names, most)]
+        if max(map(len, lines)) <= n_lines:
+            return ["\n".join(of) for of in lines]
+    return short_names(names, length)
 
 
 def _ticks(axes: Axes, columns: Sequence[str], rows: Sequence[str]) -> None:

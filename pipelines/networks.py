@@ -29,7 +29,7 @@ class Standing:
     sentences : list of str
         Which is better, and which is cheaper.
     behind : list of (str or None)
-        By how much each scores below the best, in words; None where that is not known.
+        By how much each scores below the best, and the 95 % interval; None where that is not known.
     times : list of str
         For an image, of each; "–" where it is not known.
     features : list of int
@@ -79,7 +79,9 @@ def side_by_side(reports: Sequence[dict[str, Any]], answers: Sequence[Answers | 
             chose=True,
         )
         better = _better(labels, best, told, len(given[0].held_out.truth))
-        behind = [None if i == best else _difference(told, i) for i in range(len(labels))]
+        behind = [
+            None if i == best else _difference(told, i, "{} ({} to {})") for i in range(len(labels))
+        ]
     return Standing(
         labels=labels,
         best=best,
@@ -103,20 +105,26 @@ def label(reports: Sequence[dict[str, Any]]) -> list[str]:
         All different.
     """
     labels = [str(report["backbone"]["name"]) for report in reports]
-    if len(set(labels)) < len(labels):
-        labels = [f"{name}, {_weights(r)}" for name, r in zip(labels, reports, strict=True)]
-    if len(set(labels)) < len(labels):
-        datasets = [Path(report["dataset"]["name"]).name for report in reports]
-        if len(set(datasets)) > 1:
-            labels = [f"{name}, on {data}" for name, data in zip(labels, datasets, strict=True)]
+    for more in (_weights, _dataset):
+        again = [name if labels.count(name) == 1 else None for name in labels]
+        added = [more(report) for report in reports]
+        if None in again and len(set(added)) > 1:
+            labels = [
+                one or f"{name} ({what})"
+                for one, name, what in zip(again, labels, added, strict=True)
+            ]
     if len(set(labels)) < len(labels):
         labels = [f"{number}: {name}" for number, name in enumerate(labels, start=1)]
     return labels
 
 
 def _weights(report: dict[str, Any]) -> str:
-    weights = str(report["backbone"]["weights"])
+    weights = str(report["backbone"]["weights"]).partition(" (")[0]
     return Path(weights).name if "/" in weights else weights.rpartition("Weights.")[2]
+
+
+def _dataset(report: dict[str, Any]) -> str:
+    return Path(report["dataset"]["name"]).name
 
 
 def _incomparable(
@@ -148,12 +156,13 @@ def _same_groups(one: Answers, other: Answers) -> bool:
     return bool(np.array_equal(own, theirs))
 
 
-def _difference(told: Told, i: int) -> str:
+def _difference(told: Told, i: int, words: str = "{} (95 % interval {} to {})") -> str:
     """Write a difference and its interval."""
-    if not np.isfinite(told.margin[i]):
-        return f"{told.loss[i]:.3f}, every image answered alike"
-    low, high = told.loss[i] - told.margin[i], told.loss[i] + told.margin[i]
-    return f"{told.loss[i]:.3f} (95 % interval {low:.3f} to {high:.3f})".replace("-", "−")
+    loss, margin = float(told.loss[i]), float(told.margin[i])
+    if not np.isfinite(margin):
+        return f"{loss:.3f} (every image answered alike)"
+    numbers = [f"{value:.3f}".replace("-", "−") for value in (loss, loss - margin, loss + margin)]
+    return words.format(*numbers)
 
 
 def _better(labels: Sequence[str], best: int, told: Told, n_tested: int) -> str:
@@ -165,11 +174,8 @@ def _better(labels: Sequence[str], best: int, told: Told, n_tested: int) -> str:
         for i in others
         if not told.worse[i]
     ]
-    said = []
-    if worse:
-        said.append(f"is better than {'; '.join(worse)}")
-    if tied:
-        said.append(f"cannot be distinguished from {'; '.join(tied)}")
+    said = [f"is better than {' and '.join(worse)}"] * bool(worse)
+    said += [f"cannot be distinguished from {' and '.join(tied)}"] * bool(tied)
     return (
         f"{labels[best]} {', and '.join(said)}: paired differences over the same {n_tested} "
         "tested images, at 5 % for all pairs of networks together."
@@ -194,7 +200,7 @@ def _cost(
         widths = [_features(report) for report in reports]
         least = int(np.argmin(widths))
         return seconds, (
-            "Which is cheaper to compute is not known: not all were timed on one device. "
+            "Which is cheaper to compute is not known: not all were timed, or not on one device. "
             f"The codes to take are shortest with {labels[least]} ({widths[least]} values)."
         )
     least = int(np.argmin(known))

@@ -21,8 +21,8 @@ class ExtractionOptions:
         A torchvision classifier, "bundled", or package.module:function (a function of your own
         that returns an nn.Module).
     weights : str, optional
-        A torchvision weights name, a .pth or .safetensors state dict, or "none" (random: a
-        control). Default: the backbone's own, downloaded by torchvision.
+        A torchvision weights name, a .pth or .safetensors state dict, "none" (random: a control),
+        or "default": the backbone's own, downloaded by torchvision.
     image_size : int, optional
         Side of the network's input, in pixels. Default: its own.
     dense : bool

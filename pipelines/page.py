@@ -9,29 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from pipelines.advice import CASES
 from pipelines.answer import cautions, roles, sentence, size_sentence
 from pipelines.figures import C_curves, depth_curve, depth_curves, similarity_by_layer
 from pipelines.leaks import leaks_sentence
 from pipelines.maps import confusion_matrix, size_map
-from pipelines.networks import side_by_side
+from pipelines.networks import Standing
 from pipelines.scorings import SCORINGS
 from pipelines.svg import both_widths
-from pipelines.tested import Answers
 
 
-def render(
-    reports: Sequence[dict[str, Any]], answers: Sequence[Answers | None] | None = None
-) -> str:
+def render(reports: Sequence[dict[str, Any]], standing: Standing | None = None) -> str:
     """Render the page of one report, or of several side by side.
 
     Parameters
     ----------
     reports : sequence of dict
         What each ``report.json`` holds.
-    answers : sequence of Answers or None, optional
-        What the chosen depth of each answers to the tested images.
+    standing : Standing, optional
+        How several compare.
 
     Returns
     -------
@@ -39,17 +37,14 @@ def render(
         One page that needs nothing else.
     """
     names = [report["backbone"]["name"] for report in reports]
-    standing = together = None
-    if len(reports) > 1:
-        standing = side_by_side(reports, answers or [None] * len(reports))
-        together = both_widths(partial(depth_curves, reports, standing.labels))
+    together = standing and both_widths(partial(depth_curves, reports, standing.labels))
     return (
         _environment(html=True)
         .get_template("report.html.jinja")
         .render(
             pages=[_facts(report, number) for number, report in enumerate(reports)],
             title=f"{_dataset(reports[0])}: {reports[0]['best']['recommended']} of {names[0]}"
-            if len(reports) == 1
+            if standing is None
             else f"{len(reports)} comparisons",
             alike=len({report["protocol"]["scoring"] for report in reports}) == 1,
             standing=standing,
@@ -83,8 +78,14 @@ def _environment(*, html: bool) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["score"] = lambda value: f"{value:.3f}"
+    environment.filters["breakable"] = _breakable
     environment.filters["text"] = lambda words: str(words) if html else _as_markdown(words)
     return environment
+
+
+def _breakable(name: str) -> Markup:
+    """Let a browser break the line after each part of a name."""
+    return Markup(re.sub(r"(?<=[._/])(?=\w)", "<wbr>", str(escape(name))))
 
 
 def _as_markdown(words: object) -> str:

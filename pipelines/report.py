@@ -22,6 +22,7 @@ from pipelines.controls import CONTROLS
 from pipelines.draws import Protocol
 from pipelines.experiment import Experiment
 from pipelines.leaks import find_leaks
+from pipelines.networks import Standing, side_by_side
 from pipelines.options import ExtractionOptions
 from pipelines.page import render, render_markdown
 from pipelines.provenance import versions
@@ -229,13 +230,32 @@ def render_again(folders: Sequence[Path], out: Path | None = None) -> Path:
         As `read_report`.
     """
     reports = [read_report(folder) for folder in folders]
+    standing = _standing(reports, folders) if len(reports) > 1 else None
     page = out or (folders[0] if len(folders) == 1 else Path()) / "report.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    answers = [read_answers(folder / ANSWERS) for folder in folders]
-    _replace(page, render(reports, answers))
+    _replace(page, render(reports, standing))
     if len(reports) == 1:
         _replace(page.with_suffix(".md"), render_markdown(reports[0]))
     return page
+
+
+def compare_again(folders: Sequence[Path]) -> Standing:
+    """Compare the networks of several reports.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Each with a ``report.json``, and what was written with it.
+
+    Returns
+    -------
+    standing : Standing
+    """
+    return _standing([read_report(folder) for folder in folders], folders)
+
+
+def _standing(reports: Sequence[dict[str, Any]], folders: Sequence[Path]) -> Standing:
+    return side_by_side(reports, [read_answers(folder / ANSWERS) for folder in folders])
 
 
 def _plain(record: Any) -> dict[str, Any]:
