@@ -237,4 +237,6 @@ def _of_extraction(report: dict[str, Any]) -> float | None:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds >= 1 else f"{1000 * seconds:.2g} ms"
+    """Write a duration to two digits."""
+    unit, value = ("s", seconds) if seconds >= 1 else ("ms", 1000 * seconds)
+    return f"{float(f'{value:.2g}'):g} {unit}"
