@@ -74,7 +74,7 @@ def load_backbone(
     weights : str or Path, optional
         A torchvision weights name, such as ``"IMAGENET1K_V1"`` (default: the backbone's own
         ``DEFAULT``, downloaded by torchvision where it is not yet on disk); a ``.pth``, ``.pt`` or
-        ``.safetensors`` state dict; or ``"none"`` for random weights, a control.
+        ``.safetensors`` state dict; ``"none"`` for random weights, a control; or ``"default"``.
     image_size : int, optional
         Side of the network's input in pixels (default: its preprocessing's).
     dense : bool, default=False
@@ -103,7 +103,7 @@ def load_backbone(
     >>> [layer.name for layer in backbone.layers][-2:]
     ['fc6.relu', 'fc7.relu']
     """
-    weights = None if weights is None else str(weights)
+    weights = None if weights in (None, "default") else str(weights)
     if name == "bundled":
         built = build_bundled(weights, random_state)
     elif ":" in name:

@@ -137,17 +137,16 @@ def each_backbone(words: Sequence[str]) -> Iterator[tuple[list[str], Path]]:
     rest, outs = _take(rest, "--out")
     if weights and len(weights) != len(backbones):
         raise ValueError(
-            f"{len(backbones)} backbones and {len(weights)} --weights were given. Give one for "
-            "each, in the same order (default: the backbone's own), or none."
+            f"{len(backbones)} backbones and {len(weights)} --weights were given. Give as many, in "
+            "the same order, where the word default stands for a backbone's own weights; or give "
+            "no --weights."
         )
     for number, backbone in enumerate(backbones):
         name = "".join(
             letter if letter.isalnum() or letter in "._-" else "_" for letter in backbone
         )
         folder = Path(outs[-1] if outs else "cnn-codes-report") / f"{number + 1}-{name}"
-        own = []
-        if weights and weights[number] != "default":
-            own = ["--weights", weights[number]]
+        own = ["--weights", weights[number]] if weights else []
         yield [*rest, "--backbone", backbone, *own, "--out", str(folder)], folder
 
 

@@ -123,7 +123,7 @@ def _run(words: list[str]) -> None:
             result_action="return_none",
         )
         return
-    from pipelines.report import render_again
+    from pipelines.report import compare_again, render_again
 
     folders = []
     for own, folder in each_backbone(words):
@@ -131,7 +131,8 @@ def _run(words: list[str]) -> None:
         _run(own)
         folders.append(folder)
     page = render_again(folders, folders[0].parent / "report.html")
-    stdout().print(f"Side by side: {page}", soft_wrap=True)
+    for line in (*compare_again(folders).sentences, f"Side by side: {page}"):
+        stdout().print(line, soft_wrap=True)
 
 
 @app.command
@@ -336,7 +337,7 @@ def _compare(
     )
     command = ["cnn-codes", *sys.argv[1:]]
     found = make_report(done, options, protocol, command=[shlex.quote(word) for word in command])
-    write_report(out, found, done.comparison)
+    write_report(out, found, done)
     print_summary(done, found, out)
 
 

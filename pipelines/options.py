@@ -23,8 +23,8 @@ class ExtractionOptions:
         codes.Preprocessing(resize_size=256, crop_size=224, mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225)).
     weights : str, optional
-        A torchvision weights name, a .pth or .safetensors state dict, or "none" (random: a
-        control). Default: the backbone's own, downloaded by torchvision.
+        A torchvision weights name, a .pth or .safetensors state dict, "none" (random: a control),
+        or "default": the backbone's own, downloaded by torchvision.
     image_size : int, optional
         Side of the network's input, in pixels. Default: its own.
     dense : bool

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
-from pipelines import figures
 from pipelines.advice import CASES
+<<<<<<< ours
 from pipelines.answer import cautions, leaks_warning, roles, sentence, size_sentence
+=======
+from pipelines.answer import cautions, roles, sentence, size_sentence
+from pipelines.figures import C_curves, depth_curve, depth_curves, similarity_by_layer
+from pipelines.leaks import leaks_sentence
+from pipelines.maps import confusion_matrix, size_map
+from pipelines.networks import Standing
+>>>>>>> theirs
 from pipelines.scorings import SCORINGS
+from pipelines.svg import both_widths
 
 
-def render(reports: Sequence[dict[str, Any]]) -> str:
+def render(reports: Sequence[dict[str, Any]], standing: Standing | None = None) -> str:
     """Render the page of one report, or of several side by side.
 
     Parameters
     ----------
     reports : sequence of dict
         What each ``report.json`` holds.
+    standing : Standing, optional
+        How several compare.
 
     Returns
     -------
@@ -29,16 +41,23 @@ def render(reports: Sequence[dict[str, Any]]) -> str:
         One page that needs nothing else.
     """
     names = [report["backbone"]["name"] for report in reports]
+    together = standing and both_widths(partial(depth_curves, reports, standing.labels))
     return (
         _environment(html=True)
         .get_template("report.html.jinja")
         .render(
             pages=[_facts(report, number) for number, report in enumerate(reports)],
+<<<<<<< ours
             title=f"{_dataset(reports[0])}: {_title(reports[0]['best'])} of {names[0]}"
             if len(reports) == 1
+=======
+            title=f"{_dataset(reports[0])}: {reports[0]['best']['recommended']} of {names[0]}"
+            if standing is None
+>>>>>>> theirs
             else f"{len(reports)} comparisons",
             alike=len({report["protocol"]["scoring"] for report in reports}) == 1,
-            together=figures.depth_curves(reports) if len(reports) > 1 else None,
+            standing=standing,
+            together=together,
         )
     )
 
@@ -72,8 +91,14 @@ def _environment(*, html: bool) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["score"] = lambda value: f"{value:.3f}"
+    environment.filters["breakable"] = _breakable
     environment.filters["text"] = lambda words: str(words) if html else _as_markdown(words)
     return environment
+
+
+def _breakable(name: str) -> Markup:
+    """Let a browser break the line after each part of a name."""
+    return Markup(re.sub(r"(?<=[._/])(?=\w)", "<wbr>", str(escape(name))))
 
 
 def _as_markdown(words: object) -> str:
@@ -114,14 +139,16 @@ def _draw(
     best, rows = report["best"], report["layers"]
     of_best = [row for row in rows if row["classifier"] == best["classifier"]]
     both = [row for row in at_best if row["classifier"] == best["classifier"]]
-    sizes = {row["train_size"] for row in rows}
-    return {
-        "curve": figures.depth_curve(at_best, best, scoring, report["controls"]),
-        "map": figures.size_map(of_best) if len(sizes) > 1 else None,
-        "C": figures.C_curves(both, report["protocol"]["Cs"], scoring),
-        "confusion": figures.confusion_matrix(report["classes"], report["confusion"]),
-        "similarity": figures.similarity_by_layer(report["similarity"]["by_layer"]),
+    several = len({row["train_size"] for row in rows}) > 1
+    Cs, by_layer = report["protocol"]["Cs"], report["similarity"]["by_layer"]
+    figures_of: dict[str, Callable[[float], str | None]] = {
+        "curve": partial(depth_curve, at_best, scoring, report["controls"]),
+        "map": partial(size_map, of_best) if several else lambda width: None,
+        "C": partial(C_curves, both, Cs, scoring),
+        "confusion": partial(confusion_matrix, report["classes"], report["confusion"]),
+        "similarity": partial(similarity_by_layer, by_layer),
     }
+    return {name: both_widths(draw) for name, draw in figures_of.items()}
 
 
 def _dataset(report: dict[str, Any]) -> str:

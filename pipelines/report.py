@@ -22,10 +22,12 @@ from pipelines.controls import CONTROLS
 from pipelines.draws import Protocol
 from pipelines.experiment import Experiment
 from pipelines.leaks import find_leaks
+from pipelines.networks import Standing, side_by_side
 from pipelines.options import ExtractionOptions
 from pipelines.page import render, render_markdown
 from pipelines.provenance import versions
 from pipelines.results import Comparison
+from pipelines.tested import ANSWERS, by_content, read_answers, write_answers
 
 SCORES_COLUMNS = (
     "layer", "depth", "pool", "n_features", "classifier", "train_size", "repeat", "fold", "C",
@@ -143,8 +145,8 @@ def make_report(
     }
 
 
-def write_report(folder: Path, report: dict[str, Any], comparison: Comparison) -> None:
-    """Write ``report.json``, ``scores.csv``, ``report.html`` and ``report.md``.
+def write_report(folder: Path, report: dict[str, Any], experiment: Experiment) -> None:
+    """Write ``report.json``, ``answers.npz``, ``scores.csv``, ``report.html`` and ``report.md``.
 
     Parameters
     ----------
@@ -152,11 +154,16 @@ def write_report(folder: Path, report: dict[str, Any], comparison: Comparison) -
         Made where it is missing; files in it are replaced, each at once.
     report : dict
         As `make_report` returns it.
-    comparison : Comparison
+    experiment : Experiment
     """
+    comparison, extraction = experiment.comparison, experiment.extraction
     # Drawn first: should that fail, no old page stands beside new numbers.
     page, markdown = render([report]), render_markdown(report)
     folder.mkdir(parents=True, exist_ok=True)
+    answers = by_content(comparison.tested, extraction.digests, extraction.images.labels)
+    draft = _draft(folder / ANSWERS)
+    write_answers(draft, answers)
+    draft.replace(folder / ANSWERS)
     _replace(folder / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
     by_layer = {row["layer"]: row for row in report["layers"]}
     draft = _draft(folder / "scores.csv")
@@ -226,12 +233,32 @@ def render_again(folders: Sequence[Path], out: Path | None = None) -> Path:
         As `read_report`.
     """
     reports = [read_report(folder) for folder in folders]
+    standing = _standing(reports, folders) if len(reports) > 1 else None
     page = out or (folders[0] if len(folders) == 1 else Path()) / "report.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    _replace(page, render(reports))
+    _replace(page, render(reports, standing))
     if len(reports) == 1:
         _replace(page.with_suffix(".md"), render_markdown(reports[0]))
     return page
+
+
+def compare_again(folders: Sequence[Path]) -> Standing:
+    """Compare the networks of several reports.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Each with a ``report.json``, and what was written with it.
+
+    Returns
+    -------
+    standing : Standing
+    """
+    return _standing([read_report(folder) for folder in folders], folders)
+
+
+def _standing(reports: Sequence[dict[str, Any]], folders: Sequence[Path]) -> Standing:
+    return side_by_side(reports, [read_answers(folder / ANSWERS) for folder in folders])
 
 
 def _plain(record: Any) -> dict[str, Any]:

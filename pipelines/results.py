@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipelines.draws import TrainSize
+from pipelines.tested import Tested
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +167,8 @@ class Comparison:
     mistakes : tuple of Mistake
     notes : tuple of str
         What was left out, and why.
+    tested : Tested
+        What the way of choosing answers at the largest training size.
     """
 
     scoring: str
@@ -177,3 +180,4 @@ class Comparison:
     confusion: tuple[tuple[int, ...], ...]
     mistakes: tuple[Mistake, ...]
     notes: tuple[str, ...]
+    tested: Tested = field(compare=False, repr=False)

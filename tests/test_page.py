@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import html
 import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipelines.answer import cautions, roles, sentence, size_sentence
+from pipelines.cli import main
+from pipelines.networks import side_by_side
 from pipelines.page import render, render_markdown
+from pipelines.svg import NARROW, WIDE, power
+from tests.conftest import draw_image
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
@@ -26,14 +31,31 @@ OPTIONS = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def report_folder(image_folder: Path, tmp_path: Path, run_cli: Run) -> Path:
-    done = run_cli(
-        "compare", image_folder, "--backbone", "bundled", "--cv", "3", "--Cs", "1e-3:1e-1:3",
-        "--train-sizes", "3,all", "--repeats", "1", "--jobs", "1", "--out", tmp_path / "report",
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A small report, computed once."""
+    folder = tmp_path_factory.mktemp("small")
+    for label, name in enumerate(("blue", "green", "red")):
+        (folder / "images" / name).mkdir(parents=True)
+        for i in range(6):
+            draw_image(9 * label + i, hue=2 - label).save(folder / "images" / name / f"{i}.png")
+    arguments = (
+        folder / "images", "--backbone", "bundled",
+        "--cv", "3", "--Cs", "1e-6:1e-1:6", "--train-sizes", "3,all", "--repeats", "1", "--jobs",
+        "1", "--controls", "majority,pixels", "--store", folder / "store", "--out", folder / "out",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return tmp_path / "report"
+    assert main(["compare", *map(str, arguments)]) == 0
+    found: dict[str, Any] = json.loads((folder / "out" / "report.json").read_text())
+    return found
+
+
+@pytest.fixture
+def report_folder(report: dict[str, Any], tmp_path: Path) -> Path:
+    folder = tmp_path / "report"
+    folder.mkdir()
+    (folder / "report.json").write_text(json.dumps(report))
+    (folder / "report.html").write_text(render([report]))
+    return folder
 
 
 class _Links(HTMLParser):
@@ -67,45 +89,215 @@ def test_the_page_holds_all_that_it_shows(report_folder: Path) -> None:
         assert heading in page
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-@pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_shows_the_page_without_asking_anybody(
-    report_folder: Path, tmp_path: Path, width: int
-) -> None:
-    frame = tmp_path / "frame.html"  # A window cannot be made as narrow as a phone; a frame can.
+def _renamed(report: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """Give layers other names, wherever a report speaks of them."""
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: walk(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [walk(item) for item in value]
+        return names.get(value, value) if isinstance(value, str) else value
+
+    renamed: dict[str, Any] = walk(report)
+    return renamed
+
+
+@pytest.fixture
+def full(report: dict[str, Any]) -> dict[str, Any]:
+    """A report with much of everything: long names, 25 classes, copies, skipped images."""
+    report = copy.deepcopy(report)
+    layers = {row["layer"]: f"_features_{'stage.' * 9}{row['layer']}" for row in report["layers"]}
+    report = _renamed(report, layers)
+    classes = [f"class {i} of the many, not otherwise specified" for i in range(25)]
+    report["classes"] = classes
+    report["confusion"] = (np.eye(25, dtype=int) * 120 + 1).tolist()
+    report["dataset"]["classes"] = dict.fromkeys(classes, 12)
+    report["leaks"] = [
+        {"kind": "under two labels", "images": [f"a/{i}.png", f"b/{i}.png"]} for i in range(40)
+    ]
+    report["skipped"] = [{"path": f"a/{i}.png", "reason": "not an image"} for i in range(40)]
+    thumbnail = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk"
+    thumbnail += "YAAAAAYAAjCB0C8AAAAASUVORK5CYII="
+    report["confused"] = [
+        {"label": classes[0], "predicted": classes[1], "n": 2,
+         "examples": [{"path": "a/0.png", "thumbnail": thumbnail}]}
+    ]  # fmt: skip
+    report["notes"] = [f"fit {i} stopped short" for i in range(20)]
+    return report
+
+
+MEASURE = """
+const view = document.getElementById("f").contentWindow, page = view.document;
+const shown = e => e.getClientRects().length > 0;
+const box = e => e.getBoundingClientRect(), over = e => e.scrollWidth > e.clientWidth + 1;
+const inside = e => box(e).left >= 0 && box(e).right <= WIDTH;
+const style = e => view.getComputedStyle(e);
+const svgs = [...page.querySelectorAll("figure svg")].filter(shown);
+document.title = JSON.stringify({
+  wide: page.documentElement.scrollWidth,
+  figures: svgs.length,
+  broken: [...page.images].filter(i => !i.naturalWidth).length,
+  asked: view.performance.getEntriesByType("resource")
+    .filter(e => !e.name.startsWith("data:")).length,
+  type: [...new Set(svgs.flatMap(svg => [...svg.querySelectorAll("text")].map(t =>
+    (parseFloat(style(t).fontSize) * box(svg).width
+      / svg.viewBox.baseVal.width).toFixed(1))))],
+  rows: page.querySelectorAll(".depths tbody tr").length,
+  hidden: [...page.querySelectorAll(
+    ".depths tbody th, .depths .role, .depths tbody td, .cards tbody td, .cards tbody th")]
+    .filter(e => e.textContent && !(shown(e) && inside(e) && !over(e)))
+    .map(e => e.textContent),
+  unsigned: [...page.querySelectorAll("*")].filter(e => shown(e) && over(e)
+    && style(e).overflowX != "visible" && !e.matches("thead, thead *")
+    && !(style(e).backgroundImage.includes("gradient")
+         && (WIDTH > 752 || e.previousElementSibling?.matches(".sign")))).length,
+  gap: Math.min(...[...page.querySelectorAll(".thumbs")].map(e => {
+    const range = page.createRange(); range.selectNodeContents(e.parentElement);
+    range.setEndBefore(e);
+    return box(e).top - box(range).bottom; })),
+});
+"""
+
+
+def _seen(page: Path, folder: Path, width: int) -> dict[str, Any]:
+    """Show a page in a browser, and measure it there."""
+    frame = folder / "frame.html"  # A window cannot be made as narrow as a phone; a frame can.
     frame.write_text(
-        f"""<body style="margin:0"><iframe id="f" src="{(report_folder / "report.html").as_uri()}"
+        f"""<body style="margin:0"><iframe id="f" src="{page.as_uri()}"
         style="width:{width}px;height:900px;border:0"></iframe><script>
-        window.onload = () => {{
-          const page = document.getElementById("f").contentDocument;
-          document.title = JSON.stringify({{
-            wide: page.documentElement.scrollWidth,
-            figures: page.querySelectorAll("figure svg").length,
-            broken: [...page.images].filter(i => !i.naturalWidth).length,
-            asked: document.getElementById("f").contentWindow.performance
-              .getEntriesByType("resource").filter(e => !e.name.startsWith("data:")).length}});
-        }};</script>"""
+        const WIDTH = {width}; window.onload = () => {{ {MEASURE} }};</script>"""
     )
-    arguments = [str(CHROMIUM), *OPTIONS, f"--user-data-dir={tmp_path / 'profile'}"]
-    shot = tmp_path / "page.png"
-    shown = subprocess.run(
-        [*arguments, "--window-size=1300,950", "--allow-file-access-from-files",
-         f"--screenshot={shot}", frame.as_uri()],
-        capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
-    assert "CONSOLE" not in shown.stderr, shown.stderr
-    dumped = subprocess.run(
-        [*arguments, "--window-size=1300,950", "--allow-file-access-from-files", "--dump-dom",
+    done = subprocess.run(
+        [str(CHROMIUM), *OPTIONS, f"--user-data-dir={folder / 'profile'}",
+         "--window-size=1300,950", "--allow-file-access-from-files", "--dump-dom",
          frame.as_uri()],
         capture_output=True, text=True, check=True, timeout=120,
-    ).stdout  # fmt: skip
-    found = re.search(r"<title>(\{.*?\})</title>", dumped)
-    assert found is not None, dumped[:500]
-    seen = json.loads(found[1].replace("&quot;", '"'))
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr, done.stderr
+    found = re.search(r"<title>(\{.*?\})</title>", done.stdout)
+    assert found is not None, done.stdout[:500]
+    seen: dict[str, Any] = json.loads(html.unescape(found[1]))
+    return seen
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.parametrize("width", [1280, 800, 390])
+def test_a_browser_shows_everything_without_asking_anybody(
+    report: dict[str, Any], full: dict[str, Any], tmp_path: Path, width: int
+) -> None:
+    page = tmp_path / "report.html"
+    both = [report, full]
+    page.write_text(render(both, side_by_side(both, [None, None])))
+    seen = _seen(page, tmp_path, width)
     assert seen["wide"] <= width
-    assert seen["figures"] >= 4
+    assert seen["figures"] >= 8
     assert (seen["broken"], seen["asked"]) == (0, 0)
-    assert len(np.unique(np.asarray(Image.open(shot).convert("L")))) > 20  # Something is drawn.
+    # Nothing that decides is hidden; what scrolls says so; figures have one size of type.
+    assert seen["rows"] == 10
+    assert seen["hidden"] == []
+    assert seen["unsigned"] == 0
+    assert seen["type"] == ["13.3"]
+    assert seen["gap"] >= 8  # Between a caption and its thumbnails, in pixels.
+
+
+class _Texts(HTMLParser):
+    """What a reader reads, and what is in figures."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.said: list[str] = []
+        self.drawn: list[str] = []
+        self._in = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._in = tag
+
+    def handle_data(self, data: str) -> None:
+        if self._in not in ("style", "script"):
+            (self.drawn if self._in in ("text", "tspan") else self.said).append(data)
+
+
+@pytest.mark.parametrize("Cs", [[1e-6 * 10**i for i in range(6)], [0.1, 0.15, 0.2, 0.3, 0.4, 0.5]])
+def test_no_page_shows_tex(report: dict[str, Any], Cs: list[float]) -> None:
+    report = copy.deepcopy(report)
+    report["protocol"]["Cs"] = Cs
+    used = [row["layer"] for row in report["layers"]]
+    names = [r"$\frac{x$", "a^2_$b_1$", r"\alpha_{$"]
+    report = _renamed(report, dict(zip(dict.fromkeys(used), names, strict=True)))
+    report["classes"] = [r"$x$", "costs $5 or $10_a", r"$\mathrm{a}$"]
+    report["controls"][0]["name"] = "$y$"
+    # Whatever is set for other figures of the same process.
+    with matplotlib.rc_context({"text.usetex": True, "axes.formatter.use_mathtext": True}):
+        found = _Texts(render([report]))
+    text = " ".join(found.drawn)
+    for name in (*names, *report["classes"], "$y$"):
+        assert name in found.drawn
+        text = text.replace(name, "")
+    assert "$" not in text
+    assert "\\" not in text
+    assert "mathdefault" not in text
+    for C in Cs:
+        assert power(C) in found.drawn
+    assert found.drawn == _Texts(render([report])).drawn
+
+
+def test_names_that_start_with_an_underscore_are_in_the_legends(report: dict[str, Any]) -> None:
+    report = copy.deepcopy(report)
+    layers = list(dict.fromkeys(row["layer"] for row in report["layers"]))
+    report = _renamed(report, {layer: f"_{layer}" for layer in layers} | {"svm": "_svm"})
+    report["classes"] = ["_a", "_b", "_c"]
+    report["backbone"]["name"] = "_net"
+    drawn = _Texts(render([report])).drawn
+    for layer in layers:  # In both widths: above the depths, in the map, in the legend of C.
+        assert drawn.count(f"_{layer}") + drawn.count(f"_{layer} (edge)") == 6
+    assert {"_svm", "_a", "_b", "_c"} <= set(drawn)
+    other = copy.deepcopy(report)
+    other["backbone"]["weights"] = "_other"
+    both = [report, other]
+    drawn = _Texts(render(both, side_by_side(both, [None, None]))).drawn
+    assert {"_net (bundled), _svm", "_net (_other), _svm"} <= set(drawn)
+
+
+def test_figures_have_the_width_and_the_type_that_the_page_shows(full: dict[str, Any]) -> None:
+    page = render([full])
+    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        sizes = set(re.findall(r"font(?:-size)?: (?:[a-z0-9]+ )*?([\d.]+)px", svg))
+        assert sizes == {"10"}
+    for form, width in (("wide", WIDE), ("narrow", NARROW)):
+        shown = re.findall(rf'<div class="{form}">(.*?)<svg [^>]*? width="([\d.]+)pt"', page)
+        assert len(shown) >= 4
+        for before, points in shown:
+            fits = float(points) <= 72 * width + 0.1
+            assert fits == ("scroll" not in before)
+            assert fits or form == "wide" or "scrolls sideways" in before
+
+
+def test_networks_of_many_layers_stay_legible(report: dict[str, Any]) -> None:
+    report = copy.deepcopy(report)
+    first = report["layers"][0]
+    report["layers"] += [
+        first | {"layer": f"block{i}.relu", "train_size": size, "depth": i / 121}
+        for i in range(120)
+        for size in (3, "all")
+    ]
+    drawn = _Texts(render([report])).drawn
+    assert drawn.count("119 other depths") == 2
+    assert report["best"]["layer"] in drawn
+
+
+def test_long_lists_are_one_line_that_unfolds(report: dict[str, Any], full: dict[str, Any]) -> None:
+    page = render([full])
+    folded = re.findall(r"<details><summary>(.*?)</summary>(.*?)</details>", page, re.DOTALL)
+    assert next(said for said, _ in folded if "copies" in said).endswith("40")
+    inside = " ".join(items for _, items in folded)
+    for name in ("a/39.png", "not an image", full["classes"][24], "fit 19 stopped short"):
+        assert name in inside
+    unfolded = re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL)
+    assert "a/39.png" not in unfolded
+    few = report | {"skipped": full["skipped"][:2]}
+    assert "<details open>" in render([few])
 
 
 def test_names_cannot_break_the_page(report_folder: Path) -> None:
