@@ -12,15 +12,10 @@ import jinja2
 from markupsafe import Markup, escape
 
 from pipelines.advice import CASES
-<<<<<<< ours
 from pipelines.answer import cautions, leaks_warning, roles, sentence, size_sentence
-=======
-from pipelines.answer import cautions, roles, sentence, size_sentence
 from pipelines.figures import C_curves, depth_curve, depth_curves, similarity_by_layer
-from pipelines.leaks import leaks_sentence
 from pipelines.maps import confusion_matrix, size_map
 from pipelines.networks import Standing
->>>>>>> theirs
 from pipelines.scorings import SCORINGS
 from pipelines.svg import both_widths
 
@@ -47,13 +42,8 @@ def render(reports: Sequence[dict[str, Any]], standing: Standing | None = None) 
         .get_template("report.html.jinja")
         .render(
             pages=[_facts(report, number) for number, report in enumerate(reports)],
-<<<<<<< ours
             title=f"{_dataset(reports[0])}: {_title(reports[0]['best'])} of {names[0]}"
-            if len(reports) == 1
-=======
-            title=f"{_dataset(reports[0])}: {reports[0]['best']['recommended']} of {names[0]}"
             if standing is None
->>>>>>> theirs
             else f"{len(reports)} comparisons",
             alike=len({report["protocol"]["scoring"] for report in reports}) == 1,
             standing=standing,

@@ -269,24 +269,18 @@ class Told:
         Beyond chance. Neither: they cannot be distinguished.
     loss : ndarray of shape (n_candidates,)
         The score of the one less that of each.
-<<<<<<< ours
     error : ndarray of shape (n_candidates,)
         Standard error of the loss; infinite where all images are answered alike.
-=======
     margin : ndarray of shape (n_candidates,)
         Half of the interval of the loss, at the level of these comparisons; infinite where all
         images are answered alike.
->>>>>>> theirs
     """
 
     worse: NDArray[np.bool_]
     better: NDArray[np.bool_]
     loss: Floats
-<<<<<<< ours
     error: Floats
-=======
     margin: Floats
->>>>>>> theirs
 
 
 def tell_apart(
@@ -349,11 +343,8 @@ def tell_apart(
         worse=stats.t.sf(t, freedom) < level,
         better=stats.t.cdf(t, freedom) < level,
         loss=loss,
-<<<<<<< ours
         error=error,
-=======
         margin=stats.t.isf(level, freedom) * error,
->>>>>>> theirs
     )
 
 

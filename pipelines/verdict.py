@@ -13,12 +13,8 @@ from pipelines.draws import Draw, TrainSize
 from pipelines.evaluation import Fit
 from pipelines.results import LayerScore
 from pipelines.scorings import score_answers
-<<<<<<< ours
-from pipelines.uncertainty import HeldOut, score_interval
-=======
 from pipelines.tested import Tested
-from pipelines.uncertainty import HeldOut, score_interval, tell_apart
->>>>>>> theirs
+from pipelines.uncertainty import HeldOut, score_interval
 
 Candidate = tuple[str, str]
 """Layer and classifier."""
@@ -46,51 +42,6 @@ class Verdict:
     groups: NDArray[np.str_] | None = None
     random_state: int
 
-<<<<<<< ours
-=======
-    def comparison(self, notes: Sequence[str]) -> Comparison:
-        """Gather all that was found."""
-        by_size = [self.best(size) for size in self.sizes]
-        best = max(by_size, key=lambda found: _number(found.train_size))
-        confusion, mistakes = self._predictions((best.layer, best.classifier), best.train_size)
-        return Comparison(
-            scoring=self.scoring,
-            best=best,
-            by_size=tuple(by_size),
-            layers=tuple(
-                self.layer_score(candidate, size) for candidate in self.fits for size in self.sizes
-            ),
-            folds=tuple(self._folds()),
-            classes=tuple(self._classes.tolist()),
-            confusion=confusion,
-            mistakes=mistakes,
-            notes=(*notes, *self._unconverged()),
-            tested=self.tested(self._chosen(best.train_size), best.train_size),
-        )
-
-    def best(self, size: TrainSize) -> Best:
-        """Choose at one training size, and score the way of choosing."""
-        candidates = list(self.fits)
-        cv = np.array([[fit.cv_score for fit in self._of(c, size)] for c in candidates])
-        winner = candidates[int(cv.mean(1).argmax())]
-        tied, better = self._told(winner, size)
-        recommended = next(candidate for candidate in candidates if candidate in (winner, *tied))
-        score, low, high = self.scored(self._chosen(size), size)
-        return Best(
-            layer=winner[0],
-            classifier=winner[1],
-            train_size=size,
-            score=score,
-            ci_low=low,
-            ci_high=high,
-            tied=tuple(dict.fromkeys(layer for layer, _ in tied if layer != winner[0])),
-            recommended=recommended[0],
-            recommended_classifier=recommended[1],
-            tied_classifiers=tuple(tied),
-            better=tuple(better),
-        )
-
->>>>>>> theirs
     def layer_score(self, candidate: Candidate, size: TrainSize) -> LayerScore:
         """Score a candidate at one training size."""
         fits = self.fits_of(candidate, size)
@@ -133,15 +84,11 @@ class Verdict:
         low, high = score_interval(held_out, score, answers)
         return score, low, high
 
-<<<<<<< ours
-    def pooled(
-        self, fits: Sequence[Fit], size: TrainSize, *, only: NDArray[np.bool_] | None = None
-=======
     def tested(self, fits: Sequence[Fit], size: TrainSize) -> Tested:
         """Gather the answers of a fit on each draw of a size, and the score of each repeat."""
-        draws, repeats = self._draws(size), self._repeats(size)
-        held_out, answers = self._pooled(fits, size)
-        scores = np.array([self._score(*pair) for pair in zip(draws, fits, strict=True)])
+        draws, repeats = self.draws_of(size), self.repeats(size)
+        held_out, answers = self.pooled(fits, size)
+        scores = np.array([self.score_of(*pair) for pair in zip(draws, fits, strict=True)])
         return Tested(
             held_out=held_out,
             answers=np.stack(answers),
@@ -150,15 +97,14 @@ class Verdict:
             draws=tuple(draws),
         )
 
-    def _chosen(self, size: TrainSize) -> list[Fit]:
+    def chosen(self, size: TrainSize) -> list[Fit]:
         """List each draw's own choice: its test images had no say in it."""
-        fits = [self._of(candidate, size) for candidate in self.fits]
+        fits = [self.fits_of(candidate, size) for candidate in self.fits]
         cv = np.array([[fit.cv_score for fit in of] for of in fits])
         return [fits[choice][i] for i, choice in enumerate(cv.argmax(0).tolist())]
 
-    def _pooled(
-        self, fits: Sequence[Fit], size: TrainSize
->>>>>>> theirs
+    def pooled(
+        self, fits: Sequence[Fit], size: TrainSize, *, only: NDArray[np.bool_] | None = None
     ) -> tuple[HeldOut, list[NDArray[np.float64]]]:
         """Gather the answers of each repeat: its folds test each image once, together."""
         draws, repeats = self.draws_of(size), self.repeats(size)
