@@ -224,7 +224,7 @@ def test_no_page_shows_tex(report: dict[str, Any], Cs: list[float]) -> None:
     report = copy.deepcopy(report)
     report["protocol"]["Cs"] = Cs
     used = [row["layer"] for row in report["layers"]]
-    names = [r"$\frac{x$", "a^2_$b_1$", r"\alpha_{$"]
+    names = [r"$\frac{x$", "a^2_$b_1$", r"\alpha_{$", "_c$", "d"]
     report = _renamed(report, dict(zip(dict.fromkeys(used), names, strict=True)))
     report["classes"] = [r"$x$", "costs $5 or $10_a", r"$\mathrm{a}$"]
     report["controls"][0]["name"] = "$y$"
