@@ -56,6 +56,7 @@ class Decision:
             confusion=confusion,
             mistakes=mistakes,
             notes=(*notes, *_unconverged(verdict)),
+            tested=verdict.tested(verdict.chosen(best.train_size), best.train_size),
         )
 
     def best(self, size: TrainSize) -> Best:
@@ -64,11 +65,7 @@ class Decision:
         candidates = list(verdict.fits)
         cv = np.array([[f.cv_score for f in verdict.fits_of(c, size)] for c in candidates])
         winner = candidates[int(cv.mean(1).argmax())]
-        # Each draw's own choice, scored on images that had no say in it.
-        chosen = [
-            verdict.fits_of(candidates[choice], size)[i]
-            for i, choice in enumerate(cv.argmax(0).tolist())
-        ]
+        chosen = verdict.chosen(size)
         told = _told(verdict, winner, size)
         better = [c for c, is_better in zip(candidates, told.better, strict=True) if is_better]
         tied = [

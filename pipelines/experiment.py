@@ -56,8 +56,7 @@ class Experiment:
     advice : Advice
     reproducibility : Reproducibility
     cost : dict of str to float
-        Seconds of the network for an image, up to the chosen and to the recommended layer; empty
-        where these are one.
+        Seconds of the network for an image, up to the chosen and to the recommended layer.
     """
 
     extraction: Extraction
@@ -228,9 +227,7 @@ def compare(
     with timed(extraction.seconds, "reproducibility"):
         reproducibility = measure_reproducibility(extraction, options)
     best = comparison.best
-    cost = {}
-    if best.recommended not in (None, best.layer):
-        cost = measure_cost(extraction, options, [best.layer, str(best.recommended)])
+    cost = measure_cost(extraction, options, [best.layer, best.recommended or best.layer])
     return Experiment(
         extraction=extraction,
         comparison=comparison,
