@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipelines.draws import TrainSize
-from pipelines.tested import Tested
+from pipelines.tested import HeldOutAnswers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,7 @@ class Comparison:
     mistakes : tuple of Mistake
     notes : tuple of str
         What was left out, and why.
-    tested : Tested
+    tested : HeldOutAnswers
         What the way of choosing answers at the largest training size.
     """
 
@@ -180,4 +180,4 @@ class Comparison:
     confusion: tuple[tuple[int, ...], ...]
     mistakes: tuple[Mistake, ...]
     notes: tuple[str, ...]
-    tested: Tested = field(compare=False, repr=False)
+    tested: HeldOutAnswers = field(compare=False, repr=False)

@@ -142,7 +142,7 @@ def short_names(names: Sequence[str], length: int) -> list[str]:
     Examples
     --------
     >>> short_names(["a", "Nevus, of the left arm", "Nevus, of the right arm"], 12)
-    ['a', 'Nevus,…rm 2', 'Nevus,…rm 3']
+    ['a', 'Nevus… arm 2', 'Nevus… arm 3']
     """
     cut = [short(name, length) for name in names]
     return [

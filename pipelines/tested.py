@@ -23,7 +23,7 @@ ANSWERS = "answers.npz"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Tested:
+class HeldOutAnswers:
     """What each draw's own choice answers on images that had no part in it, at one training size.
 
     Attributes
@@ -54,7 +54,7 @@ class Answers:
     held_out : HeldOut
         Ordered by the images' content.
     answers, scores : ndarray
-        As in `Tested`.
+        As in `HeldOutAnswers`.
     draws : str
         Digest of the images that train and test in each draw, and of their labels.
     """
@@ -65,12 +65,14 @@ class Answers:
     draws: str
 
 
-def by_content(tested: Tested, digests: NDArray[np.uint8], labels: NDArray[np.str_]) -> Answers:
+def by_content(
+    tested: HeldOutAnswers, digests: NDArray[np.uint8], labels: NDArray[np.str_]
+) -> Answers:
     """Order the tested images by their content, and say which images and folds they come from.
 
     Parameters
     ----------
-    tested : Tested
+    tested : HeldOutAnswers
     digests : ndarray of shape (n_samples, n_bytes), uint8
     labels : ndarray of shape (n_samples,), str
 

@@ -13,7 +13,7 @@ from pipelines.draws import Draw, TrainSize
 from pipelines.evaluation import Fit
 from pipelines.results import LayerScore
 from pipelines.scorings import score_answers
-from pipelines.tested import Tested
+from pipelines.tested import HeldOutAnswers
 from pipelines.uncertainty import HeldOut, score_interval
 
 Candidate = tuple[str, str]
@@ -84,12 +84,12 @@ class Verdict:
         low, high = score_interval(held_out, score, answers)
         return score, low, high
 
-    def tested(self, fits: Sequence[Fit], size: TrainSize) -> Tested:
+    def tested(self, fits: Sequence[Fit], size: TrainSize) -> HeldOutAnswers:
         """Gather the answers of a fit on each draw of a size, and the score of each repeat."""
         draws, repeats = self.draws_of(size), self.repeats(size)
         held_out, answers = self.pooled(fits, size)
         scores = np.array([self.score_of(*pair) for pair in zip(draws, fits, strict=True)])
-        return Tested(
+        return HeldOutAnswers(
             held_out=held_out,
             answers=np.stack(answers),
             scores=np.array([scores[of].mean() for of in repeats]),
