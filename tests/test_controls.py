@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ from codes.evidence import EvidenceReader, scramble_phases
 from pipelines import ExtractionOptions, Protocol, compare_layers
 from pipelines.advice import CASES, LARGE, advise
 from pipelines.controls import better_than_chance, run_controls
-from pipelines.draws import make_draws
+from pipelines.draws import Draw, make_draws
+from pipelines.evaluation import Fit, evaluate_layer
 from pipelines.experiment import compare
 from pipelines.extraction import extract
 from pipelines.reproducibility import measure_reproducibility
@@ -61,6 +64,57 @@ def test_controls_stand_where_they_must(scoring: str, with_test: bool) -> None:
     assert same.score == pytest.approx(found.best.score)  # The same codes score the same.
     assert shuffled.score < found.best.score
     assert not any(control.alarm for control in controls)
+
+
+@pytest.mark.parametrize("n_layers", [1, 2, 3, 5])
+@pytest.mark.parametrize("with_test", [False, True])
+def test_controls_cost_no_more_than_the_comparison(
+    n_layers: int, with_test: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = _made(120)
+    test = np.arange(len(y)) >= 80 if with_test else None
+    protocol = Protocol(Cs=tuple(10.0**k for k in range(-6, 3)), cv=3)
+    costs: dict[str, int] = {}
+
+    def count(
+        X: np.ndarray, y: np.ndarray, draws: list[Draw], classifier: str, protocol: Protocol
+    ) -> list[Fit]:
+        # Features times fits; what a search reduces but once is left aside.
+        costs[stage] = costs.get(stage, 0) + X.shape[1] * len(draws) * len(protocol.Cs)
+        grids.append(protocol.Cs)
+        return evaluate_layer(X, y, draws, classifier, protocol)
+
+    monkeypatch.setattr("pipelines.comparison.evaluate_layer", count)
+    monkeypatch.setattr("pipelines.controls.evaluate_layer", count)
+    grids: list[tuple[float, ...]] = []
+    stage = "comparison"
+    codes = {f"layer{i}": X for i in range(n_layers)}
+    found = compare_layers(codes, y, protocol=protocol, test=test)
+    stage, grids = "controls", []
+    names = ("majority", "shuffled", "pixels", "random", *["concatenated"] * (n_layers > 1))
+    half = np.tile(X, n_layers)[:, : n_layers * X.shape[1] // 2]  # Their cost, as it was measured.
+    readers = {name: partial(np.array, half if name == "concatenated" else X) for name in names}
+    controls = run_controls(readers, found, y, protocol=protocol, test=test)
+    assert [control.name for control in controls] == list(names)
+    assert costs["controls"] <= 1.2 * costs["comparison"]
+    chosen = {row.C for row in found.layers if row.layer == found.best.layer}
+    assert all(len(grid) == 1 or chosen & set(grid) for grid in grids)
+
+
+def test_shuffled_labels_are_trained_with_the_true_ones_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = _made()
+    protocol = Protocol(Cs=(1e-4, 1e-2, 1.0), cv=3, repeats=2)
+    found = compare_layers({"good": X}, y, protocol=protocol)
+    used: list[float] = []
+
+    def note(*arguments: Any) -> list[Fit]:
+        fits = evaluate_layer(*arguments)
+        used.extend(fit.C for fit in fits)
+        return fits
+
+    monkeypatch.setattr("pipelines.controls.evaluate_layer", note)
+    run_controls({"shuffled": lambda: X}, found, y, protocol=protocol)
+    assert used == [fold.C for fold in found.folds if fold.repeat == 0]
 
 
 def test_labels_that_leak_into_the_codes_of_shuffled_images_raise_the_alarm(

@@ -1,0 +1,59 @@
+"""Long steps tell how far they are, in a pipe too, also while nothing is finished."""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+import time
+
+import pytest
+from rich.console import Console
+
+from pipelines.progress import Terminal
+
+
+def _steps(every: float) -> tuple[Terminal, io.StringIO]:
+    stream = io.StringIO()
+    return Terminal(Console(file=stream), every=every), stream
+
+
+def test_a_line_now_and_then_while_nothing_is_finished() -> None:
+    terminal, stream = _steps(0.05)
+    with terminal.step("Comparing", 40) as advance:
+        time.sleep(0.3)
+        waiting = stream.getvalue().splitlines()
+        advance(10)
+        time.sleep(0.2)
+    lines = stream.getvalue().splitlines()
+    assert 1 <= len(waiting) <= 6
+    assert set(waiting) == {"Comparing: 0 of 40 after 1 s"}
+    assert len(lines) > len(waiting)
+    assert all(re.fullmatch(r"Comparing: 10 of 40 after 1 s, about [12] s left", line)
+               for line in lines[len(waiting):])  # fmt: skip
+    time.sleep(0.1)
+    assert stream.getvalue().splitlines() == lines, "it goes on after the end"
+    assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
+
+
+def test_the_first_estimate_is_told_at_once() -> None:
+    terminal, stream = _steps(5.0)
+    with terminal.step("Comparing", 1000) as advance:
+        time.sleep(0.12)
+        advance(1)  # Too little to estimate from.
+        assert not stream.getvalue()
+        advance(19)
+        [line] = stream.getvalue().splitlines()
+        advance(20)
+    assert re.fullmatch(r"Comparing: 20 of 1,000 after 1 s, about \d+ s left", line)
+    assert stream.getvalue().splitlines() == [line]
+
+
+def test_short_steps_and_failures_are_silent() -> None:
+    terminal, stream = _steps(30.0)
+    with terminal.step("Reading files", 3) as advance:
+        advance(3)
+    with pytest.raises(KeyError), terminal.step("Reading files", 3):
+        raise KeyError
+    assert not stream.getvalue()
+    assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
