@@ -12,6 +12,7 @@ import jinja2
 from pipelines import figures
 from pipelines.advice import CASES
 from pipelines.answer import cautions, roles, sentence, size_sentence
+from pipelines.counts import Counts
 from pipelines.leaks import leaks_sentence
 from pipelines.scorings import SCORINGS
 
@@ -100,6 +101,12 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
         "at_edge": [row for row in at_best if row["C_at_edge"]],
         "alarm": next((c for c in report["controls"] if c["alarm"]), None),
         "cases": CASES,
+        "counts": Counts(
+            extracted=report["images_extracted"],
+            copies=report["images_copies"],
+            reused=report["images_reused"],
+            layers=report["layers_reused"],
+        ).sentence(n_skipped=len(report["skipped"])),
         "figures": _draw(report, at_best, scoring) if draw else {},
     }
 
