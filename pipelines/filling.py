@@ -127,6 +127,7 @@ class Filling:
             "versions": versions(),
             "device": str(extractor.device),
             "backbone": options.backbone,
+            "weights": options.weights,
             "dataset": self.images.name,
         }
         with (

@@ -72,7 +72,7 @@ def test_compare_writes_what_others_rely_on_and_extracts_once(
         )
         file.seek(0)
         rows = list(csv.DictReader(file))
-    assert len(rows) == 5 * 2 * 3 * 5  # layers, sizes, folds, repeats
+    assert len(rows) == 8 * 2 * 3 * 5  # layers, sizes, folds, repeats
     page = (out / "report.html").read_text()
     assert "<svg" in page
     assert "http-equiv" not in page
