@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.errors import StoreError
 from cache.part import COMMITTED, Part, distinct
 from cache.places import FILE, USE, Place, groups, parts
+from cache.records import read_record
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _TIMES = {"h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
@@ -26,10 +29,14 @@ class Holding:
     path : str
     dataset, backbone : str
         What was typed when the codes were extracted.
-    arrays : tuple of str
-        Layer and pooling of each array.
-    n_images : int
-        Rows that hold codes.
+    weights : str or None
+        As typed; None if nothing was.
+    key : dict
+        The fields of the extraction's key.
+    arrays : tuple of dict
+        The fields of each array's key.
+    digests : ndarray of shape (n_images, 32), uint8
+        The images whose rows hold codes.
     n_copies : int
         How many of them another part listed before holds too, for all these arrays.
     size : int
@@ -41,11 +48,18 @@ class Holding:
     path: str
     dataset: str
     backbone: str
-    arrays: tuple[str, ...]
-    n_images: int
+    weights: str | None
+    key: dict[str, Any] = field(repr=False)
+    arrays: tuple[dict[str, Any], ...]
+    digests: NDArray[np.uint8] = field(repr=False, compare=False)
     n_copies: int
     size: int
     used: float
+
+    @property
+    def n_images(self) -> int:
+        """Rows that hold codes."""
+        return len(self.digests)
 
 
 def list_parts(place: Place) -> list[Holding]:
@@ -63,7 +77,8 @@ def list_parts(place: Place) -> list[Holding]:
     found: list[Holding] = []
     uses = {file.path: file.modified for file in place.files(USE)}
     for group in groups(place):
-        seen: list[tuple[frozenset[str], np.ndarray]] = []
+        seen: list[tuple[frozenset[str], NDArray[np.uint8]]] = []
+        key = (read_record(place, group) or {}).get("key", {})
         for path in parts(place, group):
             part = Part(place, path)
             files = list(place.files(part.path))
@@ -82,8 +97,10 @@ def list_parts(place: Place) -> list[Holding]:
                     path=part.path,
                     dataset=str(provenance.get("dataset", "?")),
                     backbone=str(provenance.get("backbone", "?")),
-                    arrays=tuple(f"{a['layer']} ({a['pool']})" for a in part.arrays.values()),
-                    n_images=len(digests),
+                    weights=provenance.get("weights"),
+                    key=key,
+                    arrays=tuple(part.arrays.values()),
+                    digests=digests,
                     n_copies=len(both) - len(distinct(both)),
                     size=sum(file.size for file in files),
                     used=used or max((file.modified for file in files), default=0.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,6 +10,8 @@ from codes.cutting import Tap
 from codes.graph import TracedGraph
 from codes.layers import Layer, select_layers
 from codes.pooling import pooled_width, resolve_poolings
+
+_POOLED = re.compile(r"(.+?):(avg|max|flatten|grid(?::[0-9]+)?)")
 
 
 def choose_taps(
@@ -28,7 +31,8 @@ def choose_taps(
     layers : sequence of Layer
         As `codes.layers.find_layers` returns them for this graph.
     wanted : str or sequence of str, default="default"
-        As for `codes.layers.select_layers`. Of ``"default"`` and ``"all"``, the network's own
+        As for `codes.layers.select_layers`; a name may end with a pooling of its own, as in
+        ``"conv5.relu:avg"``. Of ``"default"`` and ``"all"``, the network's own
         average of a map is left out where that map is averaged as well: the codes are the same;
         and, before activations, what has no side before one.
     pool : str, default="grid"
@@ -59,9 +63,11 @@ def choose_taps(
     """
     named = wanted not in ("default", "all")
     taps: list[Tap] = []
-    for layer in select_layers(traced, layers, wanted):
-        own = taps_of(layer, pool, n_views)
-        if layer.last_map and wanted == "default" and pool == "grid":
+    for layer, asked in _wishes(traced, layers, wanted):
+        own = taps_of(layer, asked or pool, n_views)
+        if asked:
+            own = [replace(tap, name=f"{layer.name}:{asked}") for tap in own]
+        elif layer.last_map and wanted == "default" and pool == "grid":
             own += [
                 replace(tap, name=f"{layer.name}:avg") for tap in taps_of(layer, "avg", n_views)
             ]
@@ -77,6 +83,24 @@ def choose_taps(
     for tap in taps:
         distinct.setdefault(_codes(tap), tap)
     return list(distinct.values())
+
+
+def _wishes(
+    traced: TracedGraph, layers: Sequence[Layer], wanted: str | Sequence[str]
+) -> list[tuple[Layer, str | None]]:
+    """Find the layers that are wanted, in forward order, and the poolings that are said of them."""
+    if wanted in ("default", "all"):
+        return [(layer, None) for layer in select_layers(traced, layers, wanted)]
+    parts = wanted.split(",") if isinstance(wanted, str) else wanted
+    pooled = {part: _POOLED.fullmatch(part.strip()) for part in parts}
+    plain = [part for part, match in pooled.items() if match is None]
+    wishes: list[tuple[Layer, str | None]] = []
+    if plain or not pooled:
+        wishes += [(layer, None) for layer in select_layers(traced, layers, plain)]
+    for match in filter(None, pooled.values()):
+        wishes += [(layer, match[2]) for layer in select_layers(traced, layers, [match[1]])]
+    order = {name: place for place, name in enumerate(traced.nodes)}
+    return sorted(wishes, key=lambda wish: order[wish[0].name])
 
 
 def _codes(tap: Tap) -> tuple[str, str]:

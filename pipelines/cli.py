@@ -229,12 +229,8 @@ def extract(
         load_images(dataset, page=options.page), options, share=share, narrator=terminal()
     )
     who = f"Rank {share.rank} of {share.world_size}: " if share.world_size > 1 else ""
-    skipped = f", {len(done.skipped)} skipped" if done.skipped else ""
-    stdout().print(
-        f"{who}{done.n_extracted} images extracted, {done.n_reused} found in {done.store.name}"
-        + skipped,
-        soft_wrap=True,
-    )
+    told = done.counts.sentence(done.store.name, n_skipped=len(done.skipped))
+    stdout().print(who + told, soft_wrap=True)
 
 
 @app.command

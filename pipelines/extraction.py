@@ -17,6 +17,7 @@ from codes.archives import CHANGED
 from codes.cutting import Tap
 from codes.extractor import EXTRACTOR_VERSION
 from codes.images import digest_images
+from pipelines.counts import Counts
 from pipelines.filling import Filling
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent, timed
@@ -47,8 +48,8 @@ class Extraction:
     key : ExtractionKey
     arrays : dict of str to CodesKey
         By the taps' names.
-    n_extracted, n_reused : int
-        Images that went through the network, and that did not.
+    counts : Counts
+        Images that went through the network, copies of these, and those found in the store.
     skipped : dict of str to str
         Image that could not be decoded → why.
     dropped : int
@@ -65,11 +66,20 @@ class Extraction:
     store: CodeStore
     key: ExtractionKey = field(repr=False)
     arrays: dict[str, CodesKey] = field(repr=False)
-    n_extracted: int
-    n_reused: int
+    counts: Counts
     skipped: dict[str, str]
     dropped: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def n_extracted(self) -> int:
+        """Images that went through the network."""
+        return self.counts.extracted
+
+    @property
+    def n_reused(self) -> int:
+        """Images whose codes of all layers were in the store before."""
+        return self.counts.reused
 
     def codes(self, layer: str) -> NDArray[Any]:
         """Read a layer's codes out of the store.
@@ -218,7 +228,7 @@ def extract(
         for tap in extractor.taps
     }
     with timed(seconds, "extract"):
-        n_missing, unreadable = Filling(
+        counts, unreadable = Filling(
             store=store,
             key=key,
             arrays=arrays,
@@ -244,7 +254,6 @@ def extract(
         raise UnreadableImagesError(_list_unreadable(skipped, len(images)))
     if skipped:
         narrator.say(f"Skipped, as they cannot be read:{_lines(skipped)}")
-    n_extracted = n_missing - len(unreadable)
     return Extraction(
         images=images.take(kept) if bad else images,
         digests=digests[kept],
@@ -254,8 +263,7 @@ def extract(
         store=store,
         key=key,
         arrays=arrays,
-        n_extracted=n_extracted,
-        n_reused=len(kept) - n_extracted,
+        counts=counts,
         skipped=skipped,
         seconds=seconds,
     )

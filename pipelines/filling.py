@@ -15,6 +15,7 @@ from cache.store import Gap, bytes_of
 from codes import CodeExtractor, ImageList
 from codes.devices import computes_in
 from codes.extractor import PRECISIONS
+from pipelines.counts import Counts, count_images
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator
 from pipelines.provenance import versions
@@ -49,13 +50,12 @@ class Filling:
     options: ExtractionOptions
     narrator: Narrator
 
-    def run(self) -> tuple[int, dict[bytes, str]]:
+    def run(self) -> tuple[Counts, dict[bytes, str]]:
         """Extract what the store lacks: each image for those taps alone whose codes it has not.
 
         Returns
         -------
-        n_missing : int
-            Images that passed the network, or could not be decoded.
+        counts : Counts
         unreadable : dict of bytes to str
             Digest → why the image cannot be decoded.
         """
@@ -66,7 +66,7 @@ class Filling:
         unreadable: dict[bytes, str] = {}
         for gap in gaps:
             unreadable |= self._fill(gap)
-        return sum(len(gap.images) for gap in gaps), unreadable
+        return count_images(self.digests, self.arrays, gaps, unreadable), unreadable
 
     def _gaps(self) -> list[Gap]:
         return self.store.missing(self.key, list(self.arrays.values()), self.digests)
@@ -90,13 +90,15 @@ class Filling:
         n_missing = sum(len(gap.images) for gap in gaps)
         if not n_missing:
             self.narrator.say(
-                f"All {n_images} images have their codes in {store.name}; none is extracted."
+                f"All {n_images:,} images have their codes in {store.name}; none is extracted."
             )
             return
         wanted = {array for gap in gaps for array in gap.arrays}
         names = [tap.name for tap in extractor.taps if self.arrays[tap.name] in wanted]
+        copies = count_images(self.digests, self.arrays, gaps, {}).copies
+        copied = f" ({copies:,} are copies)" if copies else ""
         self.narrator.say(
-            f"Extracting {n_missing} of {n_images} images on {extractor.device}: "
+            f"Extracting {n_missing:,} of {n_images:,} images{copied} on {extractor.device}: "
             f"{', '.join(names)}. At most {self._bytes(gaps) / 1e6:.3g} MB in {store.name}."
             f"{' The network is compiled first.' if extractor.compile else ''}"
         )
@@ -125,6 +127,7 @@ class Filling:
             "versions": versions(),
             "device": str(extractor.device),
             "backbone": options.backbone,
+            "weights": options.weights,
             "dataset": self.images.name,
         }
         with (

@@ -41,7 +41,8 @@ class ExtractionOptions:
     layers : str
         "default" (the last activation of each resolution, everything after the last convolution,
         the network's own pooled features, and activations between where these are far apart),
-        "all", or names and regular expressions joined by commas.
+        "all", or names and regular expressions joined by commas, each perhaps with a pooling of its
+        own (conv5:avg).
     pool : str
         "grid" (at most 4096 values a layer), "grid:K", "avg", "max" or "flatten"; several, joined
         by commas, are read in one pass, and compared as layer:pooling.

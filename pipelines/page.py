@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from pipelines.advice import CASES
 from pipelines.answer import cautions, leaks_warning, roles, sentence, size_sentence
+from pipelines.counts import Counts
 from pipelines.figures import C_curves, depth_curve, depth_curves, similarity_by_layer
 from pipelines.maps import confusion_matrix, size_map
 from pipelines.networks import Standing
@@ -118,6 +119,12 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
         "at_edge": [row for row in at_best if row["C_at_edge"]],
         "alarm": next((c for c in report["controls"] if c["alarm"]), None),
         "cases": CASES,
+        "counts": Counts(
+            extracted=report["images_extracted"],
+            copies=report["images_copies"],
+            reused=report["images_reused"],
+            layers=report["layers_reused"],
+        ).sentence(n_skipped=len(report["skipped"])),
         "figures": _draw(report, at_best, scoring) if draw else {},
     }
 

@@ -132,7 +132,9 @@ def make_report(
             "images_reused": extraction.n_reused,
         },
         "images_extracted": extraction.n_extracted,
+        "images_copies": extraction.counts.copies,
         "images_reused": extraction.n_reused,
+        "layers_reused": dict(extraction.counts.layers),
         "leaks": [
             asdict(leak)
             for leak in find_leaks(

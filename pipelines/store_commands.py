@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from cache import CodeStore, DamagedCodesError, StoreError
+from cache.contents import Entry, list_entries
 from cache.places import Place, groups, parts
 from cache.upkeep import Holding, list_parts, parse_age, parse_size
 from cache.upkeep import prune as prune_parts
 from cache.verify import Fault, repair
 from cache.verify import verify as find_faults
-from pipelines.progress import stdout, table, terminal
+from pipelines.progress import stdout, terminal
 
 cache = App(name="cache", help="Look after the store: what is in it, is it whole, make room.")
 
@@ -23,24 +26,91 @@ Store = Annotated[str | Path | None, Parameter(help="The store. Default: CNN_COD
 
 
 @cache.command(name="list")
-def list_(*, store: Store = None) -> None:
-    """List what the store holds, the most recently used first."""
+def list_(*, store: Store = None, json_: Annotated[bool, Parameter(name="--json")] = False) -> None:
+    """List what the store holds, the most recently used first.
+
+    Into a pipe the columns are separated by tabs, and nothing is shortened.
+
+    Parameters
+    ----------
+    json_
+        Print everything that is known as JSON: the layers with their poolings, sizes in bytes.
+    """
     place = _open(store)
     holdings = list_parts(place)
-    columns = table("dataset", "backbone", "layers", "images", "copies", "size", "last used")
-    for holding in holdings:
-        columns.add_row(
-            holding.dataset,
-            holding.backbone,
-            ", ".join(holding.arrays),
-            f"{holding.n_images:,}",
-            f"{holding.n_copies:,}",
-            _megabytes(holding.size),
-            f"{datetime.fromtimestamp(holding.used):%Y-%m-%d %H:%M}",
-        )
-    stdout().print(columns)
+    entries = list_entries(holdings)
+    console = stdout()
+    if json_:
+        print(json.dumps([_plain(entry) for entry in entries], indent=2), file=console.file)
+        return
+    heads = ("dataset", "backbone", "layers", "images", "size", "last used", "which")
+    rows = [_row(entry, entries) for entry in entries]
+    if console.is_terminal:
+        lines = _fitted(heads, rows, console.width)
+    else:
+        lines = ["\t".join(row) for row in (heads, *rows)]
+    for line in lines:
+        print(line, file=console.file)
     total = _megabytes(sum(holding.size for holding in holdings))
-    stdout().print(f"{place.name}: {total} in {_count(len(holdings), 'part')}", soft_wrap=True)
+    console.print(f"{place.name}: {total} in {_count(len(holdings), 'part')}", soft_wrap=True)
+
+
+def _row(entry: Entry, entries: list[Entry]) -> tuple[str, ...]:
+    alike = {
+        other.image_size
+        for other in entries
+        if (other.dataset, other.backbone, other.weights)
+        == (entry.dataset, entry.backbone, entry.weights)
+    }
+    backbone = entry.backbone
+    if entry.weights is not None:
+        backbone += ", random" if entry.weights == "none" else f", {Path(entry.weights).name}"
+    if len(alike) > 1:
+        backbone += f", {entry.image_size} px"
+    return (
+        entry.dataset,
+        backbone,
+        str(len({array["layer"] for array in entry.arrays})),
+        f"{entry.n_images:,}",
+        _megabytes(entry.size),
+        f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
+        ", ".join(entry.layers),
+    )
+
+
+def _fitted(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Lay rows out, each on one line: of long names the end is kept, of the layers the first."""
+    most = (width * 3 // 10, width // 4)
+    cells = [[*map(_end_of, row, most), *row[2:]] for row in (heads, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for row in cells:
+        numbers = range(2, 5)
+        line = "  ".join(
+            cell.rjust(n) if i in numbers else cell.ljust(n)
+            for i, (cell, n) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        lines.append(line if len(line) <= width else f"{line[: width - 1]}…")
+    return lines
+
+
+def _end_of(text: str, most: int) -> str:
+    return text if len(text) <= most else f"…{text[1 - most :]}"
+
+
+def _plain(entry: Entry) -> dict[str, Any]:
+    """Turn an entry into what JSON can hold."""
+    return {
+        "dataset": entry.dataset,
+        "backbone": entry.backbone,
+        "weights": entry.weights,
+        "image_size": entry.image_size,
+        "images": entry.n_images,
+        "bytes": entry.size,
+        "last_used": datetime.fromtimestamp(entry.used).astimezone().isoformat("T", "seconds"),
+        "layers": entry.arrays,
+        "parts": entry.parts,
+    }
 
 
 @cache.command
@@ -140,4 +210,4 @@ def _count(n: int, word: str) -> str:
 
 
 def _megabytes(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:,.1f} MB"
+    return f"{n_bytes / 1e6:,.1f} MB" if n_bytes >= 100_000 else f"{n_bytes / 1e3:,.1f} kB"

@@ -39,11 +39,7 @@ def print_summary(done: Experiment, report: dict[str, Any], out: Path) -> None:
             "not trust these scores."
         )
     _warn_of_edges(comparison)
-    console.print(
-        f"{extraction.n_extracted} images extracted, {extraction.n_reused} found in the store"
-        + (f", {len(extraction.skipped)} skipped" if extraction.skipped else ""),
-        soft_wrap=True,
-    )
+    console.print(extraction.counts.sentence(n_skipped=len(extraction.skipped)), soft_wrap=True)
     console.print(sentence(report), soft_wrap=True)
     for caution in cautions(report):
         console.print(caution, soft_wrap=True)

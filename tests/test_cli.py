@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from PIL import Image
 from cache import CodeStore
 from codes import CodeExtractor, load_backbone, load_images
 from codes.images import digest_images
+from pipelines.cli import main
+from pipelines.counts import Counts
 from pipelines.extraction import extract
 from pipelines.options import ExtractionOptions
 from tests.conftest import ROOT, draw_image
@@ -69,7 +72,7 @@ def test_compare_writes_what_others_rely_on_and_extracts_once(
         )
         file.seek(0)
         rows = list(csv.DictReader(file))
-    assert len(rows) == 5 * 2 * 3 * 5  # layers, sizes, folds, repeats
+    assert len(rows) == 8 * 2 * 3 * 5  # layers, sizes, folds, repeats
     page = (out / "report.html").read_text()
     assert "<svg" in page
     assert "http-equiv" not in page
@@ -121,6 +124,39 @@ def test_one_more_layer_and_one_more_image_cost_only_themselves(image_folder: Pa
         ("fc6.relu",), ("fc6.relu", "fc7.relu"), ("fc7.relu",),
     ]  # fmt: skip
     assert extract(load_images(image_folder), both).n_extracted == 0
+
+
+def test_copies_and_layers_that_were_there_are_counted(
+    image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(5):
+        shutil.copy(image_folder / "red" / "00.png", image_folder / "red" / f"copy{i}.png")
+    shutil.copy(image_folder / "blue" / "00.png", image_folder / "blue" / "copy.png")
+
+    def counted(layers: str) -> str:
+        command = ["extract", str(image_folder), "--backbone", "bundled", "--layers", layers]
+        assert main(command) == 0
+        said = capsys.readouterr().out.strip().replace(str(CodeStore().name), "STORE")
+        return said.replace("\n", "")
+
+    assert counted("fc7.relu") == "36 images extracted, 6 are copies of others, 0 found in STORE"
+    assert counted("fc7.relu") == "0 images extracted, 42 found in STORE"
+    assert counted("conv1.relu,fc6.relu,fc7.relu") == (
+        "36 images extracted, 6 are copies of others, 1 of 3 layers found in STORE for 42 images"
+    )
+    draw_image(12345).save(image_folder / "red" / "new.png")
+    shutil.copy(image_folder / "red" / "new.png", image_folder / "red" / "newer.png")
+    assert counted("conv2.relu,conv1.relu,fc7.relu") == (
+        "37 images extracted, 7 are copies of others, 2 of 3 layers found in STORE for 42 images"
+    )
+    grown = ExtractionOptions(backbone="bundled", layers="conv1.relu,conv2.relu")
+    draw_image(54321).save(image_folder / "red" / "newest.png")
+    (image_folder / "red" / "none.png").write_bytes(b"none")
+    done = extract(load_images(image_folder), replace(grown, skip_unreadable=True))
+    assert done.counts == Counts(
+        extracted=1, copies=0, reused=44, layers={"conv1.relu": 44, "conv2.relu": 44}
+    )
+    assert len(done.images) == 45
 
 
 def test_stored_codes_equal_fresh_ones_bit_for_bit(image_folder: Path) -> None:
@@ -198,7 +234,7 @@ def test_the_demo_extracts_once(tmp_path: Path, run_cli: Run) -> None:
     report = _report(tmp_path / "demo")
     assert (report["images_extracted"], report["images_reused"]) == (1797, 0)
     again = run_cli("extract", "sklearn:digits", "--backbone", "bundled", "--layers", "all")
-    assert "0 images extracted, 1797 found" in again.stdout
+    assert "0 images extracted, 1,797 found" in again.stdout
     best = report["best"]
     assert best["score"] > 0.98  # type: ignore[index]
     sizes = {row["train_size"] for row in report["layers"]}  # type: ignore[attr-defined]

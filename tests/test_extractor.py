@@ -206,7 +206,7 @@ def test_every_family_lists_its_layers_and_extracts(name: str) -> None:
     [batch] = extractor.extract(_images(2))
     assert len(batch.codes) >= 5
     for tap in extractor.taps:
-        codes = batch.codes[tap.layer.name]
+        codes = batch.codes[tap.name]
         assert codes.shape == (2, tap.n_features)
         assert np.isfinite(codes).all()
         assert tap.n_features <= 4096

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
 
+from cache import CodesKey
 from codes import CodeExtractor, load_backbone, load_images
 from codes.choice import fill_gaps
 from codes.graph import trace
 from codes.layers import find_layers, select_layers
 from codes.taps import choose_taps
+from pipelines.extraction import extract
+from pipelines.options import ExtractionOptions
 
 
 def _layers(model: nn.Module, size: int = 64):
@@ -314,3 +317,31 @@ def test_before_the_activation_the_pooled_features_average_what_it_takes() -> No
     # Called twice in a block: the last is its end.
     np.testing.assert_allclose(pre.codes["avgpool"], added[-1].mean((2, 3)), rtol=1e-4, atol=1e-5)
     assert (pre.codes["avgpool"] < 0).any()
+
+
+def test_a_name_with_its_pooling_is_what_the_default_calls_it() -> None:
+    backbone = load_backbone("bundled")
+    images = load_images("sklearn:digits").take(np.arange(3))
+    [usual] = CodeExtractor(backbone).extract(images)
+    asked = CodeExtractor(backbone, "conv5.relu:avg,fc7.relu,conv[12].relu:grid:2,conv1.relu")
+    assert [(tap.name, tap.pool) for tap in asked.taps] == [
+        ("conv1.relu", "grid:9"), ("conv1.relu:grid:2", "grid:2"),
+        ("conv2.relu:grid:2", "grid:2"), ("conv5.relu:avg", "avg"), ("fc7.relu", "flatten"),
+    ]  # fmt: skip
+    [codes] = [batch.codes for batch in asked.extract(images)]
+    for name in ("conv5.relu:avg", "fc7.relu", "conv1.relu"):
+        np.testing.assert_allclose(codes[name], usual.codes[name], rtol=1e-5, atol=1e-6)
+
+
+def test_the_average_of_the_last_map_is_narrowed_to_itself() -> None:
+    images = load_images("sklearn:digits").take(np.arange(5))
+    options = ExtractionOptions(backbone="bundled", dtype="float32")
+    done = extract(images, options)
+    one = extract(images, done.options_of("conv5.relu:avg", options))
+    assert (one.n_extracted, len(one.taps)) == (0, 1)
+    np.testing.assert_array_equal(one.codes("conv5.relu"), done.codes("conv5.relu:avg"))
+    assert done.codes("conv5.relu:avg").shape == (5, 128)
+    # Codes on the grid are those that were stored under this key before.
+    assert done.arrays["conv5.relu"] == CodesKey(
+        layer="conv5.relu", activation="post", pool="grid:5", dtype="float32"
+    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from threading import Timer
 
@@ -15,14 +17,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 import codes.images
-from cache import CodeStore, StoreError
+from cache import CodesKey, CodeStore, StoreError
+from cache.contents import list_entries
 from cache.digests import DigestMemory
 from cache.places import open_place
 from cache.upkeep import _remove, list_parts, parse_age, parse_size, prune
 from cache.verify import repair, verify
 from codes import load_images
+from codes.backbones import pixels_backbone
+from pipelines.cli import main
 from pipelines.extraction import extract
 from pipelines.options import ExtractionOptions
 from pipelines.shares import Share, find_share
@@ -306,7 +312,7 @@ def test_the_command_names_the_rows_and_repairs(tmp_path: Path, run_cli) -> None
     assert run_cli("cache", "verify", "--repair").returncode == 0
     assert run_cli("cache", "verify").returncode == 0
     listed = run_cli("cache", "list")
-    assert "1,024" in listed.stdout
+    assert "1,124" in listed.stdout
     assert run_cli("cache", "verify", "--store", tmp_path / "nowhere").returncode == 1
 
 
@@ -316,6 +322,69 @@ def test_copies_are_accounted_for(tmp_path: Path) -> None:
     _write(store, range(60, 120), {FC7: 4})
     assert sorted(h.n_copies for h in list_parts(store.place)) == [0, 40]
     assert sum(h.n_images - h.n_copies for h in list_parts(store.place)) == 120
+
+
+def test_the_list_has_a_line_for_a_dataset_and_a_backbone(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = load_images(image_folder)
+    options = ExtractionOptions(backbone="bundled", layers="fc7.relu")
+    fc7 = extract(images, options)
+    digests = fc7.digests
+    extract(images.take(np.arange(20)), replace(options, layers="conv1.relu,fc6.relu"))
+    random = extract(images, replace(options, weights="none"))
+    # What a comparison keeps besides: raw pixels, and what similarity is told from.
+    beside = fc7.store.place
+    pixels = pixels_backbone(fc7.backbone.preprocessing)
+    extract(images, replace(options, layers="pixels", pool="grid:16"), backbone=pixels)
+    moments = CodesKey(layer="output", activation="pre", pool="surrogate:2", dtype="float32")
+    in_float32 = replace(fc7.key, precision="bfloat16")
+    for key in (fc7.key, in_float32):
+        told = {"dataset": images.name}
+        with fc7.store.write(key, {moments: 3}, digests[:5], provenance=told) as part:
+            part.write({moments: np.ones((5, 3), np.float32)}, {})
+    holdings = list_parts(beside)
+    assert len(holdings) == 6
+    own, control = sorted(list_entries(holdings), key=lambda entry: entry.weights or "")
+    assert (own.layers, own.n_images) == (["conv1.relu", "fc6.relu", "fc7.relu"], 36)
+    assert (control.layers, control.n_images, control.weights) == (["fc7.relu"], 36, "none")
+    assert len(own.parts) == 5
+    assert [Path(path).parts[0] for path in control.parts] == [random.key.folder()]
+    assert own.size + control.size == sum(holding.size for holding in holdings)
+
+    assert main(["cache", "list"]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [head[:4] for head in rows[0]] == [
+        "data",
+        "back",
+        "laye",
+        "imag",
+        "size",
+        "last",
+        "whic",
+    ]
+    [ours] = [row for row in rows if row[1:4] == ["bundled", "3", "36"]]
+    assert ours[0] == images.name
+    assert ours[6] == "conv1.relu, fc6.relu, fc7.relu"
+    assert any(row[1:4] == ["bundled, random", "1", "36"] for row in rows)
+
+    assert main(["cache", "list", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert sum(entry["bytes"] for entry in found) == own.size + control.size
+    assert {array["pool"] for entry in found for array in entry["layers"]} <= {"flatten", "grid:9"}
+
+    monkeypatch.setattr(
+        "pipelines.store_commands.stdout",
+        lambda: Console(force_terminal=True, width=120, highlight=False, markup=False),
+    )
+    assert main(["cache", "list"]) == 0
+    head, *lines, _ = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert all(len(line) <= 120 for line in lines)
+    for start, value in (("images", "36"), ("layers", "3")):
+        column = head.index(start) + len(start)
+        assert value in [line[:column].split()[-1] for line in lines]
+    assert all(images.name.endswith(line.split()[0].lstrip("…")) for line in lines)
 
 
 def _age(root: Path, part: str, days: float) -> None:
