@@ -212,7 +212,13 @@ def compare(
             )
     with timed(extraction.seconds, "similarity"):
         similarity = measure_similarity(
-            extraction, random_state=options.random_state, narrator=narrator
+            images,
+            extraction.digests,
+            extraction.backbone,
+            store=extraction.store,
+            device=extraction.device,
+            random_state=options.random_state,
+            narrator=narrator,
         )
     with timed(extraction.seconds, "reproducibility"):
         reproducibility = measure_reproducibility(extraction, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -191,22 +191,12 @@ def extract(
         backbone = backbone or backbone_of(options)
         extractor = extractor_of(backbone, options)
     store = CodeStore(options.store)
-    with (
-        timed(seconds, "digest"),
-        DigestMemory(store.place.digests) as memory,
-        narrator.step("Reading files", len(images)) as advance,
-    ):
-        digests = digest_images(images, memory=memory, advance=advance)
+    with timed(seconds, "digest"):
+        digests = read_digests(images, store, narrator)
     if share is not None and share.world_size > 1:
         own = share.of(digests)
         images, digests = images.take(own), digests[own]
-    key = ExtractionKey(
-        architecture=backbone.architecture,
-        weights=backbone.weights_digest,
-        preprocessing=asdict(backbone.preprocessing),
-        precision=options.precision,
-        extractor=EXTRACTOR_VERSION,
-    )
+    key = key_of(backbone, options.precision)
     arrays = {
         tap.name: CodesKey(
             layer=tap.layer.name,
@@ -257,6 +247,48 @@ def extract(
         n_reused=len(kept) - n_extracted,
         skipped=skipped,
         seconds=seconds,
+    )
+
+
+def read_digests(images: ImageList, store: CodeStore, narrator: Narrator) -> NDArray[np.uint8]:
+    """Read what the images of a dataset are known by.
+
+    Parameters
+    ----------
+    images : ImageList
+    store : CodeStore
+        Remembers the digests of files that have not changed.
+    narrator : Narrator
+
+    Returns
+    -------
+    digests : ndarray of shape (n_images, 32), uint8
+    """
+    with (
+        DigestMemory(store.place.digests) as memory,
+        narrator.step("Reading files", len(images)) as advance,
+    ):
+        return digest_images(images, memory=memory, advance=advance)
+
+
+def key_of(backbone: Backbone, precision: str) -> ExtractionKey:
+    """Make the key of what is extracted with a backbone.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    precision : str
+
+    Returns
+    -------
+    key : ExtractionKey
+    """
+    return ExtractionKey(
+        architecture=backbone.architecture,
+        weights=backbone.weights_digest,
+        preprocessing=backbone.preprocessing.fields(),
+        precision=precision,
+        extractor=EXTRACTOR_VERSION,
     )
 
 

@@ -81,7 +81,7 @@ def make_report(
             "weights": backbone.weights,
             "weights_digest": backbone.weights_digest,
             "architecture": backbone.architecture,
-            "preprocessing": asdict(backbone.preprocessing),
+            "preprocessing": backbone.preprocessing.fields(),
             "each_view": options.each_view,
             "activation": options.activation,
             "precision": options.precision,
