@@ -28,6 +28,10 @@ OUTPUT = "output"
 """Name of what the source classifier says: energy, energy when scrambled, spread when scrambled."""
 EXCHANGES = 2
 """Times that a scrambled image gets its values back."""
+N_IMAGES = 64
+"""Images whose moments are compared with the statistics of batch normalisations."""
+N_STEADY = 32
+"""Images from which what is found so is steady."""
 LEAST = 1e-6
 """Share of a variance below which there is none."""
 
@@ -50,6 +54,26 @@ def collected(norm: Any) -> bool:
         return False
     changed = bool((mean != 0).any() or (variance != 1).any())
     return changed and bool((variance > LEAST * norm.eps).any())
+
+
+def find_norms(traced: TracedGraph) -> dict[str, tuple[float, Any]]:
+    """Find the batch normalisations that know what went in during training.
+
+    Parameters
+    ----------
+    traced : TracedGraph
+
+    Returns
+    -------
+    norms : dict of str to (float, module)
+        In forward order: depth, and the module with its ``running_mean`` and ``running_var``.
+    """
+    shares = depths(traced)
+    return {
+        name: (shares[node], traced.module(node))
+        for name, node in traced.nodes.items()
+        if traced.is_module(node, _BatchNorm) and collected(traced.module(node))
+    }
 
 
 def divergences(norm: Any, moments: NDArray[Any]) -> NDArray[np.float64]:
@@ -103,8 +127,7 @@ class EvidenceReader:
     Attributes
     ----------
     norms : dict of str to (float, module)
-        Each batch normalisation that knows what went in during training, in forward order: its
-        depth, and the module with its ``running_mean`` and ``running_var``.
+        As `find_norms` finds them.
     widths : dict of str to int
         Values for each image, by name: three of ``"output"``, where the network ends in class
         scores; two for each channel of a batch normalisation.
@@ -128,12 +151,7 @@ class EvidenceReader:
         self, backbone: Backbone, names: Sequence[str] | None = None, *, device: str = "cpu"
     ) -> None:
         traced = backbone.graph
-        shares = depths(traced)
-        self.norms: dict[str, tuple[float, Any]] = {
-            name: (shares[node], traced.module(node))
-            for name, node in traced.nodes.items()
-            if traced.is_module(node, _BatchNorm) and collected(traced.module(node))
-        }
+        self.norms = find_norms(traced)
         end = next(n for n in traced.graph.nodes if n.op == "output").args[0]
         shape: tuple[int, ...] = end.meta.get("shape", ()) if isinstance(end, fx.Node) else ()
         self.widths = {OUTPUT: 3} if len(shape) == 2 and shape[1] > 1 else {}
@@ -200,7 +218,7 @@ class EvidenceReader:
         starts = range(0, len(crops), batch_size)
         batches = [self._run(crops[at : at + batch_size], preprocessing) for at in starts]
         return {
-            name: torch.cat([batch[name] for batch in batches]).double().mean(0).cpu().numpy()
+            name: torch.cat([batch[name] for batch in batches]).cpu().double().mean(0).numpy()
             for name in self.widths
             if name != OUTPUT
         }

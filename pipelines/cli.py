@@ -32,6 +32,7 @@ from pipelines.draws import Protocol
 from pipelines.fit_commands import fit, predict
 from pipelines.options import ExtractionOptions, Options
 from pipelines.progress import stdout, table, terminal
+from pipelines.similarity_command import similarity
 from pipelines.store_commands import cache
 
 # Torch takes seconds to import; the commands that need it do so when they run.
@@ -46,7 +47,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-for command in (cache, fit, predict):
+for command in (cache, fit, predict, similarity):
     app.command(command)
 
 

@@ -19,6 +19,7 @@ from pipelines.cost import measure_cost
 from pipelines.draws import Protocol, make_draws
 from pipelines.extraction import Extraction, extract
 from pipelines.leaks import copies_in_test, group_copies, without_leaks
+from pipelines.normalization import NormalizationCheck, check_normalization
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent, timed
 from pipelines.reproducibility import Reproducibility, measure_reproducibility
@@ -53,6 +54,8 @@ class Experiment:
     comparison : Comparison
     controls : tuple of Control
     similarity : Similarity
+    preprocessing_check : NormalizationCheck or None
+        Of the normalisation in use; None without batch normalisation.
     advice : Advice
     reproducibility : Reproducibility
     cost : dict of str to float
@@ -64,6 +67,7 @@ class Experiment:
     comparison: Comparison
     controls: tuple[Control, ...]
     similarity: Similarity
+    preprocessing_check: NormalizationCheck | None
     advice: Advice
     reproducibility: Reproducibility
     cost: dict[str, float]
@@ -196,6 +200,7 @@ def compare(
         dataset, options, protocol, drop_leaks=drop_leaks, n_jobs=n_jobs, narrator=narrator
     )
     extraction, comparison = compared.extraction, compared.comparison
+    options = extraction.options  # With the normalisation that was chosen.
     images = extraction.images
     with timed(extraction.seconds, "controls"):
         readers = _control_readers(controls, extraction, comparison, options, narrator)
@@ -220,6 +225,9 @@ def compare(
             random_state=options.random_state,
             narrator=narrator,
         )
+        preprocessing_check = check_normalization(
+            images, extraction.digests, extraction.backbone, device=extraction.device
+        )
     with timed(extraction.seconds, "reproducibility"):
         reproducibility = measure_reproducibility(extraction, options)
     best = comparison.best
@@ -231,6 +239,7 @@ def compare(
         comparison=comparison,
         controls=tuple(scored),
         similarity=similarity,
+        preprocessing_check=preprocessing_check,
         reproducibility=reproducibility,
         cost=cost,
         advice=advise(

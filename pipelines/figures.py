@@ -269,24 +269,29 @@ def confusion_matrix(classes: Sequence[str], counts: Sequence[Sequence[int]]) ->
         return _svg(figure, "Confusion matrix")
 
 
-def similarity_by_layer(layers: Sequence[dict[str, Any]]) -> str | None:
-    """Draw the overlap with the training images' statistics against depth.
+def similarity_by_layer(similarity: dict[str, Any], border: float) -> str | None:
+    """Draw the similarity at each batch normalisation against depth.
 
     Parameters
     ----------
-    layers : sequence of dict
-        ``report.json``'s ``similarity.by_layer``.
+    similarity : dict
+        ``report.json``'s ``similarity``.
+    border : float
+        Drawn where the dataset has a side of it.
 
     Returns
     -------
     svg : str or None
         None where there are none.
     """
+    layers = similarity["by_layer"]
     if not layers:
         return None
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 2.6), layout="constrained")
         axes = figure.add_subplot()
+        if similarity["similar"] is not None:
+            axes.axhline(border, color=_INK, linewidth=0.8, linestyle="--")
         axes.plot(
             [layer["depth"] for layer in layers], [layer["value"] for layer in layers],
             color=_COLOURS[2], marker="o", markersize=4, linewidth=1.2,
@@ -294,8 +299,8 @@ def similarity_by_layer(layers: Sequence[dict[str, Any]]) -> str | None:
         axes.set_xlim(0, 1.03)
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("depth")
-        axes.set_ylabel("overlap")
-        return _svg(figure, "Overlap with the training images' statistics against depth")
+        axes.set_ylabel("similarity")
+        return _svg(figure, "Similarity at each batch normalisation against depth")
 
 
 def _on(image: AxesImage, value: float) -> str:

@@ -157,7 +157,7 @@ def fit(
     backbone = extraction.backbone
     return FittedPipeline(
         classifier=classifier,
-        options=replace(extraction.options_of(best.layer, options), store=None),
+        options=replace(extraction.options_of(best.layer, extraction.options), store=None),
         weights_digest=backbone.weights_digest,
         architecture=backbone.architecture,
         preprocessing=backbone.preprocessing.fields(),

@@ -13,6 +13,7 @@ from pipelines import figures
 from pipelines.advice import CASES
 from pipelines.answer import cautions, leaks_warning, roles, sentence, size_sentence
 from pipelines.scorings import SCORINGS
+from pipelines.similarity import BORDER
 
 
 def render(reports: Sequence[dict[str, Any]]) -> str:
@@ -103,6 +104,7 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
         "at_edge": [row for row in at_best if row["C_at_edge"]],
         "alarm": next((c for c in report["controls"] if c["alarm"]), None),
         "cases": CASES,
+        "border": BORDER,
         "figures": _draw(report, at_best, scoring) if draw else {},
     }
 
@@ -120,7 +122,7 @@ def _draw(
         "map": figures.size_map(of_best) if len(sizes) > 1 else None,
         "C": figures.C_curves(both, report["protocol"]["Cs"], scoring),
         "confusion": figures.confusion_matrix(report["classes"], report["confusion"]),
-        "similarity": figures.similarity_by_layer(report["similarity"]["by_layer"]),
+        "similarity": figures.similarity_by_layer(report["similarity"], BORDER),
     }
 
 

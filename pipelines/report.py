@@ -121,6 +121,7 @@ def make_report(
             for control in experiment.controls
         ],
         "similarity": _plain(experiment.similarity),
+        "preprocessing_check": _checked(experiment),
         "advice": _plain(experiment.advice),
         "reproducibility": _plain(experiment.reproducibility),
         "cost": experiment.cost,
@@ -238,6 +239,12 @@ def _plain(record: Any) -> dict[str, Any]:
     """Turn a record into plain values: tuples into lists."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(record)))
     return plain
+
+
+def _checked(experiment: Experiment) -> dict[str, Any] | None:
+    """Say how well the preprocessing fits, and how it was chosen where it was."""
+    check = experiment.preprocessing_check
+    return None if check is None else _plain(check) | {"chosen": experiment.extraction.chosen}
 
 
 def _confused(comparison: Comparison, images: ImageList) -> list[dict[str, Any]]:

@@ -41,7 +41,8 @@ from numpy.typing import NDArray
 
 from cache import CodesKey, CodeStore, ExtractionKey
 from codes import Backbone, ImageList
-from codes.evidence import OUTPUT, EvidenceReader, divergences
+from codes.evidence import N_IMAGES, N_STEADY, OUTPUT, EvidenceReader, divergences, find_norms
+from codes.images import distinct
 from pipelines.extraction import key_of
 from pipelines.progress import Narrator, Silent
 from pipelines.provenance import versions
@@ -49,9 +50,6 @@ from pipelines.provenance import versions
 BORDER = 0.5
 """Value from which a dataset is similar, where the network has batch normalisation."""
 BORDER_DIVERGENCE = 0.035
-N_STATISTICS = 64
-"""Images whose moments are compared with the statistics of batch normalisations."""
-N_STEADY = 32
 N_RECOGNISED = 200
 """Images that are shown to the source classifier."""
 SCALE = 1.6
@@ -145,12 +143,10 @@ def measure_similarity(
     """
     if backbone.weights.startswith("random"):
         return _none("the weights are random: there is nothing that they were trained on")
-    reader = EvidenceReader(backbone, device=device)
+    reader = EvidenceReader(backbone, list(find_norms(backbone.graph)) or None, device=device)
     if not reader.widths:
         return _none("the network has neither class scores at its end nor batch normalisation")
-    names = list(reader.norms) or [OUTPUT]
-    reader = EvidenceReader(backbone, names, device=device)
-    sample = distinct(digests)[: N_STATISTICS if reader.norms else N_RECOGNISED]
+    sample = distinct(digests)[: sample_size(backbone)]
     evidence = _read(
         images.take(sample),
         digests[sample],
@@ -165,19 +161,18 @@ def measure_similarity(
     return measure(reader, evidence, resamples)
 
 
-def distinct(digests: NDArray[np.uint8]) -> NDArray[np.intp]:
-    """Order the distinct images of a dataset by chance, the same in any dataset: by their digests.
+def sample_size(backbone: Backbone) -> int:
+    """Return how many distinct images are looked at, where there are as many.
 
     Parameters
     ----------
-    digests : ndarray of shape (n_images, 32), uint8
+    backbone : Backbone
 
     Returns
     -------
-    places : ndarray of shape (n_distinct,)
+    n_images : int
     """
-    places: NDArray[np.intp] = np.unique(digests, axis=0, return_index=True)[1]
-    return places
+    return N_IMAGES if find_norms(backbone.graph) else N_RECOGNISED
 
 
 def _none(why: str) -> Similarity:
