@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from pipelines.normalization import check_normalization, compare_divergences
 from tests.test_similarity import STEPS, collect, photographs, save, stacked
 
 
+@cache
 def plain() -> tuple[nn.Module, Preprocessing]:
     """Return a ResNet-18 that has seen values in [0, 1], with torchvision's normalisation."""
     torch.manual_seed(0)
@@ -133,8 +135,8 @@ def test_compare_warns_of_a_normalisation_that_does_not_fit(
 ) -> None:
     data, out = _classes(tmp_path / "data"), tmp_path / "out"
     words = ["compare", str(data), "--backbone", PLAIN, "--layers", "relu", "--Cs", "1e-3,1e-1",
-             "--cv", "3", "--jobs", "1", "--controls", "none", "--out", str(out)]  # fmt: skip
-    assert main(words) == 0
+             "--cv", "3", "--jobs", "1", "--out", str(out), "--controls"]  # fmt: skip
+    assert main([*words, "none"]) == 0
     said = capsys.readouterr()
     report = json.loads((out / "report.json").read_text())
     check = report["preprocessing_check"]
@@ -143,16 +145,17 @@ def test_compare_warns_of_a_normalisation_that_does_not_fit(
         assert "--normalize none" in text
         assert f"{check['values']['imagenet']:.2f}" in text
         assert f"{check['values']['none']:.2f}" in text
-    assert main([*words, "--normalize", "none"]) == 0
+    assert main([*words, "none", "--normalize", "none"]) == 0
     assert "--normalize" not in capsys.readouterr().err
     right = json.loads((out / "report.json").read_text())
     assert right["preprocessing_check"]["level"] is None
     assert right["backbone"]["preprocessing"]["std"] == [1, 1, 1]
     assert right["similarity"]["value"] > report["similarity"]["value"]
-    assert main([*words, "--normalize", "auto"]) == 0
+    assert main([*words, "random,pre,pixels", "--normalize", "auto"]) == 0
     assert "'none' is used" in capsys.readouterr().err
     chosen = json.loads((out / "report.json").read_text())
     assert chosen["images_reused"] == 40  # Its key is that of the one it chose.
+    assert chosen["similarity"] == right["similarity"]
     assert "'none' is used" in chosen["preprocessing_check"]["chosen"]
     assert "is used; divergences" in (out / "report.html").read_text()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +54,17 @@ def collect(net: nn.Module, pixels: torch.Tensor, steps: Preprocessing) -> nn.Mo
     return net.eval()
 
 
+@cache
+def _photos() -> list[np.ndarray]:
+    return list(load_sample_images().images)
+
+
 def photographs(n: int, size: int = 64) -> list[np.ndarray]:
     """Cut squares out of scikit-learn's two photographs."""
     rng = np.random.default_rng(0)
-    cut = []
+    photos, cut = _photos(), []
     for number in range(n):
-        photo = load_sample_images().images[number % 2]
+        photo = photos[number % 2]
         y, x = (int(rng.integers(0, side - 2 * size)) for side in photo.shape[:2])
         cut.append(photo[y : y + 2 * size : 2, x : x + 2 * size : 2])
     return cut
