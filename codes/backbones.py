@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,7 @@ def pixels_backbone(preprocessing: Preprocessing) -> Backbone:
     >>> [(layer.name, layer.shape) for layer in backbone.layers]
     [('pixels', (3, 64, 64))]
     """
-    preprocessing = replace(preprocessing, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    preprocessing = preprocessing.normalized("none")
     # What is not negative passes a ReLU as it is.
     model = nn.Sequential(OrderedDict(pixels=nn.ReLU())).eval()
     graph = trace(model)

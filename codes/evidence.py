@@ -8,7 +8,6 @@ what goes into each batch normalisation, which remembers what went in during tra
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,100 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from codes.backbones import Backbone
 from codes.copies import copy_network, move_network
 from codes.devices import find_device, no_tf32
-from codes.graph import depths
+from codes.graph import TracedGraph, depths
 from codes.images import ImageList
+from codes.preprocessing import Preprocessing
 
 OUTPUT = "output"
 """Name of what the source classifier says: energy, energy when scrambled, spread when scrambled."""
 EXCHANGES = 2
 """Times that a scrambled image gets its values back."""
+N_IMAGES = 64
+"""Images whose moments are compared with the statistics of batch normalisations."""
+N_STEADY = 32
+"""Images from which what is found so is steady."""
+LEAST = 1e-6
+"""Share of a variance below which there is none."""
+
+
+def collected(norm: Any) -> bool:
+    """Tell whether a batch normalisation knows what went in during training.
+
+    Parameters
+    ----------
+    norm : nn.Module
+
+    Returns
+    -------
+    collected : bool
+        Not where it keeps no statistics, those that it was made with (means 0, variances 1), or
+        no variance in any channel.
+    """
+    mean, variance = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
+    if mean is None or variance is None:
+        return False
+    changed = bool((mean != 0).any() or (variance != 1).any())
+    return changed and bool((variance > LEAST * norm.eps).any())
+
+
+def find_norms(traced: TracedGraph) -> dict[str, tuple[float, Any]]:
+    """Find the batch normalisations that know what went in during training.
+
+    Parameters
+    ----------
+    traced : TracedGraph
+
+    Returns
+    -------
+    norms : dict of str to (float, module)
+        In forward order: depth, and the module with its ``running_mean`` and ``running_var``.
+    """
+    shares = depths(traced)
+    return {
+        name: (shares[node], traced.module(node))
+        for name, node in traced.nodes.items()
+        if traced.is_module(node, _BatchNorm)
+        and collected(traced.module(node))
+        and "missing" not in node.meta
+    }
+
+
+def divergences(norm: Any, moments: NDArray[Any]) -> NDArray[np.float64]:
+    """Compute how far the input of a batch normalisation is from what it was in training.
+
+    Kullback and Leibler's divergence of two Gaussians for each channel, that of the moments from
+    that of the running statistics: (v / s + (m - u)² / s - 1 - ln(v / s)) / 2, with m, v the mean
+    and variance of the moments and u, s the running ones.
+
+    Parameters
+    ----------
+    norm : nn.Module
+        With ``running_mean`` and ``running_var``.
+    moments : ndarray of shape (..., 2 * n_channels)
+        Mean of each channel, then mean square of each.
+
+    Returns
+    -------
+    divergences : ndarray of shape (..., n_varied), float64
+        From 0, the same Gaussians, up, always finite: a variance below `LEAST` of that in training
+        counts as `LEAST` of it. Channels that training left without variance are left out: those
+        whose running variance is at most `LEAST` of the norm's ``eps``, which is added to it.
+
+    Examples
+    --------
+    >>> norm = torch.nn.BatchNorm2d(2)  # As it is made: means 0, variances 1.
+    >>> divergences(norm, np.array([0, 2, 1, 5])).round(2)
+    array([0., 2.])
+    """
+    mean0 = norm.running_mean.double().cpu().numpy()
+    variance0 = norm.running_var.double().cpu().numpy()
+    varied = variance0 > LEAST * norm.eps
+    now = np.asarray(moments, np.float64)
+    mean, square = now[..., : len(mean0)][..., varied], now[..., len(mean0) :][..., varied]
+    mean0, variance0 = mean0[varied], variance0[varied]
+    ratio = np.maximum((square - mean**2) / variance0, LEAST)
+    found: NDArray[np.float64] = (ratio + (mean - mean0) ** 2 / variance0 - 1 - np.log(ratio)) / 2
+    return found
 
 
 class EvidenceReader:
@@ -36,13 +122,14 @@ class EvidenceReader:
     Parameters
     ----------
     backbone : Backbone
+    names : sequence of str, optional
+        What to read, of `widths`; the network is run no further. Default: all.
     device : str, default="cpu"
 
     Attributes
     ----------
     norms : dict of str to (float, module)
-        Each batch normalisation that remembers its training, in forward order: its depth, and the
-        module with its ``running_mean`` and ``running_var``.
+        As `find_norms` finds them.
     widths : dict of str to int
         Values for each image, by name: three of ``"output"``, where the network ends in class
         scores; two for each channel of a batch normalisation.
@@ -62,31 +149,27 @@ class EvidenceReader:
     {'output': (2, 3)}
     """
 
-    def __init__(self, backbone: Backbone, *, device: str = "cpu") -> None:
+    def __init__(
+        self, backbone: Backbone, names: Sequence[str] | None = None, *, device: str = "cpu"
+    ) -> None:
         traced = backbone.graph
-        shares = depths(traced)
-        self.norms: dict[str, tuple[float, Any]] = {
-            name: (shares[node], traced.module(node))
-            for name, node in traced.nodes.items()
-            if traced.is_module(node, _BatchNorm)
-            and getattr(traced.module(node), "running_mean", None) is not None
-            and "missing" not in node.meta
-        }
+        self.norms = find_norms(traced)
         end = next(n for n in traced.graph.nodes if n.op == "output").args[0]
         shape: tuple[int, ...] = end.meta.get("shape", ()) if isinstance(end, fx.Node) else ()
         whole = isinstance(end, fx.Node) and "missing" not in end.meta
         self.widths = {OUTPUT: 3} if whole and len(shape) == 2 and shape[1] > 1 else {}
         self.widths |= {name: 2 * norm.num_features for name, (_, norm) in self.norms.items()}
+        if names is not None:
+            self.widths = {name: self.widths[name] for name in names}
         self._preprocessing = backbone.preprocessing
         self._device = find_device(device)
-        self._model = move_network(copy_network(traced.root, traced.graph), self._device)
-        self._read = {name: self._model.get_submodule(str(traced.nodes[name].target))
-                      for name in self.norms}  # fmt: skip
+        network = _recording(traced, list(self.widths))
+        self._model = move_network(network, self._device)
 
     def read(
         self, images: ImageList, digests: NDArray[np.uint8], *, batch_size: int = 32
     ) -> Iterator[dict[str, NDArray[np.float32]]]:
-        """Run images, and the same with their phases scrambled, through the whole network.
+        """Run images through the network and, for its output, the same with scrambled phases.
 
         Parameters
         ----------
@@ -106,41 +189,83 @@ class EvidenceReader:
         for start in range(0, len(images), batch_size):
             numbers = range(start, min(len(images), start + batch_size))
             crops = [self._preprocessing.crop(images.source.open(number)) for number in numbers]
-            seeds = [digests[number].tobytes() for number in numbers]
-            scrambled = [scramble_phases(*pair) for pair in zip(crops, seeds, strict=True)]
-            with self._recorded() as evidence:
-                scores = self._run(crops)
-            if OUTPUT in self.widths:
-                other = self._run(scrambled)
+            evidence = self._run(torch.stack(crops), self._preprocessing)
+            if OUTPUT in evidence:
+                seeds = [digests[number].tobytes() for number in numbers]
+                scrambled = [scramble_phases(*pair) for pair in zip(crops, seeds, strict=True)]
+                scores = evidence[OUTPUT]
+                other = self._run(torch.stack(scrambled), self._preprocessing)[OUTPUT]
                 columns = [scores.logsumexp(1), other.logsumexp(1), other.std(1)]
                 evidence[OUTPUT] = torch.stack(columns, 1)
             yield {name: values.cpu().numpy() for name, values in evidence.items()}
 
-    def _run(self, crops: Sequence[Tensor]) -> Tensor:
+    def moments(
+        self, crops: Tensor, preprocessing: Preprocessing, *, batch_size: int = 32
+    ) -> dict[str, NDArray[np.float64]]:
+        """Average the moments at batch normalisations, with a preprocessing that is not its own.
+
+        Parameters
+        ----------
+        crops : Tensor of shape (n_images, 3, height, width), uint8
+        preprocessing : Preprocessing
+            What normalises the crops.
+        batch_size : int, default=32
+
+        Returns
+        -------
+        moments : dict of str to ndarray of shape (2 * n_channels,), float64
+            By the names that are read, other than ``"output"``.
+        """
+        starts = range(0, len(crops), batch_size)
+        batches = [self._run(crops[at : at + batch_size], preprocessing) for at in starts]
+        return {
+            name: torch.cat([batch[name] for batch in batches]).cpu().double().mean(0).numpy()
+            for name in self.widths
+            if name != OUTPUT
+        }
+
+    def _run(self, pixels: Tensor, preprocessing: Preprocessing) -> dict[str, Tensor]:
         with torch.inference_mode(), no_tf32():
-            pixels = torch.stack(list(crops)).to(self._device)
-            images = self._preprocessing.normalize(pixels)
-            scores: Tensor = self._model(images.to(memory_format=torch.channels_last))
-            return scores
+            images = preprocessing.normalize(pixels.to(self._device))
+            found: dict[str, Tensor] = self._model(images)
+            return found
 
-    @contextmanager
-    def _recorded(self) -> Iterator[dict[str, Tensor]]:
-        """Note what goes into each batch normalisation meanwhile."""
-        found: dict[str, Tensor] = {}
 
-        def note(name: str, values: Tensor) -> None:
-            flat = values.float().flatten(2) if values.ndim > 2 else values.float()[:, :, None]
-            found[name] = torch.cat([flat.mean(2), flat.square().mean(2)], 1)
+def _recording(traced: TracedGraph, names: Sequence[str]) -> fx.GraphModule:
+    """Copy the graph up to the last that is read, moments taken right before each norm."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    end = graph.graph_copy(traced.graph, copies)
+    outputs: dict[str, Any] = {}
+    for name in names:
+        if name == OUTPUT:
+            outputs[name] = end
+            continue
+        norm = copies[traced.nodes[name]]
+        with graph.inserting_before(norm):
+            outputs[name] = graph.call_function(channel_moments, (norm.all_input_nodes[0],))
+    if OUTPUT not in names:
+        last = max(outputs.values())
+        for node in reversed(list(graph.nodes)):
+            if node > last:
+                graph.erase_node(node)
+    graph.output(outputs)
+    return copy_network(traced.root, graph)
 
-        hooks = [
-            norm.register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs[0]))
-            for name, norm in self._read.items()
-        ]
-        try:
-            yield found
-        finally:
-            for hook in hooks:
-                hook.remove()
+
+def channel_moments(values: Tensor) -> Tensor:
+    """Compute the mean and mean square of each channel of each image.
+
+    Parameters
+    ----------
+    values : Tensor of shape (n, n_channels, ...)
+
+    Returns
+    -------
+    moments : Tensor of shape (n, 2 * n_channels), float32
+    """
+    flat = values.float().flatten(2) if values.ndim > 2 else values.float()[:, :, None]
+    return torch.cat([flat.mean(2), flat.square().mean(2)], 1)
 
 
 def scramble_phases(pixels: Tensor, seed: bytes) -> Tensor:

@@ -286,6 +286,22 @@ def recall(
     return memory.of(path, compute, member=member)
 
 
+def distinct(digests: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Find the distinct images, in an order by chance that is the same in any dataset: by digest.
+
+    Parameters
+    ----------
+    digests : ndarray of shape (n_images, 32), uint8
+
+    Returns
+    -------
+    places : ndarray of shape (n_distinct,)
+        The first of each.
+    """
+    places: NDArray[np.intp] = np.unique(digests, axis=0, return_index=True)[1]
+    return places
+
+
 def digest_images(
     images: ImageList,
     *,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from math import isfinite
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +27,17 @@ RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 
+_CAFFE = (123.68 / 255, 116.779 / 255, 103.939 / 255)
+NORMALIZATIONS: dict[str, dict[str, Any]] = {
+    "imagenet": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "channels": "RGB"},
+    "none": {"mean": (0.0,) * 3, "std": (1.0,) * 3, "channels": "RGB"},
+    "half": {"mean": (0.5,) * 3, "std": (0.5,) * 3, "channels": "RGB"},
+    "caffe": {"mean": _CAFFE, "std": (1 / 255,) * 3, "channels": "BGR"},
+    "caffe-rgb": {"mean": _CAFFE, "std": (1 / 255,) * 3, "channels": "RGB"},
+}
+"""Normalisations in use, by name: torchvision's, values in [0, 1], values in [-1, 1], and 0 to 255
+less the means of ImageNet with the channels in Caffe's order or in the usual one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
@@ -41,17 +54,20 @@ class Preprocessing:
     crop_size : int
         Side of the square cut from the centre, in pixels.
     mean, std : tuple of float
-        Of each RGB channel, for values in [0, 1].
+        Of red, green and blue, for values in [0, 1]; a deviation is positive.
     interpolation : str
         ``"nearest"``, ``"bilinear"`` or ``"bicubic"``; images are resized with antialiasing.
     views : str
         What of an image is seen, its codes averaged: ``"center"``, ``"hflip"`` (and mirrored),
         ``"five-crop"`` (and the corners) or ``"ten-crop"`` (and those mirrored).
+    channels : str
+        Their order in the network's input: ``"RGB"`` or ``"BGR"``.
 
     Raises
     ------
     ValueError
-        If the views are unknown, or corners are wanted of what is not larger than the crop.
+        If the views or channels are unknown, corners are wanted of what is not larger than the
+        crop, or means and deviations are not three numbers each, the latter positive.
 
     Examples
     --------
@@ -69,8 +85,23 @@ class Preprocessing:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bilinear"
     views: str = "center"
+    channels: str = "RGB"
 
     def __post_init__(self) -> None:
+        if self.channels not in ("RGB", "BGR"):
+            raise ValueError(f"channels={self.channels!r} is unknown. Allowed: RGB, BGR.")
+        if not len(self.mean) == len(self.std) == 3:
+            raise ValueError(
+                f"mean={self.mean} and std={self.std}: allowed are 3 numbers each, for red, green "
+                "and blue."
+            )
+        if not all(
+            isfinite(m) and isfinite(s) and s > 0 for m, s in zip(self.mean, self.std, strict=True)
+        ):
+            raise ValueError(
+                f"mean={self.mean} and std={self.std}: allowed are finite numbers, and every "
+                "standard deviation above 0."
+            )
         if self.views not in VIEWS:
             raise ValueError(f"views={self.views!r} is unknown. Allowed: {', '.join(VIEWS)}.")
         if "crop" in self.views and self.resize_size < self.crop_size:
@@ -83,6 +114,71 @@ class Preprocessing:
     def n_views(self) -> int:
         """How many crops are made of an image."""
         return VIEWS[self.views]
+
+    def fields(self) -> dict[str, Any]:
+        """Return the steps as plain values, as they stand in the key of the codes.
+
+        Returns
+        -------
+        fields : dict
+            Without the order of the channels where it is the usual one, as in keys made before
+            there was another.
+        """
+        fields = asdict(self)
+        if self.channels == "RGB":
+            del fields["channels"]
+        return fields
+
+    def normalized(self, how: str) -> Preprocessing:
+        """Return the same steps with another normalisation.
+
+        Parameters
+        ----------
+        how : str
+            A name among `NORMALIZATIONS`, or ``"MEAN:STD"``: one number each, or three joined by
+            commas, for values in [0, 1].
+
+        Returns
+        -------
+        preprocessing : Preprocessing
+
+        Raises
+        ------
+        ValueError
+            If the name is unknown, or these are not numbers that can normalise.
+
+        Examples
+        --------
+        >>> Preprocessing().normalized("0.5:0.2,0.25,0.2").std
+        (0.2, 0.25, 0.2)
+        """
+        if how in NORMALIZATIONS:
+            return replace(self, **NORMALIZATIONS[how])
+        try:
+            mean, std = (tuple(map(float, part.split(","))) for part in how.split(":"))
+        except ValueError:
+            raise ValueError(
+                f"The normalisation {how!r} is unknown. Allowed: {', '.join(NORMALIZATIONS)}, or "
+                "MEAN:STD, such as 0.5:0.25 or 0.5,0.5,0.5:0.2,0.2,0.2."
+            ) from None
+        three = [part * 3 if len(part) == 1 else part for part in (mean, std)]
+        try:
+            return replace(self, mean=three[0], std=three[1], channels="RGB")
+        except ValueError as error:
+            raise ValueError(f"The normalisation {how!r} is not valid: {error}") from None
+
+    @property
+    def normalization(self) -> str:
+        """How values are normalised, as `normalized` takes it where the channels are RGB."""
+        own = {"mean": tuple(self.mean), "std": tuple(self.std), "channels": self.channels}
+        for name, steps in NORMALIZATIONS.items():
+            if own == steps:
+                return name
+        mean, std = (
+            ",".join(f"{value:.6g}" for value in (values if len(set(values)) > 1 else values[:1]))
+            for values in (self.mean, self.std)
+        )
+        return f"{mean}:{std}" + (" (BGR)" if self.channels == "BGR" else "")
 
     @classmethod
     def from_torchvision(cls, preset: object) -> Preprocessing:
@@ -222,9 +318,12 @@ class Preprocessing:
         """
         n, _, height, width = pixels.shape
         # Rows of interleaved channels: six times as fast as channel by channel.
+        order = [0, 1, 2] if self.channels == "RGB" else [2, 1, 0]
+        if self.channels == "BGR":
+            pixels = pixels.flip(1)
         rows = pixels.permute(0, 2, 3, 1).reshape(n, -1).to(torch.float32)
         mean, std = (
-            torch.tensor(values, device=rows.device).repeat(height * width)
+            torch.tensor([values[i] for i in order], device=rows.device).repeat(height * width)
             for values in (self.mean, self.std)
         )
         rows = rows.div_(255).sub_(mean).div_(std)

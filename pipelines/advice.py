@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.results import Best, Comparison, LayerScore
-from pipelines.similarity import Similarity
+from pipelines.similarity import BORDER, Similarity
 
 LARGE = 5000
 """Training images from which fine-tuning is worth its trouble. The notes give no number; below,
 linear classifiers on codes kept up with fine-tuning in most of Kornblith, Shlens and Le, *Do better
 ImageNet models transfer better?* (CVPR 2019)."""
-SIMILAR = 0.5
 NEAR_TOP = 0.75
 
 GUESSING = "no-better-than-guessing"
@@ -92,13 +91,16 @@ def advise(comparison: Comparison, similarity: Similarity, depths: dict[str, flo
 def _similar(similarity: Similarity, depth: float) -> tuple[bool, str]:
     """Decide whether a dataset counts as similar, and say by what."""
     value = similarity.value
-    if value is not None:
-        similar = value >= SIMILAR
-        kind = "similar" if similar else "dissimilar"
-        return similar, f"similarity {value:.2f} ({kind}: {SIMILAR} is the border)"
+    if value is not None and similarity.similar is not None:
+        kind = "similar" if similarity.similar else "dissimilar"
+        return similarity.similar, f"similarity {value:.2f} ({kind}: {BORDER} is the border)"
     similar = depth >= NEAR_TOP
+    found = "similarity was not measured" if value is None else (
+        f"similarity {value:.2f}, which has no border here"
+    )  # fmt: skip
     where = "near" if similar else "far from"
-    return similar, f"similarity was not measured; the recommended depth is {where} the top"
+    kind = "similar" if similar else "dissimilar"
+    return similar, f"{found}; the recommended depth is {where} the top, which counts as {kind}"
 
 
 def _guessing(best: Best) -> str:

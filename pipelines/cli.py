@@ -44,6 +44,7 @@ from pipelines.parameters import (
     like_field,
 )
 from pipelines.progress import stdout, table, terminal
+from pipelines.similarity_command import similarity
 from pipelines.store_commands import cache
 
 # Torch takes seconds to import; the commands that need it do so when they run.
@@ -58,7 +59,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-for command in (cache, fit, predict):
+for command in (cache, fit, predict, similarity):
     app.command(command)
 
 

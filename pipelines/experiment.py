@@ -19,6 +19,7 @@ from pipelines.cost import measure_cost
 from pipelines.draws import Protocol, make_draws
 from pipelines.extraction import Extraction, backbone_of, extract
 from pipelines.leaks import copies_in_test, group_copies, without_leaks
+from pipelines.normalization import NormalizationCheck, check_normalization
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent, duration, timed
 from pipelines.reproducibility import Reproducibility, measure_reproducibility
@@ -53,6 +54,8 @@ class Experiment:
     comparison : Comparison
     controls : tuple of Control
     similarity : Similarity
+    preprocessing_check : NormalizationCheck or None
+        Of the normalisation in use; None without batch normalisation.
     advice : Advice
     reproducibility : Reproducibility
     cost : dict of str to float
@@ -63,6 +66,7 @@ class Experiment:
     comparison: Comparison
     controls: tuple[Control, ...]
     similarity: Similarity
+    preprocessing_check: NormalizationCheck | None
     advice: Advice
     reproducibility: Reproducibility
     cost: dict[str, float]
@@ -200,6 +204,7 @@ def compare(
         dataset, options, protocol, drop_leaks=drop_leaks, n_jobs=n_jobs, narrator=narrator
     )
     extraction, comparison = compared.extraction, compared.comparison
+    options = extraction.options  # With the normalisation that was chosen.
     images = extraction.images
     with timed(extraction.seconds, "controls"):
         readers, notes = _control_readers(controls, extraction, comparison, options, narrator)
@@ -222,7 +227,16 @@ def compare(
             )
     with timed(extraction.seconds, "similarity"):
         similarity = measure_similarity(
-            extraction, random_state=options.random_state, narrator=narrator
+            images,
+            extraction.digests,
+            extraction.backbone,
+            store=extraction.store,
+            device=extraction.device,
+            random_state=options.random_state,
+            narrator=narrator,
+        )
+        preprocessing_check = check_normalization(
+            images, extraction.digests, extraction.backbone, device=extraction.device
         )
     with timed(extraction.seconds, "reproducibility"):
         reproducibility = measure_reproducibility(extraction, options)
@@ -233,6 +247,7 @@ def compare(
         comparison=comparison,
         controls=tuple(scored),
         similarity=similarity,
+        preprocessing_check=preprocessing_check,
         reproducibility=reproducibility,
         cost=cost,
         advice=advise(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from cache import CodesKey, CodeStore, CodesView, ExtractionKey
 from cache.digests import DigestMemory
-from codes import Backbone, CodeExtractor, ImageList, load_backbone
+from codes import Backbone, CodeExtractor, ImageList, Preprocessing, load_backbone
 from codes.archives import CHANGED
 from codes.cutting import Tap
 from codes.extractor import EXTRACTOR_VERSION
 from codes.images import digest_images
 from pipelines.counts import Counts
 from pipelines.filling import Filling
+from pipelines.normalization import choose, normalized, require_norm
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent, timed
 from pipelines.shares import Share
@@ -41,6 +42,10 @@ class Extraction:
         Without the skipped ones.
     digests : ndarray of shape (n_samples, 32), uint8
     backbone : Backbone
+    options : ExtractionOptions
+        With a normalisation chosen where it was to be, "auto".
+    chosen : str
+        In that case: what was chosen, and by what; otherwise empty.
     taps : list of Tap
         What was read, in forward order.
     device : str
@@ -61,6 +66,7 @@ class Extraction:
     images: ImageList
     digests: NDArray[np.uint8] = field(repr=False)
     backbone: Backbone = field(repr=False)
+    options: ExtractionOptions = field(repr=False)
     taps: list[Tap] = field(repr=False)
     device: str
     store: CodeStore
@@ -68,6 +74,7 @@ class Extraction:
     arrays: dict[str, CodesKey] = field(repr=False)
     counts: Counts
     skipped: dict[str, str]
+    chosen: str = ""
     dropped: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -198,26 +205,24 @@ def extract(
             f"Left aside: {', '.join(f'{what} ({n})' for what, n in images.ignored.items())}."
         )
     with timed(seconds, "load"):
+        auto = backbone is None and options.normalize == "auto"
         backbone = backbone or backbone_of(options)
         extractor = extractor_of(backbone, options)
     store = CodeStore(options.store)
     store.require_locks()
-    with (
-        timed(seconds, "digest"),
-        DigestMemory(store.place.digests) as memory,
-        narrator.step("Reading files", len(images)) as advance,
-    ):
-        digests = digest_images(images, memory=memory, advance=advance)
+    with timed(seconds, "digest"):
+        digests = read_digests(images, store, narrator)
+    chosen = ""
+    if auto:
+        with timed(seconds, "normalization"):
+            options, chosen = choose(images, digests, backbone, options)
+        narrator.say(chosen)
+        backbone = normalized(backbone, options)
+        extractor = extractor_of(backbone, options)
     if share is not None and share.world_size > 1:
         own = share.of(digests)
         images, digests = images.take(own), digests[own]
-    key = ExtractionKey(
-        architecture=backbone.architecture,
-        weights=backbone.weights_digest,
-        preprocessing=asdict(backbone.preprocessing),
-        precision=options.precision,
-        extractor=EXTRACTOR_VERSION,
-    )
+    key = key_of(backbone, options.precision)
     arrays = {
         tap.name: CodesKey(
             layer=tap.layer.name,
@@ -248,16 +253,18 @@ def extract(
             "others are stored: put it back, or leave it in peace, and run it again."
         )
     if skipped and not options.skip_unreadable:
-        raise UnreadableImagesError(_list_unreadable(skipped, len(images)))
+        raise UnreadableImagesError(list_unreadable(skipped, len(images)))
     kept = np.setdiff1d(np.arange(len(images)), np.array(bad, np.intp))
     if len(images) and not len(kept) and not options.skip_unreadable:
-        raise UnreadableImagesError(_list_unreadable(skipped, len(images)))
+        raise UnreadableImagesError(list_unreadable(skipped, len(images)))
     if skipped:
         narrator.say(f"Skipped, as they cannot be read:{_lines(skipped)}")
     return Extraction(
         images=images.take(kept) if bad else images,
         digests=digests[kept],
         backbone=backbone,
+        options=options,
+        chosen=chosen,
         taps=extractor.taps,
         device=str(extractor.device),
         store=store,
@@ -266,6 +273,48 @@ def extract(
         counts=counts,
         skipped=skipped,
         seconds=seconds,
+    )
+
+
+def read_digests(images: ImageList, store: CodeStore, narrator: Narrator) -> NDArray[np.uint8]:
+    """Read what the images of a dataset are known by.
+
+    Parameters
+    ----------
+    images : ImageList
+    store : CodeStore
+        Remembers the digests of files that have not changed.
+    narrator : Narrator
+
+    Returns
+    -------
+    digests : ndarray of shape (n_images, 32), uint8
+    """
+    with (
+        DigestMemory(store.place.digests) as memory,
+        narrator.step("Reading files", len(images)) as advance,
+    ):
+        return digest_images(images, memory=memory, advance=advance)
+
+
+def key_of(backbone: Backbone, precision: str) -> ExtractionKey:
+    """Make the key of what is extracted with a backbone.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    precision : str
+
+    Returns
+    -------
+    key : ExtractionKey
+    """
+    return ExtractionKey(
+        architecture=backbone.architecture,
+        weights=backbone.weights_digest,
+        preprocessing=backbone.preprocessing.fields(),
+        precision=precision,
+        extractor=EXTRACTOR_VERSION,
     )
 
 
@@ -279,7 +328,10 @@ def backbone_of(options: ExtractionOptions) -> Backbone:
     Returns
     -------
     backbone : Backbone
+        With its own normalisation where one is to be chosen, "auto".
     """
+    if options.normalize not in (None, "auto"):
+        Preprocessing().normalized(str(options.normalize))  # Fail early.
     backbone = load_backbone(
         options.backbone,
         weights=options.weights,
@@ -287,8 +339,10 @@ def backbone_of(options: ExtractionOptions) -> Backbone:
         dense=options.dense,
         random_state=options.random_state,
     )
+    if options.normalize == "auto":
+        require_norm(backbone)
     seen = replace(backbone.preprocessing, views=options.views)
-    return replace(backbone, preprocessing=seen)
+    return normalized(replace(backbone, preprocessing=seen), options)
 
 
 def extractor_of(backbone: Backbone, options: ExtractionOptions) -> CodeExtractor:
@@ -316,7 +370,19 @@ def extractor_of(backbone: Backbone, options: ExtractionOptions) -> CodeExtracto
     )
 
 
-def _list_unreadable(skipped: dict[str, str], n_images: int) -> str:
+def list_unreadable(skipped: dict[str, str], n_images: int) -> str:
+    """Say which images of a dataset cannot be read, and what to do.
+
+    Parameters
+    ----------
+    skipped : dict of str to str
+        Name → why.
+    n_images : int
+
+    Returns
+    -------
+    message : str
+    """
     return (
         f"{len(skipped)} of {n_images} images cannot be read; the codes of the others are stored."
         f"{_lines(skipped)}\nMend or remove them, or go on without them with --skip-unreadable."

@@ -164,13 +164,15 @@ def C_curves(  # noqa: N802
         return to_svg(figure, "Cross-validation score against C")
 
 
-def similarity_by_layer(layers: Sequence[dict[str, Any]], width: float) -> str | None:
-    """Draw the overlap with the training images' statistics against depth.
+def similarity_by_layer(similarity: dict[str, Any], border: float, width: float) -> str | None:
+    """Draw the similarity at each batch normalisation against depth.
 
     Parameters
     ----------
-    layers : sequence of dict
-        ``report.json``'s ``similarity.by_layer``.
+    similarity : dict
+        ``report.json``'s ``similarity``.
+    border : float
+        Drawn where the dataset has a side of it.
     width : float
         Of the page, in inches.
 
@@ -179,18 +181,21 @@ def similarity_by_layer(layers: Sequence[dict[str, Any]], width: float) -> str |
     svg : str or None
         None where there are none.
     """
+    layers = similarity["by_layer"]
     if not layers:
         return None
     with drawing():
         figure, axes = _axes(width, 2.6)
         _depths(axes)
+        if similarity["similar"] is not None:
+            axes.axhline(border, color=INK, linewidth=0.8, linestyle="--")
         axes.plot(
             [layer["depth"] for layer in layers], [layer["value"] for layer in layers],
             **look(2) | {"linestyle": "-", "markersize": 4},
         )  # fmt: skip
         axes.set_ylim(0, 1.02)
-        axes.set_ylabel("overlap")
-        return to_svg(figure, "Overlap with the training images' statistics against depth")
+        axes.set_ylabel("similarity")
+        return to_svg(figure, "Similarity at each batch normalisation against depth")
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:

@@ -112,7 +112,7 @@ class FittedPipeline:
                 "--weights."
             )
         found = {
-            "architecture": backbone.architecture, "preprocessing": asdict(backbone.preprocessing)
+            "architecture": backbone.architecture, "preprocessing": backbone.preprocessing.fields()
         }  # fmt: skip
         for name, value in found.items():
             if canonical_json(value) != canonical_json(getattr(self, name)):
@@ -177,10 +177,10 @@ def fit(
     backbone = extraction.backbone
     return FittedPipeline(
         classifier=classifier,
-        options=replace(extraction.options_of(best.layer, options), store=None),
+        options=replace(extraction.options_of(best.layer, extraction.options), store=None),
         weights_digest=backbone.weights_digest,
         architecture=backbone.architecture,
-        preprocessing=asdict(backbone.preprocessing),
+        preprocessing=backbone.preprocessing.fields(),
         card={
             "dataset": images.name,
             "n_images": len(images),

@@ -27,6 +27,11 @@ class ExtractionOptions:
         or "default": the backbone's own, downloaded by torchvision.
     image_size : int, optional
         Side of the network's input, in pixels. Default: its own.
+    normalize : str, optional
+        What is done to pixel values: "imagenet" (torchvision's), "none" (values in [0, 1]), "half"
+        (mean and deviation 0.5), "caffe" (0 to 255 less Caffe's means, BGR), "caffe-rgb",
+        MEAN:STD such as 0.5:0.25 or 0.5,0.5,0.5:0.2,0.2,0.2, or "auto" (another than the network's
+        own where the training images show that this is wrong). Default: the network's own.
     dense : bool
         Run the fully-connected layers of AlexNet and VGG as convolutions: with a larger image_size
         they give maps of codes, which are pooled.
@@ -77,6 +82,7 @@ class ExtractionOptions:
     backbone: str
     weights: str | None = None
     image_size: int | None = None
+    normalize: str | None = None
     dense: bool = False
     views: str = "center"
     each_view: bool = False

@@ -18,6 +18,7 @@ from pipelines.figures import C_curves, depth_curve, depth_curves, similarity_by
 from pipelines.maps import confusion_matrix, size_map
 from pipelines.networks import Standing
 from pipelines.scorings import SCORINGS
+from pipelines.similarity import BORDER
 from pipelines.svg import both_widths
 
 
@@ -125,6 +126,7 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
             reused=report["images_reused"],
             layers=report["layers_reused"],
         ).sentence(n_skipped=len(report["skipped"])),
+        "border": BORDER,
         "figures": _draw(report, at_best, scoring) if draw else {},
     }
 
@@ -137,13 +139,13 @@ def _draw(
     of_best = [row for row in rows if row["classifier"] == best["classifier"]]
     both = [row for row in at_best if row["classifier"] == best["classifier"]]
     several = len({row["train_size"] for row in rows}) > 1
-    Cs, by_layer = report["protocol"]["Cs"], report["similarity"]["by_layer"]
+    Cs, similarity = report["protocol"]["Cs"], report["similarity"]
     figures_of: dict[str, Callable[[float], str | None]] = {
         "curve": partial(depth_curve, at_best, scoring, report["controls"]),
         "map": partial(size_map, of_best) if several else lambda width: None,
         "C": partial(C_curves, both, Cs, scoring),
         "confusion": partial(confusion_matrix, report["classes"], report["confusion"]),
-        "similarity": partial(similarity_by_layer, by_layer),
+        "similarity": partial(similarity_by_layer, similarity, BORDER),
     }
     return {name: both_widths(draw) for name, draw in figures_of.items()}
 

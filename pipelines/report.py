@@ -83,7 +83,7 @@ def make_report(
             "weights": backbone.weights,
             "weights_digest": backbone.weights_digest,
             "architecture": backbone.architecture,
-            "preprocessing": asdict(backbone.preprocessing),
+            "preprocessing": backbone.preprocessing.fields(),
             "each_view": options.each_view,
             "activation": options.activation,
             "precision": options.precision,
@@ -123,6 +123,7 @@ def make_report(
             for control in experiment.controls
         ],
         "similarity": _plain(experiment.similarity),
+        "preprocessing_check": _checked(experiment),
         "advice": _plain(experiment.advice),
         "reproducibility": _plain(experiment.reproducibility),
         "cost": experiment.cost,
@@ -267,6 +268,12 @@ def _plain(record: Any) -> dict[str, Any]:
     """Turn a record into plain values: tuples into lists."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(record)))
     return plain
+
+
+def _checked(experiment: Experiment) -> dict[str, Any] | None:
+    """Say how well the preprocessing fits, and how it was chosen where it was."""
+    check = experiment.preprocessing_check
+    return None if check is None else _plain(check) | {"chosen": experiment.extraction.chosen}
 
 
 def _confused(comparison: Comparison, images: ImageList) -> list[dict[str, Any]]:

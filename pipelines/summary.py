@@ -38,6 +38,9 @@ def print_summary(done: Experiment, report: dict[str, Any], out: Path) -> None:
             "Warning: shuffled labels are predicted far better than by chance. Something leaks: do "
             "not trust these scores."
         )
+    check = done.preprocessing_check
+    if check is not None and check.level == "warn":
+        terminal().say(f"Warning: {check.text}")
     _warn_of_edges(comparison)
     console.print(extraction.counts.sentence(n_skipped=len(extraction.skipped)), soft_wrap=True)
     console.print(sentence(report), soft_wrap=True)

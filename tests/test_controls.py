@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import get_scorer
-from torch import nn
 
 from codes import load_backbone
 from codes.datasets import list_images
@@ -27,7 +25,7 @@ from pipelines.experiment import compare
 from pipelines.extraction import extract
 from pipelines.reproducibility import measure_reproducibility
 from pipelines.scorings import SCORINGS
-from pipelines.similarity import Similarity, measure_similarity
+from pipelines.similarity import Similarity
 from tests.conftest import draw_image
 
 
@@ -184,65 +182,6 @@ def test_scrambling_noise_makes_noise_and_a_black_edge_no_black_image() -> None:
     assert (scramble_phases(half, b"seed") == 250).float().mean() == 20 / 64
 
 
-def _net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2),
-        nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
-    )  # fmt: skip
-
-
-def _save(folder: Path, images: list[np.ndarray]) -> Path:
-    folder.mkdir()
-    for i, image in enumerate(images):
-        Image.fromarray(image).save(folder / f"{i:02d}.png")
-    return folder
-
-
-def test_batch_normalisation_remembers_what_it_was_trained_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rng = np.random.default_rng(0)
-    smooth = [np.asarray(draw_image(i).resize((64, 64))) for i in range(40)]
-    noise = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(40)]
-    own, half = _save(tmp_path / "own", smooth), _save(tmp_path / "half", smooth[:20])
-    other = _save(tmp_path / "other", noise)
-    net = _net()
-
-    def build() -> nn.Module:
-        return net
-
-    monkeypatch.setattr("tests.test_controls.build", build, raising=False)
-    backbone = load_backbone("tests.test_controls:build", image_size=64)
-    pixels = [backbone.preprocessing.crop(Image.fromarray(image)) for image in smooth]
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # Plain averages.
-            module.reset_running_stats()
-    net.train()(backbone.preprocessing.normalize(torch.stack(pixels)))
-    net.eval()
-    options = ExtractionOptions(
-        backbone="tests.test_controls:build", image_size=64, layers="2", store=tmp_path / "store"
-    )
-    found = {
-        folder.name: measure_similarity(extract(list_images([folder]), options))
-        for folder in (own, half, other)
-    }
-    values = {name: [layer.value for layer in f.by_layer] for name, f in found.items()}
-    assert [round(layer.depth, 2) for layer in found["own"].by_layer] == [0.33, 0.67]
-    assert values["own"] == pytest.approx([1, 1], abs=1e-3)
-    assert min(values["half"]) > 0.9
-    assert max(values["other"]) < min(values["half"])
-    assert found["own"].witness == "the source classifier"
-    again = measure_similarity(extract(list_images([own]), options))
-    assert again == found["own"]  # Out of the store.
-
-
-def build() -> nn.Module:
-    """Stand in for a network of one's own."""
-    return _net()
-
-
 def test_evidence_is_that_of_the_whole_network(image_folder: Path) -> None:
     backbone = load_backbone("bundled")
     images = list_images([image_folder])
@@ -255,27 +194,26 @@ def test_evidence_is_that_of_the_whole_network(image_folder: Path) -> None:
     np.testing.assert_allclose(found[:5, 0], scores.logsumexp(1), rtol=1e-4)
 
 
-def test_random_weights_know_nothing(image_folder: Path) -> None:
-    options = ExtractionOptions(backbone="bundled", weights="none", layers="fc7.relu")
-    found = measure_similarity(extract(list_images([image_folder]), options))
-    assert found.value is None
-    assert "random" in found.witness
-
-
 @pytest.mark.parametrize("large", [False, True])
-@pytest.mark.parametrize("value", [0.9, 0.1, None])
-def test_advice_is_that_of_the_table(large: bool, value: float | None) -> None:
+@pytest.mark.parametrize(
+    ("value", "similar"), [(0.9, True), (0.1, False), (0.9, None), (None, None)]
+)
+def test_advice_is_that_of_the_table(
+    large: bool, value: float | None, similar: bool | None
+) -> None:
     X, y = _made()
     rng = np.random.default_rng(0)
     codes = {"early": X, "late": X + rng.normal(size=X.shape) * 3}
     found = compare_layers(codes, y, protocol=Protocol(Cs=(1e-2,), cv=3, train_sizes=(5, "all")))
     similarity = Similarity(
-        value=value, ci_low=value, ci_high=value, witness="", n_images=9, by_layer=()
-    )
+        value=value, ci_low=value, ci_high=value, witness="", n_images=9, by_layer=(),
+        similar=similar,
+    )  # fmt: skip
     folds = [replace(row, n_train=LARGE if large else 100) for row in found.folds]
     found = replace(found, folds=tuple(folds))
     said = advise(found, similarity, {"early": 0.2, "late": 1.0})
-    similar = value == 0.9  # Not measured: the best depth is early.
+    assert ("has no border" in said.evidence[1]) == (value is not None and similar is None)
+    similar = bool(similar)  # Without a border: the best depth is early.
     assert (said.large, said.similar) == (large, similar)
     assert said.case == CASES[large, similar][0]
     assert f"codes of {found.best.recommended} " in said.text

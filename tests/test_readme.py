@@ -36,7 +36,9 @@ def test_the_commands_are_commands(run_cli: Callable[..., Any]) -> None:
     commands = {
         tuple(shlex.split(command)[1 : 3 if "-codes cache" in command else 2])
         for command in re.findall(
-            r"cnn-codes (?:demo|layers|extract|compare|report|fit|predict|cache \w+)\b.*", typed
+            r"cnn-codes (?:demo|layers|extract|compare|report|fit|predict|similarity|cache \w+)\b"
+            r".*",
+            typed,
         )
     }
     options = set(re.findall(r"(?<=\s|`)--[a-zA-Z][a-zA-Z-]+", typed)) - {"--help", "--debug"}

@@ -1,0 +1,108 @@
+"""The command ``cnn-codes similarity``: images without labels, and what a network knows of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from pipelines.options import ExtractionOptions
+from pipelines.progress import stdout, terminal
+
+
+def similarity(
+    *images: Path,
+    backbone: str,
+    weights: str | None = None,
+    image_size: int | None = None,
+    normalize: str | None = None,
+    page: int | None = None,
+    device: str = "auto",
+    store: str | Path | None = None,
+    skip_unreadable: bool = False,
+    random_state: int = 0,
+    json_: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Measure how similar images, without labels, are to what a backbone was trained on.
+
+    And whether its preprocessing fits it, where it has batch normalisation.
+
+    Parameters
+    ----------
+    images
+        Image files, or folders or archives of them.
+    backbone
+        A torchvision classifier, "bundled", or package.module:function.
+    weights
+        A torchvision weights name, or a .pth or .safetensors state dict. Default: the backbone's
+        own, downloaded by torchvision.
+    image_size
+        Side of the network's input, in pixels. Default: its own.
+    normalize
+        "imagenet", "none", "half", "caffe", "caffe-rgb", MEAN:STD, or "auto". Default: the
+        network's own.
+    page
+        Which page of image files with several (TIFF, GIF), from 1.
+    device
+        "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
+    store
+        Folder where what was read is kept. Default: CNN_CODES_STORE, otherwise the user's cache
+        folder.
+    skip_unreadable
+        Go on without the images that cannot be decoded, which are listed.
+    random_state
+        Seed of the interval, from 0 to 4294967295.
+    json_
+        Print one JSON object: similarity and preprocessing_check, as in report.json.
+    """
+    from codes.datasets import list_images
+    from pipelines.similarity import BORDER
+    from pipelines.unlabelled import compare_with_training
+
+    if not images:
+        raise ValueError("No images were given. Name image files, or folders or archives of them.")
+    options = ExtractionOptions(
+        backbone=backbone,
+        weights=weights,
+        image_size=image_size,
+        normalize=normalize,
+        page=page,
+        device=device,
+        store=store,
+        skip_unreadable=skip_unreadable,
+        random_state=random_state,
+    )
+    found = list_images(images, page=page)
+    measured, check = compare_with_training(found, options, narrator=terminal())
+    if check is not None and check.level is not None:
+        terminal().say(f"{'Warning' if check.level == 'warn' else 'Note'}: {check.text}")
+    if json_:
+        checked = None if check is None else asdict(check)
+        record = {"similarity": asdict(measured), "preprocessing_check": checked}
+        stdout().print(json.dumps(record, indent=2, allow_nan=False), soft_wrap=True)
+        return
+    say = partial(stdout().print, soft_wrap=True)
+    if measured.value is None:
+        say(f"Similarity was not measured: {measured.witness}.")
+    else:
+        side = ", no border" if measured.similar is None else (
+            f", {'similar' if measured.similar else 'dissimilar'} (border {BORDER})"
+        )  # fmt: skip
+        say(
+            f"Similarity {measured.value:.2f}{side}; 95 % interval {measured.ci_low:.2f} to "
+            f"{measured.ci_high:.2f}, {measured.n_images} images, from {measured.witness}"
+        )
+        say(measured.scale)
+    if check is None:
+        say("Preprocessing was not checked: no batch normalisation knows what it was trained with.")
+    else:
+        divergences = ", ".join(f"{how} {value:.2f}" for how, value in check.values.items())
+        fits = {"warn": "does not seem to fit", "note": "may not fit", None: "fits"}[check.level]
+        say(
+            f"Preprocessing: {check.in_use} {fits}; divergence at the first batch normalisation: "
+            f"{divergences}"
+        )
