@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from codes.agreement import Agreement
 from codes.building import build_bundled, build_own, build_torchvision
 from codes.dense import as_convolutions
 from codes.fingerprint import fingerprint, traced_alike
@@ -135,6 +136,8 @@ def load_backbone(
         )
     if dense:
         layers = find_layers(graph, _blank(built.preprocessing))
+        # Afterwards there is nothing left to compare it with: its output is another by design.
+        Agreement(model, graph.graph).require(_noise(built.preprocessing))
         graph = as_convolutions(graph)
         layers = measure_layers(graph, layers, _blank(preprocessing))
         architecture, model = {**architecture, "dense": True}, graph.root
@@ -211,6 +214,11 @@ def _blank(preprocessing: Preprocessing) -> torch.Tensor:
             f"An image of {size} x {size} pixels does not fit into memory. Choose a smaller "
             "--image-size."
         ) from error
+
+
+def _noise(preprocessing: Preprocessing) -> torch.Tensor:
+    shape = 2, 3, preprocessing.crop_size, preprocessing.crop_size
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def digest_weights(model: nn.Module) -> str:

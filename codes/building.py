@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from codes import bundled as bundled_net
+from codes.copies import copy_module
 from codes.preprocessing import Preprocessing
 from codes.state_dicts import (
     find_weights,
@@ -121,10 +121,10 @@ def build_own(name: str, weights: str | None, random_state: int) -> Built:
             "Allowed: an nn.Module, or an nn.Module and a codes.Preprocessing."
         )
     _check_own(name, model)
+    model = copy_module(model)  # The function may return the same network again.
     said = "its own"
     missing: tuple[str, ...] = ()
     if weights == "none":
-        model = deepcopy(model)  # The function may return the same network again.
         reset_weights(name, model, random_state)
         said = f"random (random_state={random_state})"
     elif weights is not None:
@@ -152,26 +152,27 @@ def reset_weights(name: str, model: nn.Module, random_state: int) -> None:
     Raises
     ------
     ValueError
-        If the network has parameters that no module can initialise; the message names them.
+        If the network has parameters that no module initialises; the message names them.
     """
-    anew: set[int] = set()
+    parameters = dict(model.named_parameters())
+    for value in parameters.values():
+        nn.init.constant_(value, torch.nan)
 
     def draw() -> nn.Module:
         for module in model.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
-                anew.update(id(value) for value in module.parameters(recurse=False))
+            for reset in ("reset_parameters", "_reset_parameters"):  # Attention has the second.
+                if callable(getattr(module, reset, None)):
+                    getattr(module, reset)()
         return model
 
     _seeded(draw, random_state)
-    kept = [key for key, value in model.named_parameters() if id(value) not in anew]
-    if kept or not anew:
+    kept = [key for key, value in parameters.items() if value.isnan().any()]
+    if kept or not parameters:
         raise ValueError(
             f"Backbone {name!r} has no random weights: "
             + (
-                f"the parameters {', '.join(kept[:5])} belong to no module that has "
-                "reset_parameters(). Give their modules one."
+                f"no reset_parameters() draws the parameters {', '.join(kept[:5])}. Give their "
+                "modules one."
                 if kept
                 else "it has no parameters."
             )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from copy import copy, deepcopy
+from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 
@@ -34,33 +36,68 @@ def copy_network(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     >>> network.get_submodule("0").weight.data_ptr() == root[0].weight.data_ptr()
     True
     """
-    network = fx.GraphModule(root, graph)
     copies: dict[int, Any] = {}
-    _own(network, copies)
+    used = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+    network = fx.GraphModule(
+        {name: _own(attrgetter(name)(root), copies) for name in sorted(used)}, graph
+    )
+    network.training = False
     return network
 
 
-def _own(module: nn.Module, copies: dict[int, Any]) -> None:
-    """Give a module its own children, parameters and buffers; what is shared within it stays so."""
-
-    def copied(value: Any) -> Any:
-        if value is None:
-            return None
-        if id(value) not in copies:
-            if isinstance(value, nn.Module):
-                child = type(value).__new__(type(value))
-                child.__dict__ = dict(value.__dict__)
-                copies[id(value)] = child
-                _own(child, copies)
-            elif isinstance(value, nn.Parameter):
-                copies[id(value)] = nn.Parameter(value.detach(), requires_grad=False)
-            else:
-                copies[id(value)] = value.detach()
+def _own(value: Any, copies: dict[int, Any]) -> Any:
+    """Copy modules and tensors, not their values; what is shared within stays so."""
+    if not isinstance(value, (nn.Module, Tensor)):
+        return value
+    if id(value) in copies:
         return copies[id(value)]
+    if isinstance(value, nn.Parameter):
+        copies[id(value)] = nn.Parameter(value.detach(), requires_grad=False)
+    elif isinstance(value, Tensor):
+        copies[id(value)] = value.detach()
+    else:
+        copies[id(value)] = child = type(value).__new__(type(value))
+        # Its hooks, and which of its buffers are stored, are its own as well.
+        child.__dict__ = {
+            name: _own(copy(kept) if isinstance(kept, (dict, set)) else kept, copies)
+            for name, kept in vars(value).items()
+        }
+        for kind in ("_parameters", "_buffers", "_modules"):
+            members = getattr(value, kind).items()
+            child.__dict__[kind] = {name: _own(member, copies) for name, member in members}
+    return copies[id(value)]
 
-    for kind in ("_parameters", "_buffers", "_modules"):
-        kept = getattr(module, kind)
-        module.__dict__[kind] = {name: copied(value) for name, value in kept.items()}
+
+def copy_module(module: nn.Module) -> nn.Module:
+    """Copy a module with all its values.
+
+    Parameters
+    ----------
+    module : nn.Module
+
+    Returns
+    -------
+    copied : nn.Module
+
+    Raises
+    ------
+    ValueError
+        If it holds something that cannot be copied, such as a lock or an open file.
+    """
+    kept = [value for part in module.modules() for value in vars(part).values()]
+    # What was computed with gradients, as the weights of weight_norm, refuses to be copied.
+    memo = {
+        id(value): value.detach().clone()
+        for value in kept
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    try:
+        return deepcopy(module, memo)
+    except Exception as error:  # Whatever its parts raise.
+        raise ValueError(
+            f"{type(module).__name__} cannot be copied ({type(error).__name__}: {error}), and is "
+            "not to be changed. Keep locks, open files and the like out of its modules."
+        ) from error
 
 
 def move_network(network: fx.GraphModule, device: torch.device) -> fx.GraphModule:

@@ -141,10 +141,17 @@ class _Tracer(NodePathTracer):  # type: ignore[misc]
 
     The first argument of the network is its images; every other one is its default, as where the
     network is called with images alone.
+
+    Parameters
+    ----------
+    known : bool
+        Whether the type and the shape of a weight are values, so that Python can branch on them,
+        and not operations of the graph.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, known: bool) -> None:
         super().__init__()
+        self._known = known
         self._thread = get_ident()
         self._autocast = _autocast()
 
@@ -166,7 +173,7 @@ class _Tracer(NodePathTracer):  # type: ignore[misc]
         if get_ident() != self._thread:
             return attr_val
         value = super().getattr(attr, attr_val, parameter_proxy_cache)
-        if isinstance(value, fx.Proxy) and isinstance(attr_val, torch.Tensor):
+        if self._known and isinstance(value, fx.Proxy) and isinstance(attr_val, torch.Tensor):
             return _Weight(value, attr_val)
         return value
 
@@ -209,10 +216,9 @@ def trace(model: nn.Module) -> TracedGraph:
         If the network's forward pass depends on its input in a way that tracing cannot follow, or
         does more than its graph says.
     """
-    tracer = _Tracer()
     before = _buffers(model)
     try:
-        graph = tracer.trace(model)
+        tracer, graph = _traced(model)
         for name, (buffer, version) in _buffers(model).items():
             known, was = before.get(name, (None, version))
             if known is not buffer or was != version:
@@ -227,9 +233,7 @@ def trace(model: nn.Module) -> TracedGraph:
             f"{type(model).__name__} cannot be traced by torch.fx: {error}. Its forward pass must "
             "not branch on the values of its input; move such code into a module of its own."
         ) from error
-    for node in list(graph.nodes):
-        if node.op == "get_attr" and not node.users:  # Only its type or shape was asked for.
-            graph.erase_node(node)
+    for node in graph.nodes:
         # Channels-last maps cannot be viewed as vectors; a reshape copies them in the same order.
         if node.op == "call_method" and node.target == "view" and _is_shape(node.args[1:]):
             node.target = "reshape"
@@ -241,6 +245,22 @@ def trace(model: nn.Module) -> TracedGraph:
         names=names,
         nodes={name: node for node, name in names.items()},
     )
+
+
+def _traced(model: nn.Module) -> tuple[_Tracer, fx.Graph]:
+    """Trace with weights as operations; where that fails, with what is known of them."""
+    tracer = _Tracer(known=False)
+    try:
+        return tracer, tracer.trace(model)
+    except UnfollowedError:
+        raise
+    except Exception:  # fx raises several unrelated types
+        tracer = _Tracer(known=True)
+        graph = tracer.trace(model)
+    for node in list(graph.nodes):
+        if node.op == "get_attr" and not node.users:  # Only its type or shape was asked for.
+            graph.erase_node(node)
+    return tracer, graph
 
 
 def _autocast() -> tuple[bool, ...]:
@@ -278,7 +298,7 @@ def measure_shapes(traced: TracedGraph, example: torch.Tensor) -> None:
     """
     try:
         with torch.inference_mode():
-            _Shapes(fx.GraphModule(traced.root, traced.graph)).run(example)
+            _Shapes(traced.root, graph=traced.graph).run(example)
     except Exception as error:  # whatever the network's own code raises on this size
         raise ValueError(
             f"{type(traced.root).__name__} does not take images of {tuple(example.shape[1:])}: "

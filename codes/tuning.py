@@ -92,20 +92,24 @@ class _PackedConvolution(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self._weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
+        weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
+        self._weight: Tensor | None = weight
+        self._dtype = weight.dtype
         self._bias = None if conv.bias is None else conv.bias.detach()
         self._steps = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
         self._packed: Tensor | None = None
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the maps of the next layer, shape (n, channels, height, width)."""
-        maps = maps.to(self._weight.dtype)
+        maps = maps.to(self._dtype)
+        weight = self._weight  # Before what is packed: other threads replace the one by the other.
         packed = self._packed
         if packed is None:  # How they lie best depends on the size of the maps.
             packed = torch.ops.mkldnn._reorder_convolution_weight(
-                self._weight, *self._steps, list(maps.shape)
+                weight, *self._steps, list(maps.shape)
             )
             self._packed = packed
+            self._weight = None
         done: Tensor = torch.ops.mkldnn._convolution_pointwise(
             maps, packed, self._bias, *self._steps, "none", [], ""
         )
