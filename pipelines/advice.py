@@ -84,7 +84,8 @@ def advise(comparison: Comparison, similarity: Similarity, depths: dict[str, flo
     if best.recommended is None:
         case, text = GUESSING, _guessing(best)
     else:
-        text = _text(case, notes, best.recommended, depths)
+        known = similarity.value is not None and similarity.similar is not None
+        text = _text(case, notes, best.recommended, depths, known=known)
     return Advice(case=case, text=text, evidence=tuple(evidence), large=large, similar=similar)
 
 
@@ -111,7 +112,7 @@ def _guessing(best: Best) -> str:
     )
 
 
-def _text(case: str, notes: str, take: str, depths: dict[str, float]) -> str:
+def _text(case: str, notes: str, take: str, depths: dict[str, float], *, known: bool) -> str:
     """Say what to do with the depth that is recommended, and what the notes say of such data."""
     depth = depths[take]
     text = f"Train a linear classifier on the codes of {take} (depth {depth:.2f})."
@@ -132,6 +133,13 @@ def _text(case: str, notes: str, take: str, depths: dict[str, float]) -> str:
             f"comes after {take}. What that would bring was not measured."
         )
     elif len(depths) > 1:
+        if not known:
+            return text + (
+                f" For so few images the CS231n notes advise {CASES[False, True][1]} where they "
+                "are similar to what the network was trained on, and from earlier in the network "
+                "where not; how similar these are has no border under this network. Fine-tuning "
+                "was not measured."
+            )
         agrees = (depth >= NEAR_TOP) == (case == "linear-top")
         kind = "similar" if case == "linear-top" else "dissimilar"
         verb = "advise the same" if agrees else "would advise otherwise"

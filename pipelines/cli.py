@@ -35,10 +35,12 @@ from pipelines.options import ExtractionOptions, Options
 from pipelines.output import ClosedOutputError, results, results_only
 from pipelines.parameters import (
     Dataset,
+    DropLeaks,
     Folds,
     Grid,
     GroupDuplicates,
     Jobs,
+    MaxLoss,
     Repeats,
     ScoringName,
     like_field,
@@ -248,8 +250,8 @@ def compare(
     train_sizes: str = "all",
     scoring: ScoringName = None,
     group_duplicates: GroupDuplicates = True,
-    drop_leaks: bool = False,
-    max_loss: float = 0.02,
+    drop_leaks: DropLeaks = False,
+    max_loss: MaxLoss = 0.02,
     controls: str = ",".join(DEFAULT_CONTROLS),
     jobs: Jobs = -1,
 ) -> None:
@@ -263,11 +265,6 @@ def compare(
         "svm" (LinearSVC), "logistic" or "both".
     train_sizes
         Training images of each class, joined by commas, such as 5,20,all.
-    drop_leaks
-        Leave out test images that are copies of training images, and images with two labels.
-    max_loss
-        Most that the recommended depth may score below the chosen one, of whose score it is also
-        within one standard error of the difference. With 0, no score is given up.
     controls
         What the chosen depth is compared with, joined by commas: majority, shuffled (labels),
         pixels, random (weights), concatenated (all depths), pre (before the activation); or none.

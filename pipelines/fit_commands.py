@@ -13,10 +13,12 @@ from pipelines.options import Options
 from pipelines.output import results
 from pipelines.parameters import (
     Dataset,
+    DropLeaks,
     Folds,
     Grid,
     GroupDuplicates,
     Jobs,
+    MaxLoss,
     Repeats,
     ScoringName,
     like_field,
@@ -37,9 +39,11 @@ def fit(
     repeats: Repeats = None,
     scoring: ScoringName = None,
     group_duplicates: GroupDuplicates = True,
+    drop_leaks: DropLeaks = False,
+    max_loss: MaxLoss = 0.02,
     jobs: Jobs = -1,
 ) -> None:
-    """Choose a depth as compare does, fit it on all images, and save it for predict.
+    """Fit the depth that compare recommends on all images, and save it for predict.
 
     A test split measures what can be expected; then it trains too.
 
@@ -60,10 +64,13 @@ def fit(
         cv=cv,
         repeats=repeats,
         scoring=scoring,
+        max_loss=max_loss,
         group_duplicates=group_duplicates,
         random_state=options.random_state,
     )
-    fitted = fit(dataset, options, protocol, n_jobs=jobs, narrator=terminal())
+    fitted = fit(
+        dataset, options, protocol, drop_leaks=drop_leaks, n_jobs=jobs, narrator=terminal()
+    )
     save(fitted, out)
     card = fitted.card
     score, low, high = card["expected"]
@@ -73,10 +80,11 @@ def fit(
         f"{score:.3f} (95 % interval {low:.3f} to {high:.3f}).",
         soft_wrap=True,
     )
-    if card["cheapest"] != card["layer"]:
+    if card["chosen"] != card["layer"]:
         stdout().print(
-            f"{card['cheapest']} cannot be told from it and is cheaper to compute; to fit that, "
-            f"add --layers {card['cheapest']}.",
+            f"It is recommended as it is cheaper to compute than {card['chosen']}, which has the "
+            "best cross-validation score and cannot be distinguished from it; to fit that, add "
+            f"--layers {card['chosen']}.",
             soft_wrap=True,
         )
     for note in card["notes"]:

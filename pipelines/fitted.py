@@ -23,7 +23,7 @@ from pipelines.linear import LinearSVCCV, LogisticCV
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent
 from pipelines.provenance import versions
-from pipelines.results import Comparison
+from pipelines.results import Best, Comparison, LayerScore
 from pipelines.scorings import scorer
 
 FORMAT = 2
@@ -135,10 +135,13 @@ def fit(
     options: ExtractionOptions,
     protocol: Protocol,
     *,
+    drop_leaks: bool = False,
     n_jobs: int = 1,
     narrator: Narrator | None = None,
 ) -> FittedPipeline:
-    """Choose as `pipelines.experiment.compare` does, and fit the chosen depth on every image.
+    """Compare as `pipelines.experiment.compare` does, and fit what is recommended on every image.
+
+    Where nothing is shown to be better than guessing, the chosen depth is fitted, with a note.
 
     Parameters
     ----------
@@ -147,6 +150,7 @@ def fit(
     options : ExtractionOptions
         With one layer there is nothing to choose; what can be expected is measured all the same.
     protocol : Protocol
+    drop_leaks : bool, default=False
     n_jobs : int, default=1
     narrator : Narrator, optional
 
@@ -159,13 +163,22 @@ def fit(
     ValueError
         As `pipelines.experiment.compare`.
     """
-    done = compare_depths(dataset, options, protocol, n_jobs=n_jobs, narrator=narrator or Silent())
+    done = compare_depths(
+        dataset,
+        options,
+        protocol,
+        drop_leaks=drop_leaks,
+        n_jobs=n_jobs,
+        narrator=narrator or Silent(),
+    )
     extraction, best = done.extraction, done.comparison.best
     images = extraction.images
+    layer = best.recommended or best.layer
+    kind = best.recommended_classifier or best.classifier
     rng = np.random.default_rng(protocol.random_state)
     splits = inner_splits(images.labels, done.groups, protocol.cv, rng)
-    X, y, splits = training_rows(extraction.codes(best.layer), images.labels, splits)
-    classifier = ESTIMATORS[best.classifier](
+    X, y, splits = training_rows(extraction.codes(layer), images.labels, splits)
+    classifier = ESTIMATORS[kind](
         Cs=np.array(protocol.Cs),
         cv=splits,
         scoring=scorer(done.comparison.scoring, done.comparison.classes),
@@ -177,7 +190,7 @@ def fit(
     backbone = extraction.backbone
     return FittedPipeline(
         classifier=classifier,
-        options=replace(extraction.options_of(best.layer, extraction.options), store=None),
+        options=replace(extraction.options_of(layer, extraction.options), store=None),
         weights_digest=backbone.weights_digest,
         architecture=backbone.architecture,
         preprocessing=backbone.preprocessing.fields(),
@@ -185,14 +198,14 @@ def fit(
             "dataset": images.name,
             "n_images": len(images),
             "classes": [str(name) for name in classifier.classes_],
-            "layer": best.layer,
-            "cheapest": best.recommended,
+            "layer": layer,
+            "chosen": best.layer,
             "tied": list(best.tied),
-            "classifier": best.classifier,
+            "classifier": kind,
             "C": float(classifier.C_),
             "weights": backbone.weights,
             "scoring": done.comparison.scoring,
-            "expected": [best.score, best.ci_low, best.ci_high],
+            "expected": _expected(done.comparison, layer, kind),
             "notes": _notes(extraction, done.comparison, classifier),
             "versions": versions(),
         },
@@ -203,6 +216,19 @@ def fit(
 def _numbers(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Read the first bytes of digests as numbers, which are compared at once."""
     return np.ascontiguousarray(digests[:, :DIGEST_LENGTH]).view(np.uint64).ravel()
+
+
+def _expected(comparison: Comparison, layer: str, classifier: str) -> list[float]:
+    """Give the score to expect of the depth that is fitted, and its interval."""
+    best = comparison.best
+    found: Best | LayerScore = best  # Of each draw's own choice.
+    if (layer, classifier) != (best.layer, best.classifier):
+        [found] = [
+            row
+            for row in comparison.layers
+            if (row.layer, row.classifier, row.train_size) == (layer, classifier, best.train_size)
+        ]
+    return [found.score, found.ci_low, found.ci_high]
 
 
 def _notes(
@@ -216,9 +242,15 @@ def _notes(
         n_test = 0 if images.test is None else int(images.test.sum())
         told = leaks_sentence([asdict(leak) for leak in leaks], n_test)
         notes.append(f"{told} (copies, byte by byte). The expected score may be too good.")
-    chosen = (best.layer, best.classifier, best.train_size)
+    if best.recommended is None:
+        notes.append(
+            "nothing here is shown to be better than guessing (the commonest class alone scores "
+            f"{best.guess:.3f}): no depth is recommended. Do not rely on this pipeline."
+        )
+    take = best.recommended or best.layer, best.recommended_classifier or best.classifier
+    fitted = (*take, best.train_size)
     rows = {(row.layer, row.classifier, row.train_size): row for row in comparison.layers}
-    edges = {"of all images": classifier.C_at_edge_, "in the comparison": rows[chosen].C_at_edge}
+    edges = {"of all images": classifier.C_at_edge_, "in the comparison": rows[fitted].C_at_edge}
     for where, edge in edges.items():
         if edge:
             notes.append(

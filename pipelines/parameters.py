@@ -64,4 +64,17 @@ GroupDuplicates = Annotated[
         help="Keep copies of an image, byte by byte, on the same side of every fold.",
     ),
 ]
+DropLeaks = Annotated[
+    bool,
+    Parameter(
+        help="Leave out test images that are copies of training images, and images with two labels."
+    ),
+]
+MaxLoss = Annotated[
+    float,
+    Parameter(
+        help="Most that the recommended depth may score below the chosen one, of whose score it is "
+        "also within one standard error of the difference. With 0, no score is given up."
+    ),
+]
 Jobs = Annotated[int, Parameter(help="Processes that train classifiers; -1 for one on each core.")]
