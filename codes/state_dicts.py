@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -21,13 +20,26 @@ PLAUSIBLE = 0.9
 """Share of a network's tensors that a file has, by name and shape, from which it is taken to be of
 this architecture."""
 
+
+class _Unread:
+    """What stands where a file has a number or an array of numpy, whatever the file says of it."""
+
+    def __new__(cls, *_: Any) -> _Unread:
+        return super().__new__(cls)
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
 # What training scripts keep beside the weights; making one of these runs no code of the file.
+# numpy's own types would take whatever state a file gives them.
 _HARMLESS: list[Any] = [
     argparse.Namespace,
-    np.dtype,
-    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
-    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
-    *(type(np.dtype(kind)) for kind in ("?", "i4", "i8", "f4", "f8")),
+    *(
+        (_Unread, f"numpy.{name}")
+        for core in ("core.multiarray", "_core.multiarray")
+        for name in ("dtype", "ndarray", f"{core}.scalar", f"{core}._reconstruct")
+    ),
 ]
 
 

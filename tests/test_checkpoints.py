@@ -52,6 +52,8 @@ FORMS: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "with settings": (
         lambda: {
             "model": _state(), "args": argparse.Namespace(lr=0.1), "best": np.float64(0.9),
+            "n": np.uint8(3), "mean": np.ones(3), "by": np.array(["top-1"]), "random":
+            np.random.RandomState(0).get_state(), "names": np.array([{}, None], object),
             "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}},
         },
         ["model"],
