@@ -105,8 +105,8 @@ def divergences(norm: Any, moments: NDArray[Any]) -> NDArray[np.float64]:
     >>> divergences(norm, np.array([0, 2, 1, 5])).round(2)
     array([0., 2.])
     """
-    mean0 = norm.running_mean.double().cpu().numpy()
-    variance0 = norm.running_var.double().cpu().numpy()
+    mean0 = norm.running_mean.cpu().double().numpy()
+    variance0 = norm.running_var.cpu().double().numpy()
     varied = variance0 > LEAST * norm.eps
     now = np.asarray(moments, np.float64)
     mean, square = now[..., : len(mean0)][..., varied], now[..., len(mean0) :][..., varied]

@@ -20,6 +20,7 @@ from pipelines.experiment import compare_depths
 from pipelines.extraction import Extraction, backbone_of, extract
 from pipelines.leaks import find_leaks, leaks_sentence
 from pipelines.linear import LinearSVCCV, LogisticCV
+from pipelines.normalization import check_normalization
 from pipelines.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent
 from pipelines.provenance import versions
@@ -256,6 +257,11 @@ def _notes(
             notes.append(
                 f"the best C {where} is at the {edge} edge of the grid. A wider --Cs may do better."
             )
+    check = check_normalization(
+        images, extraction.digests, extraction.backbone, device=extraction.device
+    )
+    if check is not None and check.level == "warn":
+        notes.append(check.text)
     return [*notes, *(f"{note}." for note in comparison.notes)]
 
 

@@ -18,10 +18,10 @@ from codes import ImageList, Preprocessing, load_backbone
 from codes.datasets import list_images
 from codes.images import ArraySource, digest_images
 from codes.preprocessing import NORMALIZATIONS
-from pipelines import ExtractionOptions
+from pipelines import ExtractionOptions, Protocol
 from pipelines.cli import main
 from pipelines.extraction import backbone_of, extract, key_of
-from pipelines.fitted import load
+from pipelines.fitted import fit, load
 from pipelines.normalization import check_normalization, compare_divergences
 from tests.test_similarity import STEPS, collect, photographs, save, stacked
 
@@ -179,10 +179,17 @@ def test_fit_keeps_the_normalisation_and_predict_uses_it(
     fitted = load(file)
     assert fitted.options.normalize == "none"
     assert fitted.preprocessing["std"] == (1.0, 1.0, 1.0)
-    capsys.readouterr()
+    assert "does not seem to fit" not in capsys.readouterr().err
     assert main(["predict", str(file), str(data / "blue")]) == 0
     rows = capsys.readouterr().out.splitlines()[1:]
     assert sum(",blue," in row for row in rows) >= 18
+
+
+def test_fit_warns_of_a_normalisation_that_does_not_fit(tmp_path: Path) -> None:
+    options = ExtractionOptions(backbone=PLAIN, layers="relu")
+    protocol = Protocol(Cs=(1e-2,), cv=3, repeats=1)
+    fitted = fit(str(_classes(tmp_path / "data")), options, protocol)
+    assert any("--normalize none" in note for note in fitted.card["notes"])
 
 
 def test_pixels_of_any_channel_order_are_the_same_control() -> None:
