@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from torch import fx
 
-from codes.graph import TracedGraph, canonical, source_classifier, unavoidable
-from codes.heads import averaged_by
+from codes.graph import TracedGraph, canonical, unavoidable
+from codes.heads import averaged_by, last_reader
 
 WIDEST_GAP = 0.15
 """Depth between two neighbours above which layers between them are taken as well."""
@@ -39,10 +39,10 @@ def choose_default(
         reads) or ``"between"`` (to fill a gap in depth of more than 0.15).
     """
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
-    classifier = source_classifier(traced)
+    classifier = last_reader(traced)
     convolutions = [n for n in order if traced.is_convolution(n) and n is not classifier]
     last = order[convolutions[-1]] if convolutions else -1
-    end = len(order) if classifier is None else order[classifier]
+    end = order[classifier]
     passed = unavoidable(traced)
     reasons: dict[fx.Node, str] = {}
     stages = _stage_ends(traced, [node for node in kinds if order[node] < end], passed)

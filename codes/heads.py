@@ -24,6 +24,27 @@ _POOL_CALLS = {F.adaptive_avg_pool2d, F.avg_pool2d, F.max_pool2d, torch.mean, "m
 _MEANS = {torch.mean, "mean"}
 
 
+def last_reader(traced: TracedGraph) -> fx.Node:
+    """Return the source classifier; of a network that was cut before it, the output.
+
+    Parameters
+    ----------
+    traced : TracedGraph
+
+    Returns
+    -------
+    node : fx.Node
+    """
+    output: fx.Node = next(node for node in traced.graph.nodes if node.op == "output")
+    classifier = source_classifier(traced)
+    if classifier is None or (
+        traced.is_convolution(classifier)
+        and not (classifier in unavoidable(traced) and _is_pointwise(traced, classifier))
+    ):
+        return output
+    return classifier
+
+
 def head_inputs(traced: TracedGraph, activations: Collection[fx.Node]) -> dict[fx.Node, str]:
     """Find what the head of a network reads, where that is no activation.
 
@@ -40,20 +61,19 @@ def head_inputs(traced: TracedGraph, activations: Collection[fx.Node]) -> dict[f
         ``"penultimate"``: what the source classifier reads; ``"pooled"``: what the first layer
         with weights behind the network's own pooling reads, where other layers follow it.
     """
-    classifier = source_classifier(traced)
-    if classifier is None:
-        return {}
+    classifier = last_reader(traced)
     first = _first_behind_pooling(traced, classifier)
-    kinds: dict[fx.Node, str] = {}
+    kinds: dict[fx.Node | None, str] = {}
     if first is not None and first is not classifier:
-        kinds[_read_by(traced, first)] = "pooled"
-    penultimate = _read_by(traced, classifier)
+        kinds[_behind(traced, main_input(first))] = "pooled"
+    penultimate = _behind(traced, main_input(classifier))
     if first is classifier or not _is_activation_pooled(traced, penultimate, activations):
         kinds[penultimate] = "penultimate"
     return {
         node: kind
         for node, kind in kinds.items()
-        if node not in activations
+        if node is not None
+        and node not in activations
         and node.op != "placeholder"
         and "shape" in node.meta
         and "missing" not in node.meta
@@ -122,22 +142,16 @@ def _passes_through(traced: TracedGraph, node: fx.Node) -> bool:
 
 
 def _behind(traced: TracedGraph, node: fx.Node | None) -> fx.Node | None:
+    """Return what a node is another form of: what it is before dropout and flattening."""
     while node is not None and _passes_through(traced, node):
         node = main_input(node)
     return node
 
 
-def _read_by(traced: TracedGraph, reader: fx.Node) -> fx.Node:
-    """Return what a layer with weights reads: a place in the network, not a form of it."""
-    node = _behind(traced, main_input(reader))
-    return reader if node is None else node
-
-
 def _is_activation_pooled(
-    traced: TracedGraph, node: fx.Node, activations: Collection[fx.Node]
+    traced: TracedGraph, at: fx.Node | None, activations: Collection[fx.Node]
 ) -> bool:
     """Tell whether a node is an activation, perhaps pooled to a smaller map."""
-    at: fx.Node | None = node
     while at is not None and (
         _passes_through(traced, at) or traced.is_module(at, _POOLS) or traced.calls(at, _POOL_CALLS)
     ):

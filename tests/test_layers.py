@@ -263,6 +263,17 @@ def _run_to(root: nn.Module, graph: torch.fx.Graph, node: torch.fx.Node, x: Tens
     return values[0]
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_network_without_its_head_ends_with_what_it_pools(name: str) -> None:
+    model = models.get_model(name, weights=None)
+    whole = {layer.name: layer.why for layer in _layers(model)[1]}
+    model.fc = nn.Identity()
+    cut = {layer.name: layer.why for layer in _layers(model)[1]}
+    assert cut.keys() == whole.keys()
+    assert list(cut.items())[-2:] == list(whole.items())[-2:]
+    assert cut["avgpool"] == "pooled"
+
+
 def test_a_flattened_map_is_not_pooled() -> None:
     _, layers = _layers(_Pooling(nn.Flatten(), 5 * 36), 8)
     assert [layer.name for layer in layers] == ["relu"]
