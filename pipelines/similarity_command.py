@@ -11,20 +11,21 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pipelines.options import ExtractionOptions
+from pipelines.parameters import like_field
 from pipelines.progress import stdout, terminal
 
 
 def similarity(
     *images: Path,
-    backbone: str,
-    weights: str | None = None,
-    image_size: int | None = None,
-    normalize: str | None = None,
-    page: int | None = None,
-    device: str = "auto",
-    store: str | Path | None = None,
-    skip_unreadable: bool = False,
-    random_state: int = 0,
+    backbone: Annotated[str, like_field("backbone")],
+    weights: Annotated[str | None, like_field("weights")] = None,
+    image_size: Annotated[int | None, like_field("image_size")] = None,
+    normalize: Annotated[str | None, like_field("normalize")] = None,
+    page: Annotated[int | None, like_field("page")] = None,
+    device: Annotated[str, like_field("device")] = "auto",
+    store: Annotated[str | Path | None, like_field("store")] = None,
+    skip_unreadable: Annotated[bool, like_field("skip_unreadable")] = False,
+    random_state: Annotated[int, like_field("random_state")] = 0,
     json_: Annotated[bool, Parameter(name="--json")] = False,
 ) -> None:
     """Measure how similar images, without labels, are to what a backbone was trained on.
@@ -35,27 +36,6 @@ def similarity(
     ----------
     images
         Image files, or folders or archives of them.
-    backbone
-        A torchvision classifier, "bundled", or package.module:function.
-    weights
-        A torchvision weights name, or a .pth or .safetensors state dict. Default: the backbone's
-        own, downloaded by torchvision.
-    image_size
-        Side of the network's input, in pixels. Default: its own.
-    normalize
-        "imagenet", "none", "half", "caffe", "caffe-rgb", MEAN:STD, or "auto". Default: the
-        network's own.
-    page
-        Which page of image files with several (TIFF, GIF), from 1.
-    device
-        "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps".
-    store
-        Folder where what was read is kept. Default: CNN_CODES_STORE, otherwise the user's cache
-        folder.
-    skip_unreadable
-        Go on without the images that cannot be decoded, which are listed.
-    random_state
-        Seed of the interval, from 0 to 4294967295.
     json_
         Print one JSON object: similarity and preprocessing_check, as in report.json.
     """
