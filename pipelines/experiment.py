@@ -309,7 +309,7 @@ def _control_options(
     if name == "pre":
         if of_best.activation == "pre":
             raise _LeftOutError("the codes are those before the activation already")
-        if best.kind in ("penultimate", "node"):
+        if best.kind in ("penultimate", "pooled", "node") and not best.average_of:
             raise _LeftOutError(f"{best.name} is not an activation")
         return replace(of_best, activation="pre"), None
     if of_best.weights == "none":
