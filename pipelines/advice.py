@@ -43,15 +43,16 @@ class Advice:
         In a sentence or two.
     evidence : tuple of str
         What it rests on.
-    large, similar : bool
-        This dataset's place in the table.
+    large : bool
+    similar : bool or None
+        This dataset's place in the table; None where its similarity has no border.
     """
 
     case: str
     text: str
     evidence: tuple[str, ...]
     large: bool
-    similar: bool
+    similar: bool | None
 
 
 def advise(comparison: Comparison, similarity: Similarity, depths: dict[str, float]) -> Advice:
@@ -62,7 +63,7 @@ def advise(comparison: Comparison, similarity: Similarity, depths: dict[str, flo
     comparison : Comparison
         The images that trained at its best size are those that are counted.
     similarity : Similarity
-        Where it has no border, an early depth counts as dissimilar.
+        Where it has no border, the recommended depth decides between the cases.
     depths : dict of str to float
         Layer → depth, in forward order.
 
@@ -74,34 +75,29 @@ def advise(comparison: Comparison, similarity: Similarity, depths: dict[str, flo
     take = best.recommended or best.layer
     n_train = max(row.n_train for row in comparison.folds if row.train_size == best.train_size)
     large = n_train >= LARGE
-    similar, found = _similar(similarity, depths[take])
+    similar, found = _similar(similarity)
     evidence = [
         f"{n_train:,} training images ({'large' if large else 'small'}: from {LARGE:,} on)",
         found,
         *_curve(comparison, n_train / len(comparison.classes)),
     ]
-    case, notes = CASES[large, similar]
+    # Where it is not known, what was measured decides: a depth near the top or an earlier one.
+    case, notes = CASES[large, depths[take] >= NEAR_TOP if similar is None else similar]
     if best.recommended is None:
         case, text = GUESSING, _guessing(best)
     else:
-        known = similarity.value is not None and similarity.similar is not None
-        text = _text(case, notes, best.recommended, depths, known=known)
+        text = _text(case, notes, best.recommended, depths, known=similar is not None)
     return Advice(case=case, text=text, evidence=tuple(evidence), large=large, similar=similar)
 
 
-def _similar(similarity: Similarity, depth: float) -> tuple[bool, str]:
-    """Decide whether a dataset counts as similar, and say by what."""
-    value = similarity.value
-    if value is not None and similarity.similar is not None:
-        kind = "similar" if similarity.similar else "dissimilar"
-        return similarity.similar, f"similarity {value:.2f} ({kind}: {BORDER} is the border)"
-    similar = depth >= NEAR_TOP
-    found = "similarity was not measured" if value is None else (
-        f"similarity {value:.2f}, which has no border here"
-    )  # fmt: skip
-    where = "near" if similar else "far from"
-    kind = "similar" if similar else "dissimilar"
-    return similar, f"{found}; the recommended depth is {where} the top, which counts as {kind}"
+def _similar(similarity: Similarity) -> tuple[bool | None, str]:
+    """Decide whether a dataset counts as similar, where that is known, and say by what."""
+    if similarity.value is None:
+        return None, "similarity was not measured"
+    if similarity.similar is None:
+        return None, f"similarity {similarity.value:.2f}, which has no border here"
+    kind = "similar" if similarity.similar else "dissimilar"
+    return similarity.similar, f"similarity {similarity.value:.2f} ({kind}: {BORDER} is the border)"
 
 
 def _guessing(best: Best) -> str:
@@ -115,22 +111,25 @@ def _guessing(best: Best) -> str:
 def _text(case: str, notes: str, take: str, depths: dict[str, float], *, known: bool) -> str:
     """Say what to do with the depth that is recommended, and what the notes say of such data."""
     depth = depths[take]
+    many = f"large and {'similar' if case == 'fine-tune-from' else 'dissimilar'} data"
+    if not known:
+        many = "so many images"
     text = f"Train a linear classifier on the codes of {take} (depth {depth:.2f})."
     if case == "fine-tune-all":
         text += (
-            " For large and dissimilar data, the CS231n notes advise to fine-tune the whole "
-            "network, starting from these weights; what that would bring was not measured."
+            f" For {many}, the CS231n notes advise to fine-tune the whole network, starting from "
+            "these weights; what that would bring was not measured."
         )
     elif case == "fine-tune-from" and depth == max(depths.values()):
         text += (
-            " For large and similar data, the CS231n notes advise fine-tuning; only the classifier "
-            "comes after this depth, so that an earlier start has to be tried. What that would "
-            "bring was not measured."
+            f" For {many}, the CS231n notes advise fine-tuning; only the classifier comes after "
+            "this depth, so that an earlier start has to be tried. What that would bring was not "
+            "measured."
         )
     elif case == "fine-tune-from":
         text += (
-            f" For large and similar data, the CS231n notes advise fine-tuning: start with what "
-            f"comes after {take}. What that would bring was not measured."
+            f" For {many}, the CS231n notes advise fine-tuning: start with what comes after "
+            f"{take}. What that would bring was not measured."
         )
     elif len(depths) > 1:
         if not known:

@@ -213,9 +213,10 @@ def test_advice_is_that_of_the_table(
     found = replace(found, folds=tuple(folds))
     said = advise(found, similarity, {"early": 0.2, "late": 1.0})
     assert ("has no border" in said.evidence[1]) == (value is not None and similar is None)
-    similar = bool(similar)  # Without a border: the best depth is early.
     assert (said.large, said.similar) == (large, similar)
-    assert said.case == CASES[large, similar][0]
+    assert said.case == CASES[large, bool(similar)][0]  # Without a border: the depth is early.
+    for word in ("similar data", "dissimilar data"):
+        assert word not in said.text or similar is not None
     assert f"codes of {found.best.recommended} " in said.text
     assert "was not measured" in said.text
     if (large, similar) == (False, True):
