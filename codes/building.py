@@ -215,6 +215,7 @@ def build_torchvision(name: str, weights: str | None, random_state: int) -> Buil
         model = _seeded(lambda: _random_torchvision(name), random_state)
         said, entry = f"random (random_state={random_state})", default
     elif weights is not None and weights not in published.__members__ and _is_file(weights):
+        tensors = read_checkpoint(weights)
         entry = next((w for w in published if _is_published(Path(weights), w)), None)
         if entry is not None:
             # Torchvision's own file: its builder knows what else belongs to it (GoogLeNet's input
@@ -224,7 +225,7 @@ def build_torchvision(name: str, weights: str | None, random_state: int) -> Buil
             said = f"{weights} ({entry.name})"
         else:
             wanted = _state_of(name)
-            found = find_weights(read_checkpoint(weights), wanted, origin=weights)
+            found = find_weights(tensors, wanted, origin=weights)
             num_classes = inferred_num_classes(wanted, found.state)
             if num_classes is not None:
                 found = replace(found, said=(*found.said, f"{num_classes} classes"))

@@ -244,7 +244,7 @@ def _recording(traced: TracedGraph, names: Sequence[str]) -> fx.GraphModule:
         norm = copies[traced.nodes[name]]
         with graph.inserting_before(norm):
             outputs[name] = graph.call_function(channel_moments, (norm.all_input_nodes[0],))
-    if OUTPUT not in names:
+    if outputs and OUTPUT not in names:
         last = max(outputs.values())
         for node in reversed(list(graph.nodes)):
             if node > last:

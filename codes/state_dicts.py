@@ -101,8 +101,8 @@ def read_checkpoint(file: str | Path) -> dict[str, dict[str, Tensor]]:
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # Unpickling what is not a pickle raises nearly anything.
         raise ValueError(
-            f"{str(file)!r} cannot be read safely: {_why_unsafe(error)}. Save the weights alone, "
-            "with torch.save(model.state_dict(), FILE) or as .safetensors."
+            f"{str(file)!r} holds no state dict that can be read safely: {_why_unsafe(error)}. "
+            "Save the weights alone, with torch.save(model.state_dict(), FILE) or as .safetensors."
         ) from error
     found = dict(_nested(content, ""))
     if not found:
@@ -158,7 +158,7 @@ def find_weights(
     Raises
     ------
     ValueError
-        If no name is the network's, or two different sets of tensors fit alike.
+        If two different sets of tensors fit alike.
 
     Examples
     --------
@@ -176,12 +176,9 @@ def find_weights(
         for suffix in _suffixes(name)
         if suffix in wanted
     )
-    if not counts:
-        names = [name for tensors in found.values() for name in tensors]
-        raise ValueError(
-            f"The weights {origin} are not of this network. Names in the file: {_some(names, 5)}. "
-            f"Names in the network: {_some(list(wanted), 5)}. Check that --backbone names the "
-            "architecture they were trained in."
+    if not counts:  # Another architecture: `fit_state_dict` says which names are whose.
+        return Weights(
+            state=dict(max(found.values(), key=lambda tensors: len(tensors))), origin=origin
         )
     most = max(counts.values())
     best, *others = [place for place, count in counts.items() if count == most]
@@ -257,6 +254,8 @@ def fit_state_dict(model: nn.Module, weights: Weights) -> tuple[tuple[str, ...],
     own = {name for name, _ in model.named_children()} - cut
     beside = [name for name in state if name not in wanted]
     strange = [name for name in beside if _top(name) in own or "." not in name]
+    if not any(name in state for name in wanted):
+        strange = beside
     if other or strange:
         fitting = sum(name in state for name in wanted) - len(other)
         raise ValueError(_mismatch(model, weights, missing, strange, other, fitting / len(wanted)))
