@@ -177,9 +177,8 @@ def find_weights(
         if suffix in wanted
     )
     if not counts:  # Another architecture: `fit_state_dict` says which names are whose.
-        return Weights(
-            state=dict(max(found.values(), key=lambda tensors: len(tensors))), origin=origin
-        )
+        largest = max(found, key=lambda path: len(found[path]))
+        return Weights(state=dict(found[largest]), origin=origin)
     most = max(counts.values())
     best, *others = [place for place, count in counts.items() if count == most]
     state = _without_prefix(found[best[0]], best[1])
