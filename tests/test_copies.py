@@ -17,7 +17,6 @@ from torchvision.models.feature_extraction import NodePathTracer
 from codes import CodeExtractor, ImageList, load_backbone
 from codes.backbones import digest_weights
 from codes.copies import copy_module
-from codes.evidence import EvidenceReader
 from codes.graph import trace
 from codes.images import ArraySource
 from codes.tuning import _PackedConvolution
@@ -91,15 +90,6 @@ def test_a_network_that_a_function_keeps_stays_as_it_was(
     assert digest_weights(kept) == digest
     assert all(module.training for module in kept.modules())
     assert all(value.requires_grad for value in kept.parameters())
-
-
-def test_hooks_of_a_reader_are_its_own(own: types.ModuleType) -> None:
-    own.net = Net  # type: ignore[attr-defined]
-    backbone = load_backbone("own_copies:net", image_size=16)
-    reader = EvidenceReader(backbone)
-    with reader._recorded():
-        assert reader._read["norm"]._forward_pre_hooks
-        assert not backbone.model.get_submodule("norm")._forward_pre_hooks
 
 
 def test_what_cannot_be_copied_is_refused(own: types.ModuleType) -> None:

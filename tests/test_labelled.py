@@ -219,8 +219,10 @@ def test_both_edges_are_looked_at(
 ) -> None:
     from pipelines.fitted import _notes
 
-    best = SimpleNamespace(layer="a", classifier="svm", train_size="all")
-    row = SimpleNamespace(**vars(best), C_at_edge=compared)
+    row = SimpleNamespace(layer="a", classifier="svm", train_size="all", C_at_edge=compared)
+    best = SimpleNamespace(
+        **vars(row), recommended="a", recommended_classifier="svm", unexplained=None
+    )
     comparison: Any = SimpleNamespace(best=best, layers=[row], notes=("a class has no test image",))
     classifier: Any = SimpleNamespace(C_at_edge_=final)
     notes = _notes(extract(load_images(image_folder), OPTIONS), comparison, classifier)

@@ -40,7 +40,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for i in range(6):
             draw_image(9 * label + i, hue=2 - label).save(folder / "images" / name / f"{i}.png")
     arguments = (
-        folder / "images", "--backbone", "bundled", "--layers", "[^.]*.relu",
+        folder / "images", "--backbone", "bundled", "--layers", "conv[345].relu,fc..relu",
         "--cv", "3", "--Cs", "1e-6:1e-1:6", "--train-sizes", "3,all", "--repeats", "1", "--jobs",
         "1", "--controls", "majority,pixels", "--store", folder / "store", "--out", folder / "out",
     )  # fmt: skip

@@ -31,6 +31,7 @@ from codes.backbones import pixels_backbone
 from pipelines.cli import main
 from pipelines.extraction import extract
 from pipelines.options import ExtractionOptions
+from pipelines.output import results
 from pipelines.shares import Share, find_share
 from tests.conftest import ROOT, draw_image
 from tests.test_store import CONV, FC7, KEY, _codes, _digests, _write
@@ -375,7 +376,9 @@ def test_the_list_has_a_line_for_a_dataset_and_a_backbone(
 
     monkeypatch.setattr(
         "pipelines.store_commands.stdout",
-        lambda: Console(force_terminal=True, width=120, highlight=False, markup=False),
+        lambda: Console(
+            file=results(), force_terminal=True, width=120, highlight=False, markup=False
+        ),
     )
     assert main(["cache", "list"]) == 0
     head, *lines, _ = capsys.readouterr().out.splitlines()
