@@ -101,10 +101,15 @@ def _similar(similarity: Similarity) -> tuple[bool | None, str]:
 
 
 def _guessing(best: Best) -> str:
-    return (
+    said = (
         f"No depth is recommended: nothing here is shown to be better than guessing (the "
-        f"commonest class alone scores {best.guess:.3f}). More images may show a difference; check "
-        "that the labels are right, and that the images show what they name."
+        f"commonest class alone scores {best.guess:.3f}). "
+    )
+    if best.unexplained is not None:
+        return said + "Find out first how the test images differ from the training images."
+    return said + (
+        "More images may show a difference; check that the labels are right, and that the images "
+        "show what they name."
     )
 
 
@@ -136,8 +141,7 @@ def _text(case: str, notes: str, take: str, depths: dict[str, float], *, known: 
             return text + (
                 f" For so few images the CS231n notes advise {CASES[False, True][1]} where they "
                 "are similar to what the network was trained on, and from earlier in the network "
-                "where not; how similar these are has no border under this network. Fine-tuning "
-                "was not measured."
+                "where not; here that is not known. Fine-tuning was not measured."
             )
         agrees = (depth >= NEAR_TOP) == (case == "linear-top")
         kind = "similar" if case == "linear-top" else "dissimilar"

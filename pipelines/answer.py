@@ -8,6 +8,9 @@ from typing import Any
 from pipelines.leaks import leaks_sentence
 from pipelines.scorings import SCORINGS
 
+WORTH = 0.95
+"""Share of the time below which a depth is said to save some."""
+
 
 def sentence(report: dict[str, Any]) -> str:
     """Say the answer: which depth to take and why, and what score to expect.
@@ -79,8 +82,8 @@ def _saving(report: dict[str, Any]) -> str:
     return (
         f" It takes {_seconds(less)} an image in place of {_seconds(more)} "
         f"({100 * (1 - less / more):.0f} % less, without reading the image)."
-        if less < more
-        else " On this machine it takes as long."
+        if less < WORTH * more
+        else " On this machine that saves no time."
     )
 
 
@@ -182,9 +185,8 @@ def roles(best: dict[str, Any], layer: str, classifier: str) -> list[str]:
     said = ["chosen"] * (candidate == _chosen(best))
     said += ["tied"] * (candidate in pairs["tied_classifiers"])
     said += ["better on the tested images"] * (candidate in pairs["better"])
-    if said and pairs["tied_classifiers"]:
-        cheapest = (best["recommended"], best["recommended_classifier"])
-        said += ["recommended"] * (candidate == cheapest)
+    cheapest = (best["recommended"], best["recommended_classifier"])
+    said += ["recommended"] * (candidate == cheapest)
     return said
 
 

@@ -208,6 +208,8 @@ def extract(
         auto = backbone is None and options.normalize == "auto"
         backbone = backbone or backbone_of(options)
         extractor = extractor_of(backbone, options)
+    if options.weights not in (None, "none", "default", backbone.weights):
+        narrator.say(f"Weights: {backbone.weights}.")  # What was seen through to find them.
     store = CodeStore(options.store)
     store.require_locks()
     with timed(seconds, "digest"):

@@ -248,6 +248,12 @@ def _notes(
             "nothing here is shown to be better than guessing (the commonest class alone scores "
             f"{best.guess:.3f}): no depth is recommended. Do not rely on this pipeline."
         )
+    if best.unexplained is not None:
+        notes.append(
+            f"training and test images differ: {best.layer} scores {best.cv_score:.3f} in "
+            f"cross-validation, and the test images score {best.unexplained}, {best.score:.3f}. "
+            "Find out why before you rely on this pipeline."
+        )
     take = best.recommended or best.layer, best.recommended_classifier or best.classifier
     fitted = (*take, best.train_size)
     rows = {(row.layer, row.classifier, row.train_size): row for row in comparison.layers}

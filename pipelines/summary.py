@@ -54,7 +54,7 @@ def _scores_table(done: Experiment) -> Table:
     extraction, comparison = done.extraction, done.comparison
     sizes = list(dict.fromkeys(row.train_size for row in comparison.layers))
     heads = [f"{size} a class" if size != "all" else "all" for size in sizes]
-    scored = table("layer", "depth", "classifier", *heads, "95 % interval", "")
+    scored = table("layer", "depth", "classifier", *heads, "95 % interval", "CV", "")
     scores = {(r.layer, r.classifier, r.train_size): r for r in comparison.layers}
     best = comparison.best
     for tap in extraction.taps:
@@ -69,6 +69,7 @@ def _scores_table(done: Experiment) -> Table:
                 classifier,
                 *(f"{row.score:.3f}" for row in rows),
                 f"{last.ci_low:.3f} – {last.ci_high:.3f}",
+                f"{last.cv_score:.3f}",
                 ", ".join(words),
                 style="bold" if is_best else "",
             )
@@ -80,6 +81,7 @@ def _scores_table(done: Experiment) -> Table:
             *[""] * (len(sizes) - 1),
             f"{control.score:.3f}",
             f"{control.ci_low:.3f} – {control.ci_high:.3f}",
+            "",
             "control",
             style="dim",
         )

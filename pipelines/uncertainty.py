@@ -231,10 +231,11 @@ def explained_range(
     )
     ratio = n_test / n_train
     largest = 0.0 if held_out.scoring == "neg_log_loss" else 1.0
+    least = -math.inf if held_out.scoring == "neg_log_loss" else 0.0
     learned = (largest - cv_score) / n_folds
     return (
-        cv_score - math.sqrt(above**2 + ratio * below**2),
-        cv_score + math.sqrt(below**2 + ratio * above**2) + learned,
+        max(least, cv_score - math.sqrt(above**2 + ratio * below**2)),
+        min(largest, cv_score + math.sqrt(below**2 + ratio * above**2) + learned),
     )
 
 
