@@ -28,11 +28,16 @@ class Agreement:
         In evaluation mode, on the CPU, float32; it is not changed.
     graph : fx.Graph
         As it was traced.
+
+    Attributes
+    ----------
+    found : bool
+        Whether they were compared, and agree.
     """
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         self._model, self._graph = model, graph
-        self._lock, self._found = Lock(), False
+        self._lock, self.found = Lock(), False
 
     def require(self, images: Tensor) -> None:
         """Compare the two on the first images of a batch; do nothing the next time.
@@ -48,11 +53,11 @@ class Agreement:
             If an output differs by more than rounding; it gives both numbers.
         """
         with self._lock:
-            if not self._found:
+            if not self.found:
                 few = images[:N_IMAGES]
                 traced = fx.Interpreter(self._model, graph=self._graph)
                 self._compare(_answer(self._model, few), _answer(traced.run, few))
-                self._found = True
+                self.found = True
 
     def _compare(self, own: list[Tensor], traced: list[Tensor]) -> None:
         name = type(self._model).__name__

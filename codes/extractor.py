@@ -297,7 +297,8 @@ class CodeExtractor:
         pixels, why = load()
         if not len(pixels):
             return {}, why
-        self._agreement.require(self.preprocessing.normalize(pixels[:N_IMAGES]))
+        if not self._agreement.found:  # Nothing to normalise from the second batch on.
+            self._agreement.require(self.preprocessing.normalize(pixels[:N_IMAGES]))
         with naming_loss(self.device):
             return self._brought_back(reader.read(pixels, batch_size)), why
 

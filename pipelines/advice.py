@@ -72,7 +72,7 @@ def advise(comparison: Comparison, similarity: Similarity, depths: dict[str, flo
     advice : Advice
     """
     best = comparison.best
-    take = best.recommended or best.layer
+    take, _ = best.taken
     n_train = max(row.n_train for row in comparison.folds if row.train_size == best.train_size)
     large = n_train >= LARGE
     similar, found = _similar(similarity)
@@ -156,7 +156,7 @@ def _text(case: str, notes: str, take: str, depths: dict[str, float], *, known: 
 def _curve(comparison: Comparison, n_per_class: float) -> list[str]:
     """Say what more images would bring, and how far training scores are above held-out ones."""
     best = comparison.best
-    take = (best.recommended or best.layer, best.recommended_classifier or best.classifier)
+    take = best.taken
     rows = [row for row in comparison.layers if (row.layer, row.classifier) == take]
     last = next(row for row in rows if row.train_size == best.train_size)
     said = [

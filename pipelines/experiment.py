@@ -241,7 +241,7 @@ def compare(
     with timed(extraction.seconds, "reproducibility"):
         reproducibility = measure_reproducibility(extraction, options)
     best = comparison.best
-    cost = measure_cost(extraction, options, [best.layer, best.recommended or best.layer])
+    cost = measure_cost(extraction, options, [best.layer, best.taken[0]])
     return Experiment(
         extraction=extraction,
         comparison=comparison,
@@ -311,7 +311,7 @@ def _control_options(
             raise _LeftOutError("the codes are those before the activation already")
         if best.kind in ("penultimate", "pooled", "node") and not best.average_of:
             raise _LeftOutError(f"{best.name} is not an activation")
-        return replace(of_best, activation="pre"), None
+        return replace(of_best, activation="pre"), extraction.backbone
     if of_best.weights == "none":
         raise _LeftOutError("the weights are random already")
     random = replace(of_best, weights="none", dtype="float32")

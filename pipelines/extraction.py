@@ -206,9 +206,10 @@ def extract(
         )
     with timed(seconds, "load"):
         auto = backbone is None and options.normalize == "auto"
+        loaded = backbone is None
         backbone = backbone or backbone_of(options)
         extractor = extractor_of(backbone, options)
-    if options.weights not in (None, "none", "default", backbone.weights):
+    if loaded and options.weights not in (None, "none", "default", backbone.weights):
         narrator.say(f"Weights: {backbone.weights}.")  # What was seen through to find them.
     store = CodeStore(options.store)
     store.require_locks()

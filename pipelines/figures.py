@@ -25,7 +25,7 @@ from pipelines.svg import (
 )
 
 MOST_CURVES = 12
-"""More than that would not be told apart: the others are drawn without a name."""
+"""More than that could not be distinguished: the others are drawn without a name."""
 
 HEIGHT = 3.4
 """Inches, without legends and names of layers."""

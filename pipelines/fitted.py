@@ -174,8 +174,7 @@ def fit(
     )
     extraction, best = done.extraction, done.comparison.best
     images = extraction.images
-    layer = best.recommended or best.layer
-    kind = best.recommended_classifier or best.classifier
+    layer, kind = best.taken
     rng = np.random.default_rng(protocol.random_state)
     splits = inner_splits(images.labels, done.groups, protocol.cv, rng)
     X, y, splits = training_rows(extraction.codes(layer), images.labels, splits)
@@ -254,8 +253,7 @@ def _notes(
             f"cross-validation, and the test images score {best.unexplained}, {best.score:.3f}. "
             "Find out why before you rely on this pipeline."
         )
-    take = best.recommended or best.layer, best.recommended_classifier or best.classifier
-    fitted = (*take, best.train_size)
+    fitted = (*best.taken, best.train_size)
     rows = {(row.layer, row.classifier, row.train_size): row for row in comparison.layers}
     edges = {"of all images": classifier.C_at_edge_, "in the comparison": rows[fitted].C_at_edge}
     for where, edge in edges.items():

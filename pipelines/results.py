@@ -131,6 +131,14 @@ class Best:
     ci_low_without_leaks: float | None
     ci_high_without_leaks: float | None
 
+    @property
+    def taken(self) -> tuple[str, str]:
+        """The layer and classifier to go on with: the recommended ones, or else the chosen."""
+        return (
+            self.recommended or self.layer,
+            self.recommended_classifier or self.classifier,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mistake:

@@ -221,7 +221,11 @@ def test_both_edges_are_looked_at(
 
     row = SimpleNamespace(layer="a", classifier="svm", train_size="all", C_at_edge=compared)
     best = SimpleNamespace(
-        **vars(row), recommended="a", recommended_classifier="svm", unexplained=None
+        **vars(row),
+        recommended="a",
+        recommended_classifier="svm",
+        unexplained=None,
+        taken=("a", "svm"),
     )
     comparison: Any = SimpleNamespace(best=best, layers=[row], notes=("a class has no test image",))
     classifier: Any = SimpleNamespace(C_at_edge_=final)
