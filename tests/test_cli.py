@@ -320,7 +320,7 @@ def test_what_was_stored_is_kept_and_the_next_run_goes_on(
     )  # fmt: skip
     root = Path(CodeStore().name)
     deadline = time.monotonic() + 100
-    while not list(root.glob("*/*/committed/0*")) and time.monotonic() < deadline:
+    while not list(root.glob("*/*/committed/0*/zarr.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, ended)  # As a terminal does: to the whole group.
     _, stderr = process.communicate(timeout=60)

@@ -176,7 +176,7 @@ def test_torchrun_fills_one_store_killed_once_and_run_again(folder: Path, tmp_pa
     ]  # fmt: skip
     first = subprocess.Popen(command, cwd=ROOT)
     deadline = time.monotonic() + 100
-    while not list((tmp_path / "store").glob("*/*/committed/0*")):
+    while not list((tmp_path / "store").glob("*/*/committed/0*/zarr.json")):
         assert first.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
