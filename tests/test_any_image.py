@@ -224,7 +224,7 @@ def test_a_device_that_fails_keeps_what_was_extracted(
 
     monkeypatch.setattr(BatchReader, "forward", failing)
     options = ExtractionOptions(**vars(OPTIONS) | {"batch_size": 3})
-    with pytest.raises(DeviceLostError, match=r"cpu failed: CUDA error: unspecified launch"):
+    with pytest.raises(DeviceLostError, match=r"failed: CUDA error: unspecified launch"):
         extract(load_images(image_folder), options)
     monkeypatch.setattr(BatchReader, "forward", call)
     assert extract(load_images(image_folder), options).n_reused == 12

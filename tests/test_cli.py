@@ -161,11 +161,11 @@ def test_copies_and_layers_that_were_there_are_counted(
 
 def test_stored_codes_equal_fresh_ones_bit_for_bit(image_folder: Path) -> None:
     images = load_images(image_folder)
-    options = ExtractionOptions(backbone="bundled", layers="all", dtype="float32")
+    options = ExtractionOptions(backbone="bundled", layers="all", dtype="float32", device="cpu")
     stored = extract(images, options)
     [fresh] = CodeExtractor(load_backbone("bundled"), "all").extract(images, batch_size=36)
     [same] = CodeExtractor(load_backbone("bundled"), "all").extract(images, batch_size=36)
-    again = extract(images, ExtractionOptions(backbone="bundled", layers="all", dtype="float32"))
+    again = extract(images, options)
     assert again.n_extracted == 0
     batches = list(CodeExtractor(load_backbone("bundled"), "all").extract(images))
     for layer in fresh.codes:

@@ -51,7 +51,7 @@ def test_compiled_codes_are_the_codes(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_without_a_compiler_the_error_says_so(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pipelines.cli", "extract", "sklearn:digits", "--backbone",
-         "bundled", "--compile", "--store", str(tmp_path / "store")],
+         "bundled", "--device", "cpu", "--compile", "--store", str(tmp_path / "store")],
         capture_output=True, text=True, check=False, cwd=ROOT,
         env=os.environ | {"CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "no")},
     )  # fmt: skip

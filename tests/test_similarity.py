@@ -191,7 +191,8 @@ def test_the_command_measures_images_without_labels(
         folders = [tmp_path / "classes"]
         save(folders[0] / "a", cut[:20])
         save(folders[0] / "b", cut[20:])
-    words = ["similarity", *map(str, folders), "--backbone", "tests.test_similarity:build"]
+    words = ["similarity", *map(str, folders), "--device", "cpu", "--backbone"]
+    words.append("tests.test_similarity:build")
     assert main(words) == 0
     said = capsys.readouterr()
     assert main([*words, "--json"]) == 0
