@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 
-from codes.bundled import IMAGE_SIZE, MEAN, STD, BundledNet, bundled
+from codes.backbones.bundled import IMAGE_SIZE, MEAN, STD, BundledNet, bundled
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
 WIDTH = 4096

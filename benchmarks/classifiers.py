@@ -73,7 +73,7 @@ def make_fit(row: Row, side: str, splits: list[Any] | None) -> Any:
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import LinearSVC
 
-    from pipelines.linear import LinearSVCCV, LogisticCV
+    from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 
     Cs = list(row.Cs)
     if side == "ours":
@@ -200,7 +200,7 @@ def growth(folder: Path, plot: Path, toy: bool) -> str:
 
 def time_fit(kind: str, X: Any, y: Any) -> float:
     """CPU seconds of one fit of ours."""
-    from pipelines.linear import LinearSVCCV, LogisticCV
+    from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 
     model = (LinearSVCCV if kind == "svm" else LogisticCV)(GRID, cv=3, random_state=0)
     start = time.process_time()

@@ -87,7 +87,7 @@ def bare(
 def ours(images: Any, backbone: Any, name: str, precision: str, batch: int) -> Callable[[], None]:
     """Fill a new store."""
     from pipelines import ExtractionOptions
-    from pipelines.extraction import extract
+    from pipelines.extraction.extract import extract
 
     def run() -> None:
         with tempfile.TemporaryDirectory() as store:
@@ -124,7 +124,7 @@ def everyday(folder: Path, backbone: Any, name: str) -> Callable[[], None]:
     from torchvision.datasets import ImageFolder
     from torchvision.models.feature_extraction import create_feature_extractor
 
-    from codes.pooling import resolve_pooling
+    from codes.graph.pooling import resolve_pooling
 
     model = backbone.model.to(memory_format=torch.contiguous_format)
     layers = NETWORKS[name].split(",")
@@ -228,7 +228,7 @@ def main() -> None:
     import torch
 
     from codes import CodeExtractor, load_backbone, load_images
-    from codes.images import ArraySource
+    from codes.data.images import ArraySource
 
     repeats = 1 if options.toy else options.repeats
     names = [options.network] if options.network else list(NETWORKS)[: 1 if options.toy else None]

@@ -24,7 +24,7 @@ CHILD = """
 import resource, sys
 from codes import load_images
 from pipelines import ExtractionOptions
-from pipelines.extraction import extract
+from pipelines.extraction.extract import extract
 dataset, store = sys.argv[1:]
 done = extract(
     load_images(dataset),

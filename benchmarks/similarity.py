@@ -24,12 +24,12 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from codes import Preprocessing, load_images  # noqa: E402
-from codes.bundled import N_CLASSES  # noqa: E402
-from codes.datasets import list_images  # noqa: E402
-from codes.drawing import Drawings  # noqa: E402
-from codes.pretrain import TEST_START  # noqa: E402
+from codes.backbones.bundled import N_CLASSES  # noqa: E402
+from codes.backbones.drawing import Drawings  # noqa: E402
+from codes.backbones.pretrain import TEST_START  # noqa: E402
+from codes.data.readers.datasets import list_images  # noqa: E402
 from pipelines import ExtractionOptions  # noqa: E402
-from pipelines.unlabelled import compare_with_training  # noqa: E402
+from pipelines.diagnostics.unlabelled import compare_with_training  # noqa: E402
 
 
 def lite0() -> tuple[nn.Module, Preprocessing]:

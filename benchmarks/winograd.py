@@ -49,8 +49,8 @@ def main() -> None:
     import torch
     from torch import nn
 
-    from codes.tuning import _PackedConvolution
-    from codes.winograd import WinogradConvolution
+    from codes.inference.tuning import _PackedConvolution
+    from codes.inference.winograd import WinogradConvolution
 
     n_lanes = torch.get_num_threads()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cache.locks import PATIENCE, missing_locks, say_waiting
+from cache.storage.locks import PATIENCE, missing_locks, say_waiting
 
 # A file changed within this time may change again without another modification time.
 SETTLED = 2.0

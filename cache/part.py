@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from cache.chunks import MIN_ROWS
 from cache.errors import DamagedCodesError
 from cache.key import CodesKey
-from cache.places import FILE, Place
 from cache.records import read_record, sha256
+from cache.storage.base import FILE, Place
 
 COMMITTED, IMAGES = "committed", "images"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cache.errors import DamagedCodesError
 from cache.key import canonical_json
-from cache.places import FILE, Place
+from cache.storage.base import FILE, Place
 
 
 def write_record(place: Place, folder: str, attributes: Mapping[str, Any]) -> None:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from cache.errors import StoreError
 from cache.key import CodesKey, ExtractionKey
 from cache.part import Lookup, Part, distinct
-from cache.places import USE, open_place, parts, user_folder
 from cache.records import read_record, write_record
+from cache.storage.base import USE, open_place, parts, user_folder
 from cache.upkeep import make_room
 from cache.view import CodesView
 from cache.writer import PartWriter

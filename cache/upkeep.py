@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from cache.errors import StoreError
 from cache.part import COMMITTED, Part, distinct
-from cache.places import FILE, USE, Place, groups, parts
 from cache.records import read_record
+from cache.storage.base import FILE, USE, Place, groups, parts
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _TIMES = {"h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}

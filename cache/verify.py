@@ -12,8 +12,8 @@ import numpy as np
 from cache.chunks import chunk_path, decode
 from cache.errors import DamagedCodesError, StoreError
 from cache.part import COMMITTED, IMAGES, Part
-from cache.places import DIGESTS, FILE, USE, Place, groups, parts
 from cache.records import read_record, write_record
+from cache.storage.base import DIGESTS, FILE, USE, Place, groups, parts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,8 @@ from cache.chunks import KEYS, chunk_path, chunk_rows, codecs, encode
 from cache.errors import StoreError
 from cache.key import CodesKey, ExtractionKey
 from cache.part import COMMITTED, IMAGES
-from cache.places import FILE, USE, Place
 from cache.records import sha256, write_record
+from cache.storage.base import FILE, USE, Place
 
 SEGMENT_ROWS = 1024
 """Images between two commits: at most so many are computed again after a crash."""

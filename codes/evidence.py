@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from codes.backbones import Backbone
-from codes.copies import copy_network, move_network
-from codes.devices import find_device, no_tf32
-from codes.graph import TracedGraph, depths
-from codes.images import ImageList
+from codes.backbones.backbone import Backbone
+from codes.data.images import ImageList
+from codes.graph.copies import copy_network, move_network
+from codes.graph.trace import TracedGraph, depths
+from codes.inference.devices import find_device, no_tf32
 from codes.preprocessing import Preprocessing
 
 OUTPUT = "output"

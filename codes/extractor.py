@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codes.agreement import N_IMAGES, Agreement
-from codes.backbones import Backbone
-from codes.cutting import Tap, cut_network
-from codes.devices import find_device, in_lanes, naming_loss, no_tf32, only_deterministic
-from codes.images import ImageList
-from codes.loading import Batch, load_crops
-from codes.reading import BatchReader
-from codes.taps import choose_taps
+from codes.backbones.backbone import Backbone
+from codes.data.images import ImageList
+from codes.data.loading import Batch, load_crops
+from codes.graph.agreement import N_IMAGES, Agreement
+from codes.graph.cutting import Tap, cut_network
+from codes.graph.taps import choose_taps
+from codes.inference.devices import find_device, in_lanes, naming_loss, no_tf32, only_deterministic
+from codes.inference.reading import BatchReader
 
 EXTRACTOR_VERSION = 3
 """Raised whenever the same input would give other codes; part of every key."""
@@ -47,7 +47,7 @@ class CodesBatch:
     start : int
         Place of the first image in the list.
     codes : dict of str to ndarray of shape (n, n_features), float32
-        By the taps' names; as wide as `codes.cutting.Tap.width`. The row of an unreadable image is
+        By the taps' names; as wide as `codes.graph.cutting.Tap.width`. The row of an unreadable image is
         NaN; no other value is.
     unreadable : dict of int to str
         Place in the list → why the image could not be decoded.
@@ -68,9 +68,9 @@ class CodeExtractor:
     ----------
     backbone : Backbone
     layers : str or sequence of str, default="default"
-        As for `codes.taps.choose_taps`.
+        As for `codes.graph.taps.choose_taps`.
     pool : str, default="grid"
-        As for `codes.taps.choose_taps`; several, joined by commas, share the pass.
+        As for `codes.graph.taps.choose_taps`; several, joined by commas, share the pass.
     activation : {"post", "pre"}, default="post"
         Which side of the layer's non-linearity to read; ``"pre"`` is a control.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
@@ -216,7 +216,7 @@ class CodeExtractor:
         workers : int, default=0
             Processes that decode images; with 0, this one does.
         digests : ndarray of shape (n_images, 32), uint8, optional
-            What the images are known by, as `codes.images.digest_images` finds it. One that was
+            What the images are known by, as `codes.data.images.digest_images` finds it. One that was
             changed since is unreadable.
 
         Yields

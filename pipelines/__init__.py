@@ -1,11 +1,11 @@
 """Codes → scores: cross-validated linear classifiers on every depth, and a report."""
 
-# `pipelines.extraction.extract` is not among these: it imports torch, which takes seconds.
-from pipelines.comparison import compare_layers
-from pipelines.draws import Protocol
-from pipelines.linear import LinearSVCCV, LogisticCV
-from pipelines.options import ExtractionOptions
-from pipelines.results import Comparison
+# `pipelines.extraction.extract.extract` is not among these: it imports torch, which takes seconds.
+from pipelines.comparison.compare import compare_layers
+from pipelines.comparison.results import Comparison
+from pipelines.comparison.splits import Protocol
+from pipelines.extraction.options import ExtractionOptions
+from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 
 __all__ = [
     "Comparison",

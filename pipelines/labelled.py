@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from codes import ImageList, load_images
-from codes.archives import is_archive
-from codes.datasets import list_images
-from codes.images import JoinedSource, printable
-from pipelines.evaluation import answers_of, average_views
-from pipelines.extraction import Extraction
-from pipelines.fitted import FittedPipeline
+from codes.data.images import JoinedSource, printable
+from codes.data.readers.archives import is_archive
+from codes.data.readers.datasets import list_images
+from pipelines.comparison.evaluate import answers_of, average_views
+from pipelines.comparison.intervals import HeldOut, score_interval
+from pipelines.comparison.scoring import SCORINGS, score_answers
+from pipelines.extraction.extract import Extraction
+from pipelines.predictor import FittedPipeline
 from pipelines.progress import table, terminal
-from pipelines.scorings import SCORINGS, score_answers
-from pipelines.uncertainty import HeldOut, score_interval
 
 _NAMED = ("sklearn:", "torchvision:", "hf:", "wds:")
 
@@ -48,7 +48,7 @@ def list_to_predict(
     Raises
     ------
     FileNotFoundError, ValueError
-        As `codes.load_images` and `codes.datasets.list_images`.
+        As `codes.load_images` and `codes.data.readers.datasets.list_images`.
     """
     lists = [_list_place(place, classes, page) for place in places]
     if len(lists) == 1:

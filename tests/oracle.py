@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from pipelines.linear import LinearSVCCV, LogisticCV
+from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 
 FAST = {"svm": LinearSVCCV, "logistic": LogisticCV}
 

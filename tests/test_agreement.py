@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codes import CodeExtractor, ImageList, Preprocessing, load_backbone
-from codes.agreement import Agreement, GraphDiffersError
-from codes.graph import trace
-from codes.images import ArraySource
+from codes.data.images import ArraySource
+from codes.graph.agreement import Agreement, GraphDiffersError
+from codes.graph.trace import trace
 
 
 @dataclass

@@ -18,10 +18,10 @@ from torchvision import transforms
 
 from codes import CodeExtractor, Preprocessing, load_backbone, load_images
 from codes import preprocessing as preprocessing_module
-from codes.devices import DeviceLostError
-from codes.reading import BatchReader
+from codes.inference.devices import DeviceLostError
+from codes.inference.reading import BatchReader
 from pipelines import ExtractionOptions
-from pipelines.extraction import UnreadableImagesError, extract
+from pipelines.extraction.extract import UnreadableImagesError, extract
 from pipelines.progress import Silent
 
 OPTIONS = ExtractionOptions(backbone="bundled", layers="conv2.relu,fc7.relu", dtype="float32")

@@ -19,12 +19,12 @@ import torchvision
 from PIL import Image
 
 from codes import load_images
-from codes.datasets import list_images
-from codes.decoding import UnreadableImageError
-from codes.images import digest_images
+from codes.data.images import digest_images
+from codes.data.readers.datasets import list_images
+from codes.decoding.decode import UnreadableImageError
 from pipelines import ExtractionOptions
-from pipelines.extraction import UnreadableImagesError, extract
-from pipelines.transformer import CodesTransformer
+from pipelines.extraction.extract import UnreadableImagesError, extract
+from pipelines.extraction.transformer import CodesTransformer
 from tests.conftest import draw_image
 
 OPTIONS = ExtractionOptions(backbone="bundled", layers="fc7.relu", workers=2, batch_size=8)
@@ -542,7 +542,7 @@ def test_datasets_of_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def test_what_is_in_memory_only_is_decoded_alike() -> None:
-    from codes.decoding import decode_bytes
+    from codes.decoding.decode import decode_bytes
 
     kept = io.BytesIO()
     draw_image(1).save(kept, "PNG")

@@ -15,10 +15,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from codes import Preprocessing, building, load_backbone
-from codes.backbones import digest_weights
-from codes.fingerprint import fingerprint
-from codes.graph import trace
+from codes import Preprocessing, load_backbone
+from codes.backbones import building
+from codes.backbones.backbone import digest_weights
+from codes.backbones.fingerprint import fingerprint
+from codes.graph.trace import trace
 
 
 def _alexnet_like(tmp_path: Path, name: str, **arguments: int) -> Path:
@@ -147,8 +148,8 @@ def test_without_a_network_the_message_names_the_file(
         ("resnet18", "absent.pth", FileNotFoundError, "does not exist"),
         ("bundled", "IMAGENET1K_V1", ValueError, "Allowed: none, or a .pth"),
         ("nowhere.to.be.found:net", None, ValueError, "cannot be imported"),
-        ("codes.pooling:nothing", None, ValueError, "no function 'nothing'"),
-        ("codes.pooling:resolve_pooling", None, ValueError, "raised TypeError"),
+        ("codes.graph.pooling:nothing", None, ValueError, "no function 'nothing'"),
+        ("codes.graph.pooling:resolve_pooling", None, ValueError, "raised TypeError"),
     ],
 )
 def test_unknown_backbones_and_weights(

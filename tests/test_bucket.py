@@ -17,7 +17,7 @@ from obstore.store import from_url
 
 from cache import CodeStore, DamagedCodesError, StoreError
 from cache.digests import DigestMemory
-from cache.places import open_place
+from cache.storage.base import open_place
 from cache.upkeep import list_parts, prune
 from cache.verify import repair, verify
 from tests.test_store import CONV, FC7, KEY, _codes, _digests, _write
@@ -101,7 +101,7 @@ def test_list_and_prune(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     [holding] = list_parts(store.place)
     assert (holding.n_images, holding.n_copies) == (100, 0)
     assert prune(store.place, older_than=0) == ([], [holding])
-    monkeypatch.setattr("cache.bucket.IN_USE", -1.0)
+    monkeypatch.setattr("cache.storage.s3.IN_USE", -1.0)
     assert prune(store.place, older_than=0) == ([holding], [])
     assert list_parts(store.place) == []
 
@@ -161,7 +161,7 @@ def test_what_cannot_be_reached_is_one_message(
 
 def test_without_the_extra_its_name_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
-    monkeypatch.delitem(sys.modules, "cache.bucket", raising=False)
+    monkeypatch.delitem(sys.modules, "cache.storage.s3", raising=False)
     with pytest.raises(StoreError, match=r"pip install 'cnn-codes\[s3\]'"):
         CodeStore("s3://bucket/prefix")
 
@@ -181,7 +181,7 @@ def test_without_a_home_folder_nothing_is_remembered(
     def unknown() -> Path:
         raise StoreError("no home")
 
-    monkeypatch.setattr("cache.bucket.user_folder", unknown)
+    monkeypatch.setattr("cache.storage.s3.user_folder", unknown)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "image.png").write_bytes(b"pixels")
     for digest in (b"first", b"second"):

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torchvision import models
 
 from codes import load_backbone, load_images
-from codes.backbones import digest_weights
+from codes.backbones.backbone import digest_weights
 from codes.evidence import EvidenceReader
 from codes.extractor import CodeExtractor
-from pipelines.cli import main
+from pipelines.cli.app import main
 
 
 def _state(num_classes: int = 7) -> dict[str, Tensor]:

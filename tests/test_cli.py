@@ -22,11 +22,11 @@ from PIL import Image
 
 from cache import CodeStore
 from codes import CodeExtractor, load_backbone, load_images
-from codes.images import digest_images
-from pipelines.cli import main
-from pipelines.counts import Counts
-from pipelines.extraction import extract
-from pipelines.options import ExtractionOptions
+from codes.data.images import digest_images
+from pipelines.cli.app import main
+from pipelines.extraction.counts import Counts
+from pipelines.extraction.extract import extract
+from pipelines.extraction.options import ExtractionOptions
 from tests.conftest import ROOT, draw_image
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -25,9 +25,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from pipelines import Protocol, compare_layers
-from pipelines.draws import make_draws
-from pipelines.evaluation import evaluate_layer
-from pipelines.scorings import SCORINGS, score_answers
+from pipelines.comparison.evaluate import evaluate_layer
+from pipelines.comparison.scoring import SCORINGS, score_answers
+from pipelines.comparison.splits import make_draws
 
 
 def _labels(counts: list[int]) -> np.ndarray:

@@ -13,8 +13,8 @@ import pytest
 
 from codes import CodeExtractor, load_backbone, load_images
 from pipelines import ExtractionOptions
-from pipelines.extraction import extract
-from pipelines.reproducibility import measure_reproducibility
+from pipelines.diagnostics.reproducibility import measure_reproducibility
+from pipelines.extraction.extract import extract
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -14,18 +14,18 @@ from sklearn.dummy import DummyClassifier
 from sklearn.metrics import get_scorer
 
 from codes import load_backbone
-from codes.datasets import list_images
+from codes.data.readers.datasets import list_images
 from codes.evidence import EvidenceReader, scramble_phases
 from pipelines import ExtractionOptions, Protocol, compare_layers
-from pipelines.advice import CASES, LARGE, advise
-from pipelines.controls import better_than_chance, run_controls
-from pipelines.draws import Draw, make_draws
-from pipelines.evaluation import Fit, evaluate_layer
-from pipelines.experiment import compare
-from pipelines.extraction import extract
-from pipelines.reproducibility import measure_reproducibility
-from pipelines.scorings import SCORINGS
-from pipelines.similarity import Similarity
+from pipelines.comparison.controls import better_than_chance, run_controls
+from pipelines.comparison.evaluate import Fit, evaluate_layer
+from pipelines.comparison.scoring import SCORINGS
+from pipelines.comparison.splits import Draw, make_draws
+from pipelines.diagnostics.advice import CASES, LARGE, advise
+from pipelines.diagnostics.reproducibility import measure_reproducibility
+from pipelines.diagnostics.similarity import Similarity
+from pipelines.extraction.extract import extract
+from pipelines.study import compare
 from tests.conftest import draw_image
 
 
@@ -82,8 +82,8 @@ def test_controls_cost_no_more_than_the_comparison(
         grids.append(protocol.Cs)
         return evaluate_layer(X, y, draws, classifier, protocol)
 
-    monkeypatch.setattr("pipelines.comparison.evaluate_layer", count)
-    monkeypatch.setattr("pipelines.controls.evaluate_layer", count)
+    monkeypatch.setattr("pipelines.comparison.compare.evaluate_layer", count)
+    monkeypatch.setattr("pipelines.comparison.controls.evaluate_layer", count)
     grids: list[tuple[float, ...]] = []
     stage = "comparison"
     codes = {f"layer{i}": X for i in range(n_layers)}
@@ -110,7 +110,7 @@ def test_shuffled_labels_are_trained_with_the_true_ones_c(monkeypatch: pytest.Mo
         used.extend(fit.C for fit in fits)
         return fits
 
-    monkeypatch.setattr("pipelines.controls.evaluate_layer", note)
+    monkeypatch.setattr("pipelines.comparison.controls.evaluate_layer", note)
     run_controls({"shuffled": lambda: X}, found, y, protocol=protocol)
     assert used == [fold.C for fold in found.folds if fold.repeat == 0]
 
@@ -122,7 +122,7 @@ def test_labels_that_leak_into_the_codes_of_shuffled_images_raise_the_alarm(
     protocol = Protocol(Cs=(1e-2,), cv=3, repeats=1)
     found = compare_layers({"good": X}, y, protocol=protocol)
     # As if shuffling had not been: what was trained on knows the answers.
-    monkeypatch.setattr("pipelines.controls._shuffle", lambda labels, rng: labels)
+    monkeypatch.setattr("pipelines.comparison.controls._shuffle", lambda labels, rng: labels)
     [shuffled] = run_controls({"shuffled": lambda: X}, found, y, protocol=protocol)
     assert shuffled.alarm
 

@@ -15,11 +15,11 @@ from torch.nn.utils import weight_norm
 from torchvision.models.feature_extraction import NodePathTracer
 
 from codes import CodeExtractor, ImageList, load_backbone
-from codes.backbones import digest_weights
-from codes.copies import copy_module
-from codes.graph import trace
-from codes.images import ArraySource
-from codes.tuning import _PackedConvolution
+from codes.backbones.backbone import digest_weights
+from codes.data.images import ArraySource
+from codes.graph.copies import copy_module
+from codes.graph.trace import trace
+from codes.inference.tuning import _PackedConvolution
 
 
 class Net(nn.Module):

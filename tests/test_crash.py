@@ -21,12 +21,12 @@ from PIL import Image
 
 from cache import writer
 from cache.part import Part
-from cache.places import groups, open_place
+from cache.storage.base import groups, open_place
 from cache.verify import verify
 from codes import load_images
-from pipelines.extraction import Extraction, extract
-from pipelines.options import ExtractionOptions
-from pipelines.shares import Share
+from pipelines.extraction.distributed import Share
+from pipelines.extraction.extract import Extraction, extract
+from pipelines.extraction.options import ExtractionOptions
 from tests.conftest import ROOT
 
 N_IMAGES, SEGMENT = 5120, 64

@@ -15,15 +15,15 @@ from PIL import Image
 
 from codes import load_images
 from pipelines import ExtractionOptions, LinearSVCCV, Protocol, compare_layers
-from pipelines.advice import GUESSING
-from pipelines.answer import cautions, leaks_warning, sentence
-from pipelines.cli import main
-from pipelines.decision import Decision
-from pipelines.draws import Draw
-from pipelines.evaluation import Fit
-from pipelines.extraction import extract
-from pipelines.results import Best
-from pipelines.verdict import Verdict
+from pipelines.cli.app import main
+from pipelines.comparison.decision import Decision
+from pipelines.comparison.evaluate import Fit
+from pipelines.comparison.results import Best
+from pipelines.comparison.splits import Draw
+from pipelines.comparison.verdict import Verdict
+from pipelines.diagnostics.advice import GUESSING
+from pipelines.extraction.extract import extract
+from pipelines.report.answer import cautions, leaks_warning, sentence
 from tests.conftest import draw_image
 
 N_TRAIN, N_TEST = 2000, 400

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from codes import CodeExtractor, Preprocessing, load_backbone, load_images
 from codes.evidence import OUTPUT, EvidenceReader
 from pipelines import ExtractionOptions
-from pipelines.extraction import extract
+from pipelines.extraction.extract import extract
 
 
 class Viewed(nn.Module):

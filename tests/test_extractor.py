@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from codes import Backbone, CodeExtractor, ImageList, Preprocessing, load_backbone
-from codes.devices import find_device
+from codes.data.images import ArraySource
+from codes.data.loading import WorkerDiedError
 from codes.extractor import NonFiniteCodesError
-from codes.graph import trace
-from codes.images import ArraySource
-from codes.layers import find_layers
-from codes.loading import WorkerDiedError
-from codes.pooling import pool_codes, pooled_width, resolve_pooling
-from codes.reading import BatchReader
+from codes.graph.layers import find_layers
+from codes.graph.pooling import pool_codes, pooled_width, resolve_pooling
+from codes.graph.trace import trace
+from codes.inference.devices import find_device
+from codes.inference.reading import BatchReader
 from tests.test_layers import _Twice
 
 FAMILIES = {
@@ -366,7 +366,7 @@ def test_a_process_that_dies_as_its_batch_is_fetched(
         raise error
         yield
 
-    monkeypatch.setattr("codes.loading.DataLoader", broken)
+    monkeypatch.setattr("codes.data.loading.DataLoader", broken)
     extractor = CodeExtractor(load_backbone("bundled"), "fc6.relu")
     with pytest.raises(WorkerDiedError, match=r"died, at its first image: .*\. What was extracted"):
         list(extractor.extract(_images(), workers=1))

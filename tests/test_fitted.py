@@ -21,12 +21,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from codes import load_images
-from codes.bundled import bundled
-from codes.datasets import list_images
+from codes.backbones.bundled import bundled
+from codes.data.readers.datasets import list_images
 from pipelines import ExtractionOptions, LinearSVCCV
-from pipelines.extraction import extract
-from pipelines.fitted import load
-from pipelines.transformer import CodesTransformer
+from pipelines.extraction.extract import extract
+from pipelines.extraction.transformer import CodesTransformer
+from pipelines.predictor import load
 
 Run = Callable[..., CompletedProcess[str]]
 LAYERS = ("--backbone", "bundled", "--layers", "fc6.relu,fc7.relu")

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from codes import CodeExtractor, ImageList, load_backbone, load_images
-from codes.backbones import Backbone
-from pipelines.cli import main
-from pipelines.transformer import CodesTransformer
+from codes.backbones.backbone import Backbone
+from pipelines.cli.app import main
+from pipelines.extraction.transformer import CodesTransformer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

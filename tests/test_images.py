@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from codes import load_images
-from codes.decoding import UnreadableImageError, decode_file, to_rgb
-from codes.images import digest_images
+from codes.data.images import digest_images
+from codes.decoding.decode import UnreadableImageError, decode_file, to_rgb
 from tests.conftest import draw_image
 
 

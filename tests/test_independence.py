@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codes import CodeExtractor, ImageList, load_backbone, load_images
-from codes.images import ArraySource
-from codes.independence import DependentCodesError
-from pipelines.extraction import extract
-from pipelines.options import ExtractionOptions
+from codes.data.images import ArraySource
+from codes.inference.independence import DependentCodesError
+from pipelines.extraction.extract import extract
+from pipelines.extraction.options import ExtractionOptions
 
 
 class _Between(nn.Module):

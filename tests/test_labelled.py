@@ -18,11 +18,11 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 
 from codes import load_images
 from pipelines import ExtractionOptions, Protocol
-from pipelines.cli import main
-from pipelines.extraction import extract
-from pipelines.fitted import FittedPipeline, fit, load, save
+from pipelines.cli.app import main
+from pipelines.comparison.scoring import SCORINGS
+from pipelines.extraction.extract import extract
 from pipelines.labelled import evaluate, list_to_predict
-from pipelines.scorings import SCORINGS
+from pipelines.predictor import FittedPipeline, fit, load, save
 from tests.conftest import draw_image
 
 OPTIONS = ExtractionOptions(backbone="bundled", layers="fc7.relu")
@@ -217,7 +217,7 @@ def test_an_edge_of_the_grid_is_told_of_the_fit_itself(
 def test_both_edges_are_looked_at(
     image_folder: Path, final: str | None, compared: str | None
 ) -> None:
-    from pipelines.fitted import _notes
+    from pipelines.predictor import _notes
 
     row = SimpleNamespace(layer="a", classifier="svm", train_size="all", C_at_edge=compared)
     best = SimpleNamespace(

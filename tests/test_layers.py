@@ -16,12 +16,12 @@ from torchvision import models
 
 from cache import CodesKey
 from codes import CodeExtractor, load_backbone, load_images
-from codes.choice import fill_gaps
-from codes.graph import trace
-from codes.layers import find_layers, select_layers
-from codes.taps import choose_taps
-from pipelines.extraction import extract
-from pipelines.options import ExtractionOptions
+from codes.graph.choice import fill_gaps
+from codes.graph.layers import find_layers, select_layers
+from codes.graph.taps import choose_taps
+from codes.graph.trace import trace
+from pipelines.extraction.extract import extract
+from pipelines.extraction.options import ExtractionOptions
 
 
 def _layers(model: nn.Module, size: int = 64):

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import ExtractionOptions, Protocol, experiment
-from pipelines.leaks import find_leaks, group_copies
+from pipelines import ExtractionOptions, Protocol
+from pipelines import study as experiment
+from pipelines.comparison.duplicates import find_leaks, group_copies
 from tests.conftest import draw_image
 
 LISTS = st.lists(

@@ -22,10 +22,11 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import SqueezeNet1_0_Weights, squeezenet1_0
 from torchvision.models.feature_extraction import create_feature_extractor
 
-import pipelines.folds
-from pipelines import scaling, spaces, symmetric
-from pipelines.folds import Problem, make_space
-from pipelines.spaces import FeatureSpace, SampleSpace
+import pipelines.linear.path
+from pipelines.linear import problems as spaces
+from pipelines.linear import scaling, symmetric
+from pipelines.linear.path import Problem, make_space
+from pipelines.linear.problems import FeatureSpace, SampleSpace
 from tests.oracle import FAST, assert_same_answer, stock
 
 KINDS = ("svm", "logistic")
@@ -213,7 +214,7 @@ def test_large_codes_are_scaled_block_by_block(
     monkeypatch: pytest.MonkeyPatch, kind: str, n: int, d: int, dtype: Any
 ) -> None:
     monkeypatch.setattr(scaling, "SMALL", 0)  # as if every code were large
-    monkeypatch.setattr(pipelines.folds, "SMALL", 0)
+    monkeypatch.setattr(pipelines.linear.path, "SMALL", 0)
     monkeypatch.setattr(scaling, "MIN_COLUMNS", 7)
     for module in (scaling, spaces, symmetric):
         monkeypatch.setattr(module, "BLOCK_SIZE", 999)

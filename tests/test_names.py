@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from codes import load_images
-from codes.datasets import list_images
-from codes.images import digest_images
+from codes.data.images import digest_images
+from codes.data.readers.datasets import list_images
 from tests.conftest import draw_image
 
 HIDDEN = ("@eaDir", ".@__thumb", ".ipynb_checkpoints", "__MACOSX", ".git", "#recycle", "@Recycle",

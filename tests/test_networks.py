@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codes import Backbone, CodeExtractor, ImageList, load_backbone
-from codes.agreement import GraphDiffersError
-from codes.copies import copy_network, move_network
+from codes.data.images import ArraySource
 from codes.evidence import EvidenceReader
-from codes.graph import trace
-from codes.images import ArraySource
+from codes.graph.agreement import GraphDiffersError
+from codes.graph.copies import copy_network, move_network
+from codes.graph.trace import trace
 
 
 class Plain(nn.Module):

@@ -15,12 +15,12 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from codes import images as images_module
 from codes import load_images
-from codes.decoding import UnreadableImageError, decode_bytes, decode_file
-from codes.images import digest_images
+from codes.data import images as images_module
+from codes.data.images import digest_images
+from codes.decoding.decode import UnreadableImageError, decode_bytes, decode_file
 from pipelines import ExtractionOptions
-from pipelines.extraction import extract
+from pipelines.extraction.extract import extract
 from tests.conftest import draw_image
 
 RNG = np.random.default_rng(0)

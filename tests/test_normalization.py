@@ -15,14 +15,14 @@ from torch import nn
 from torchvision.models import resnet18
 
 from codes import ImageList, Preprocessing, load_backbone
-from codes.datasets import list_images
-from codes.images import ArraySource, digest_images
+from codes.data.images import ArraySource, digest_images
+from codes.data.readers.datasets import list_images
 from codes.preprocessing import NORMALIZATIONS
 from pipelines import ExtractionOptions, Protocol
-from pipelines.cli import main
-from pipelines.extraction import backbone_of, extract, key_of
-from pipelines.fitted import fit, load
-from pipelines.normalization import check_normalization, compare_divergences
+from pipelines.cli.app import main
+from pipelines.extraction.extract import backbone_of, extract, key_of
+from pipelines.extraction.normalization import check_normalization, compare_divergences
+from pipelines.predictor import fit, load
 from tests.test_similarity import STEPS, collect, photographs, save, stacked
 
 
@@ -193,7 +193,7 @@ def test_fit_warns_of_a_normalisation_that_does_not_fit(tmp_path: Path) -> None:
 
 
 def test_pixels_of_any_channel_order_are_the_same_control() -> None:
-    from codes.backbones import pixels_backbone
+    from codes.backbones.backbone import pixels_backbone
 
     swapped = Preprocessing().normalized("caffe")
     assert pixels_backbone(swapped).preprocessing == pixels_backbone(Preprocessing()).preprocessing

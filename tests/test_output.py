@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import app, main
+from pipelines.cli.app import app, main
 from pipelines.output import results, results_only
 from tests.conftest import ROOT
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from codes.bundled import BundledNet, bundled, fold_norm
-from codes.drawing import Drawings
-from codes.pretrain import (
+from codes.backbones.bundled import BundledNet, bundled, fold_norm
+from codes.backbones.drawing import Drawings
+from codes.backbones.pretrain import (
     Pretraining,
     PretrainOptions,
     export,

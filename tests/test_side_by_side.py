@@ -13,12 +13,12 @@ from scipy import stats
 from sklearn.metrics import average_precision_score
 
 from codes import load_backbone
-from pipelines.arguments import each_backbone
-from pipelines.cli import main
-from pipelines.networks import label, side_by_side
-from pipelines.report import compare_again, read_report, render_again
-from pipelines.tested import ANSWERS, Answers, read_answers, write_answers
-from pipelines.uncertainty import HeldOut
+from pipelines.cli.app import main
+from pipelines.cli.arguments import each_backbone
+from pipelines.comparison.intervals import HeldOut
+from pipelines.comparison.tested import ANSWERS, Answers, read_answers, write_answers
+from pipelines.report.networks import label, side_by_side
+from pipelines.report.report import compare_again, read_report, render_again
 from tests.conftest import draw_image
 
 QUICK = (

@@ -15,12 +15,17 @@ from torch import nn
 
 from cache import CodeStore
 from codes import ImageList, Preprocessing, load_backbone
-from codes.backbones import Backbone
-from codes.datasets import list_images
+from codes.backbones.backbone import Backbone
+from codes.data.images import digest_images
+from codes.data.readers.datasets import list_images
 from codes.evidence import EvidenceReader, divergences
-from codes.images import digest_images
-from pipelines.cli import main
-from pipelines.similarity import BORDER, BORDER_DIVERGENCE, Similarity, measure_similarity
+from pipelines.cli.app import main
+from pipelines.diagnostics.similarity import (
+    BORDER,
+    BORDER_DIVERGENCE,
+    Similarity,
+    measure_similarity,
+)
 from tests.conftest import draw_image
 
 STEPS = Preprocessing(resize_size=64, crop_size=64)

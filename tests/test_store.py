@@ -24,12 +24,12 @@ from hypothesis import strategies as st
 
 from cache import CodesKey, CodeStore, DamagedCodesError, ExtractionKey, StoreError
 from cache.chunks import chunk_rows
-from cache.disk import Disk
 from cache.key import canonical_json
-from cache.places import open_place
 from cache.records import read_record, write_record
+from cache.storage.base import open_place
+from cache.storage.local import Disk
 from cache.verify import repair, verify
-from codes.published import load_torchvision
+from codes.data.readers.published import load_torchvision
 from pipelines import LinearSVCCV
 
 KEY = ExtractionKey(

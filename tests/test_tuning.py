@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, weight_norm
 
 from codes import CodeExtractor, load_backbone, load_images
-from codes.backbones import Backbone
-from codes.cutting import cut_network
-from codes.devices import computes_in
-from codes.tuning import _PackedConvolution, _packs, cast_weights, fold_norms
+from codes.backbones.backbone import Backbone
+from codes.graph.cutting import cut_network
+from codes.inference.devices import computes_in
+from codes.inference.tuning import _PackedConvolution, _packs, cast_weights, fold_norms
 from pipelines import ExtractionOptions
-from pipelines.extraction import extract
+from pipelines.extraction.extract import extract
 from pipelines.progress import Silent
 
 
@@ -188,7 +188,7 @@ class _Told(Silent):
 def test_a_precision_that_is_imitated_is_said(
     image_folder: Path, monkeypatch: pytest.MonkeyPatch, natively: bool
 ) -> None:
-    monkeypatch.setattr("pipelines.filling.computes_in", lambda *_: natively)
+    monkeypatch.setattr("pipelines.extraction.fill.computes_in", lambda *_: natively)
     told = _Told()
     options = ExtractionOptions(
         backbone="bundled", layers="fc7.relu", precision="bfloat16", device="cpu"

@@ -9,8 +9,8 @@ from scipy.special import log_softmax
 from sklearn.datasets import load_iris
 
 from pipelines import Protocol, compare_layers
-from pipelines.scorings import SCORINGS, Answers, score_answers
-from pipelines.uncertainty import HeldOut, Told, score_interval, tell_apart
+from pipelines.comparison.intervals import HeldOut, Told, score_interval, tell_apart
+from pipelines.comparison.scoring import SCORINGS, Answers, score_answers
 
 
 def make_answers(scoring: str, values: np.ndarray, truth: np.ndarray) -> Answers:

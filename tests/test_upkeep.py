@@ -19,20 +19,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-import codes.images
+import codes.data.images
 from cache import CodesKey, CodeStore, StoreError
 from cache.contents import list_entries
 from cache.digests import DigestMemory
-from cache.places import open_place
+from cache.storage.base import open_place
 from cache.upkeep import _remove, list_parts, parse_age, parse_size, prune
 from cache.verify import repair, verify
 from codes import load_images
-from codes.backbones import pixels_backbone
-from pipelines.cli import main
-from pipelines.extraction import extract
-from pipelines.options import ExtractionOptions
+from codes.backbones.backbone import pixels_backbone
+from pipelines.cli.app import main
+from pipelines.extraction.distributed import Share, find_share
+from pipelines.extraction.extract import extract
+from pipelines.extraction.options import ExtractionOptions
 from pipelines.output import results
-from pipelines.shares import Share, find_share
 from tests.conftest import ROOT, draw_image
 from tests.test_store import CONV, FC7, KEY, _codes, _digests, _write
 
@@ -210,7 +210,7 @@ def test_a_long_wait_for_a_lock_is_said(
 ) -> None:
     _fill(tmp_path)
     [lock] = (tmp_path / "use").glob("*.db")
-    monkeypatch.setattr("cache.locks.PATIENCE", 0.2)
+    monkeypatch.setattr("cache.storage.locks.PATIENCE", 0.2)
     with subprocess.Popen(
         [sys.executable, "-c", _HOLD, str(lock)], stdout=subprocess.PIPE
     ) as process:
@@ -375,7 +375,7 @@ def test_the_list_has_a_line_for_a_dataset_and_a_backbone(
     assert {array["pool"] for entry in found for array in entry["layers"]} <= {"flatten", "grid:9"}
 
     monkeypatch.setattr(
-        "pipelines.store_commands.stdout",
+        "pipelines.cli.store.stdout",
         lambda: Console(
             file=results(), force_terminal=True, width=120, highlight=False, markup=False
         ),
@@ -404,7 +404,7 @@ def test_prune_removes_what_was_not_used_for_longest(tmp_path: Path) -> None:
     store = CodeStore(tmp_path)
     del store
     code = (
-        "import sys; from cache.places import open_place; from cache.upkeep import prune;"
+        "import sys; from cache.storage.base import open_place; from cache.upkeep import prune;"
         "removed, busy = prune(open_place(sys.argv[1]), older_than=float(sys.argv[2]),"
         "                      max_size=eval(sys.argv[3]), dry_run=eval(sys.argv[4]));"
         "print(*[h.path for h in removed], '|', *[h.path for h in busy])"
@@ -590,8 +590,10 @@ def test_a_known_folder_is_listed_without_being_read(
     options = ExtractionOptions(backbone="bundled", layers="fc7.relu")
     extract(load_images(image_folder), options)
     asked: list[str] = []
-    read = codes.images._digest_file
-    monkeypatch.setattr(codes.images, "_digest_file", lambda path: asked.append(path) or read(path))
+    read = codes.data.images._digest_file
+    monkeypatch.setattr(
+        codes.data.images, "_digest_file", lambda path: asked.append(path) or read(path)
+    )
     again = extract(load_images(image_folder), options)
     assert (asked, again.n_extracted) == ([], 0)
     changed = image_folder / "red" / "03.png"
@@ -605,7 +607,7 @@ def test_a_known_folder_is_listed_without_being_read(
 def test_shares_are_a_partition(n: int, world_size: int, segment: int, n_copies: int) -> None:
     digests = np.repeat(_digests(range(n)) if n else np.empty((0, 32), np.uint8), n_copies, axis=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.shares.SEGMENT_ROWS", segment)
+        patch.setattr("pipelines.extraction.distributed.SEGMENT_ROWS", segment)
         shares = [Share(rank=rank, world_size=world_size).of(digests) for rank in range(world_size)]
     taken = np.concatenate(shares)
     assert len(taken) == n

@@ -16,10 +16,10 @@ from sklearn.svm import LinearSVC
 
 from codes import load_images
 from pipelines import ExtractionOptions, Protocol, compare_layers
-from pipelines.draws import make_draws
-from pipelines.evaluation import evaluate_layer
-from pipelines.extraction import extract
-from pipelines.fitted import load
+from pipelines.comparison.evaluate import evaluate_layer
+from pipelines.comparison.splits import make_draws
+from pipelines.extraction.extract import extract
+from pipelines.predictor import load
 
 Run = Callable[..., CompletedProcess[str]]
 

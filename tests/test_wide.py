@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from codes import load_images
-from codes.decoding import UnreadableImageError, decode_bytes, decode_file
-from codes.images import digest_images
+from codes.data.images import digest_images
+from codes.decoding.decode import UnreadableImageError, decode_bytes, decode_file
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 4096, (30, 40))  # As of a camera of 12 bits.

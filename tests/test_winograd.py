@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from codes import CodeExtractor, load_backbone
-from codes.tuning import _PackedConvolution
-from codes.winograd import WinogradConvolution, suits
+from codes.inference.tuning import _PackedConvolution
+from codes.inference.winograd import WinogradConvolution, suits
 
 
 def _maps(n: int, channels: int, height: int, width: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""The name of a network, and its weights → a backbone."""

@@ -1,0 +1,312 @@
+"""Building: a network by its name, with its weights and its own preprocessing."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from codes.backbones import bundled as bundled_net
+from codes.backbones.state_dicts import (
+    find_weights,
+    fit_state_dict,
+    inferred_num_classes,
+    read_checkpoint,
+)
+from codes.graph.copies import copy_module
+from codes.preprocessing import Preprocessing
+
+_ENDINGS = (".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".tar", ".pkl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A network, its own preprocessing, where its weights come from, and what it is made with.
+
+    `missing` names the parameters and buffers that a file of weights lacks.
+    """
+
+    model: nn.Module
+    preprocessing: Preprocessing
+    weights: str
+    architecture: dict[str, Any]
+    missing: tuple[str, ...] = ()
+
+
+def _seeded(build: Callable[[], nn.Module], random_state: int) -> nn.Module:
+    """Build a network with random weights, leaving the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(random_state)
+        return build()
+
+
+def _is_file(weights: str) -> bool:
+    """Tell whether weights are named by a file: one that is there, or what looks like one."""
+    path = Path(weights)
+    return path.is_file() or path.suffix in _ENDINGS or os.sep in weights
+
+
+def _load(model: nn.Module, file: str) -> tuple[tuple[str, ...], str]:
+    """Load weights from a file; return what it lacks, and where they come from in words."""
+    found = find_weights(read_checkpoint(file), model.state_dict(), origin=file)
+    return fit_state_dict(model, found)
+
+
+def build_bundled(weights: str | None, random_state: int) -> Built:
+    """Build the bundled network; its arguments, errors and result as for `load_backbone`."""
+    preprocessing = Preprocessing(
+        resize_size=bundled_net.IMAGE_SIZE,
+        crop_size=bundled_net.IMAGE_SIZE,
+        mean=bundled_net.MEAN,
+        std=bundled_net.STD,
+    )
+    if weights not in (None, "none") and not _is_file(str(weights)):
+        raise ValueError(
+            f"bundled has no weights {weights!r}. Allowed: none, or a .pth or .safetensors file."
+        )
+    model: nn.Module = bundled_net.bundled(weights=weights is None, random_state=random_state)
+    said = "bundled" if weights is None else f"random (random_state={random_state})"
+    missing: tuple[str, ...] = ()
+    if weights is not None and weights != "none":
+        missing, said = _load(model, weights)
+    return Built(
+        model=model,
+        preprocessing=preprocessing,
+        weights=said,
+        architecture={"name": "bundled"},
+        missing=missing,
+    )
+
+
+def build_own(name: str, weights: str | None, random_state: int) -> Built:
+    """Build a network that a function of the user's returns."""
+    module_name, _, function_name = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # A console script does not look into the current folder.
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(
+            f"Backbone {name!r}: the module {module_name!r} cannot be imported: {error}. It must "
+            "be installed, or lie in the current folder."
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ValueError(f"Backbone {name!r}: {module_name} has no function {function_name!r}.")
+    try:
+        made = _seeded(function, random_state)
+    except Exception as error:
+        raise ValueError(
+            f"Backbone {name!r} raised {type(error).__name__} ({error}) when called without "
+            "arguments, as it must allow. --debug shows where."
+        ) from error
+    returned = made if isinstance(made, tuple) else (made,)
+    model, preprocessing, *rest = (*returned, Preprocessing())[: max(2, len(returned))]
+    if rest or not isinstance(model, nn.Module) or not isinstance(preprocessing, Preprocessing):
+        raise ValueError(
+            f"Backbone {name!r} returned {', '.join(type(it).__name__ for it in returned)}. "
+            "Allowed: an nn.Module, or an nn.Module and a codes.Preprocessing."
+        )
+    _check_own(name, model)
+    model = copy_module(model)  # The function may return the same network again.
+    said = "its own"
+    missing: tuple[str, ...] = ()
+    if weights == "none":
+        reset_weights(name, model, random_state)
+        said = f"random (random_state={random_state})"
+    elif weights is not None:
+        missing, said = _load(model, weights)
+    return Built(
+        model=model,
+        preprocessing=preprocessing,
+        weights=said,
+        architecture={"name": name},
+        missing=missing,
+    )
+
+
+def reset_weights(name: str, model: nn.Module, random_state: int) -> None:
+    """Draw the weights of a network anew, layer by layer, as PyTorch initialises each.
+
+    Parameters
+    ----------
+    name : str
+        Of the backbone, for the message.
+    model : nn.Module
+        Changed in place: each module that has `reset_parameters`.
+    random_state : int
+
+    Raises
+    ------
+    ValueError
+        If the network has parameters that no module initialises; the message names them.
+    """
+    parameters = dict(model.named_parameters())
+    for value in parameters.values():
+        nn.init.constant_(value, torch.nan)
+
+    def draw() -> nn.Module:
+        for module in model.modules():
+            for reset in ("reset_parameters", "_reset_parameters"):  # Attention has the second.
+                if callable(getattr(module, reset, None)):
+                    getattr(module, reset)()
+        return model
+
+    _seeded(draw, random_state)
+    kept = [key for key, value in parameters.items() if value.isnan().any()]
+    if kept or not parameters:
+        raise ValueError(
+            f"Backbone {name!r} has no random weights: "
+            + (
+                f"no reset_parameters() draws the parameters {', '.join(kept[:5])}. Give their "
+                "modules one."
+                if kept
+                else "it has no parameters."
+            )
+        )
+
+
+def _check_own(name: str, model: nn.Module) -> None:
+    """Refuse a network that cannot be traced, or has no values to be traced with."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            f"Backbone {name!r} is TorchScript, which has no Python to trace. Return the module "
+            "that it was made from."
+        )
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ValueError(
+            f"Backbone {name!r} is a {type(model).__name__}, which spreads a network over devices. "
+            "Return its .module."
+        )
+    for key, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.is_meta or nn.parameter.is_lazy(value):
+            raise ValueError(
+                f"Backbone {name!r}: {key!r} has no values yet (it is lazy, or on the meta "
+                "device). Run a first batch, or load weights, before it is returned."
+            )
+
+
+def build_torchvision(name: str, weights: str | None, random_state: int) -> Built:
+    """Build a torchvision classifier, with published weights, a file's, or random ones."""
+    known = models.list_models(module=models)
+    if name not in known:
+        near = difflib.get_close_matches(name, [*known, "bundled"], 5, 0.3)
+        raise ValueError(
+            f"Backbone {name!r} is unknown. Nearest: {', '.join(near) or 'bundled, resnet50'}. "
+            "Allowed: a torchvision classifier, bundled, or package.module:function."
+        )
+    published = models.get_model_weights(name)
+    default = published.DEFAULT
+    missing: tuple[str, ...] = ()
+    if weights == "none":
+        model = _seeded(lambda: _random_torchvision(name), random_state)
+        said, entry = f"random (random_state={random_state})", default
+    elif weights is not None and weights not in published.__members__ and _is_file(weights):
+        tensors = read_checkpoint(weights)
+        entry = next((w for w in published if _is_published(Path(weights), w)), None)
+        if entry is not None:
+            # Torchvision's own file: its builder knows what else belongs to it (GoogLeNet's input
+            # transform, DenseNet's old names).
+            with _hub_with(Path(weights), entry):
+                model = models.get_model(name, weights=entry)
+            said = f"{weights} ({entry.name})"
+        else:
+            wanted = _state_of(name)
+            found = find_weights(tensors, wanted, origin=weights)
+            num_classes = inferred_num_classes(wanted, found.state)
+            if num_classes is not None:
+                found = replace(found, said=(*found.said, f"{num_classes} classes"))
+            model = _random_torchvision(name, num_classes)
+            missing, said = fit_state_dict(model, found)
+            entry = default
+    else:
+        entry = default if weights in (None, "DEFAULT") else _named_weights(name, str(weights))
+        model = _downloaded(name, entry)
+        said = entry.name
+    arguments: dict[str, Any] = {"name": name}
+    if getattr(model, "transform_input", False):
+        arguments["transform_input"] = True
+    return Built(
+        model=model,
+        preprocessing=Preprocessing.from_torchvision(entry.transforms()),
+        weights=said,
+        architecture=arguments,
+        missing=missing,
+    )
+
+
+def _random_torchvision(name: str, num_classes: int | None = None) -> nn.Module:
+    arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if name in ("googlenet", "inception_v3"):
+        # Their own initialisation takes a minute; both warn unless told which is wanted.
+        arguments |= {"init_weights": False}
+    model: nn.Module = models.get_model(name, weights=None, **arguments)
+    return model
+
+
+def _state_of(name: str) -> dict[str, Tensor]:
+    """Return a network's tensors, without their values where it can be built so."""
+    try:
+        with torch.device("meta"):
+            return _random_torchvision(name).state_dict()
+    except NotImplementedError:  # RegNet computes with tensors what it is made of.
+        return _seeded(lambda: _random_torchvision(name), 0).state_dict()
+
+
+def _named_weights(name: str, weights: str) -> Any:
+    published = models.get_model_weights(name)
+    short = weights.rpartition(".")[2]
+    if short not in published.__members__:
+        raise ValueError(
+            f"{name} has no weights {weights!r}. Allowed: {', '.join(published.__members__)}, "
+            "none, or a .pth or .safetensors file."
+        )
+    return published[short]
+
+
+def _downloaded(name: str, entry: Any) -> nn.Module:
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+    try:
+        model: nn.Module = models.get_model(name, weights=entry)
+    except (URLError, ConnectionError, TimeoutError) as error:
+        raise ConnectionError(
+            f"The weights {entry.name} of {name} are not on this machine and could not be "
+            f"downloaded from {entry.url} ({error}). Download that file on another machine and "
+            f"pass it with --weights {file.name}, or put it at {str(file)!r}."
+        ) from error
+    return model
+
+
+def _is_published(file: Path, entry: Any) -> bool:
+    """Tell whether a file is the one torchvision publishes: its name ends in its SHA-256."""
+    published = Path(entry.url).stem.rpartition("-")[2]
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest().startswith(published)
+
+
+@contextmanager
+def _hub_with(file: Path, entry: Any) -> Iterator[None]:
+    """Let torchvision find a local file where it keeps its downloads."""
+    before = torch.hub.get_dir()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Path(folder) / "checkpoints"
+        checkpoints.mkdir()
+        (checkpoints / Path(entry.url).name).symlink_to(file.resolve())
+        torch.hub.set_dir(folder)
+        try:
+            yield
+        finally:
+            torch.hub.set_dir(before)

@@ -1,0 +1,1 @@
+"""Datasets → image lists, and their batches of decoded images."""

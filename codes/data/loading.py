@@ -1,0 +1,164 @@
+"""Loading: images decoded and cropped, batch by batch, by other processes where that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Lock
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from codes.data.images import ImageList, ImageSource
+from codes.decoding.decode import UnreadableImageError
+from codes.preprocessing import Preprocessing
+
+Batch = tuple[Tensor, list[str | None]]
+
+CUT_OFF = (ConnectionError, EOFError, FileNotFoundError)
+"""What fetching a batch raises where the process that holds it died a moment ago."""
+
+
+class WorkerDiedError(RuntimeError):
+    """A process that decodes images died."""
+
+
+def load_crops(
+    images: ImageList,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    workers: int,
+    pin_memory: bool,
+    digests: NDArray[np.uint8] | None = None,
+) -> Iterator[Callable[[], Batch]]:
+    """Decode and crop a list of images, batch by batch.
+
+    Parameters
+    ----------
+    images : ImageList
+    preprocessing : Preprocessing
+    batch_size : int
+        Crops in a batch; views of one image are in one.
+    workers : int
+        Processes that decode, from now on; with 0, whichever thread calls for a batch does.
+    pin_memory : bool
+        Whether a GPU copies the batches.
+    digests : ndarray of shape (n_images, 32), uint8, optional
+        What the images are known by. One that is another by the time it is decoded is unreadable.
+
+    Returns
+    -------
+    batches : iterator of callable
+        Each answers, once, with a batch: pixels of shape (n_readable * n_views, 3, crop_size,
+        crop_size), uint8, the views of an image together; and for each image why it cannot be
+        decoded, or None.
+
+    Raises
+    ------
+    WorkerDiedError
+        If a process that decodes dies: it names the image.
+    """
+    decoded = _Decoded(images.source, len(images), preprocessing, max(1, workers), digests)
+    n_together = max(1, batch_size // preprocessing.n_views)
+    if workers == 0:
+        starts = range(0, len(images), n_together)
+        return (partial(decoded.batch, start, n_together, pin_memory) for start in starts)
+    loader = DataLoader(
+        decoded,
+        batch_size=n_together,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin_memory,
+    )
+    # Processes begin here, not at the first batch; and from another thread, for which PyTorch
+    # handles no signal: when one dies, its handler raises wherever the main thread happens to be.
+    with ThreadPoolExecutor(1) as beginning:
+        batches = beginning.submit(iter, loader).result()
+    return _named(batches, decoded)
+
+
+def _named(batches: Iterator[Batch], decoded: _Decoded) -> Iterator[Callable[[], Batch]]:
+    """Tell which image a process died at."""
+    try:
+        for batch in batches:
+            yield partial(_given, batch)
+    except (RuntimeError, *CUT_OFF) as error:
+        if isinstance(error, RuntimeError) and "worker" not in str(error):
+            raise
+        why = (str(error) or type(error).__name__).splitlines()[0].removesuffix(".")
+        held = ", ".join(map(repr, decoded.names_in_hand()))
+        raise WorkerDiedError(
+            f"A process that decodes images died, at {held or 'its first image'}"
+            f"{' (one of them)' if len(decoded.in_hand) > 1 else ''}: "
+            f"{why}. What was extracted before is stored. Leave that image "
+            "out, use fewer --workers if memory ran out, or --workers 0 to see where it dies."
+        ) from error
+
+
+def _given(batch: Batch) -> Batch:
+    return batch
+
+
+class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
+    """Cropped pixels, or the reason why there are none."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        n: int,
+        preprocessing: Preprocessing,
+        workers: int,
+        digests: NDArray[np.uint8] | None,
+    ) -> None:
+        self._source, self._n, self._preprocessing = source, n, preprocessing
+        self._digests = digests
+        self._one_at_a_time = Lock()
+        # What each process decodes now, for the case that it dies of it.
+        self.in_hand: Tensor = torch.full((workers,), -1)
+        self.in_hand.share_memory_()  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        return self._n
+
+    def names_in_hand(self) -> list[str]:
+        """Return the images that are decoded now."""
+        return [self._source.names[i] for i in self.in_hand.tolist() if i >= 0]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in vars(self).items() if key != "_one_at_a_time"}
+
+    def batch(self, start: int, n_together: int, pin_memory: bool) -> Batch:
+        """Decode some consecutive images in this thread."""
+        # Not every source may be read by two threads at once.
+        with self._one_at_a_time:
+            pixels, why = _collate([self[i] for i in range(self._n)[start : start + n_together]])
+        return pixels.pin_memory() if pin_memory else pixels, why
+
+    def __getitem__(self, index: int) -> tuple[Tensor | None, str | None]:
+        worker = get_worker_info()
+        self.in_hand[0 if worker is None else worker.id] = index
+        try:
+            pixels = self._preprocessing.crops(self._source.open(index))
+            # Read again once decoded: what was changed before that would be stored under its name.
+            if (
+                self._digests is None
+                or self._source.digest(index) == self._digests[index].tobytes()
+            ):
+                return pixels, None
+            return None, "it was changed while the dataset was read; run it again"
+        except (UnreadableImageError, OSError) as error:
+            return None, str(error)
+
+
+def _collate(
+    items: list[tuple[Tensor | None, str | None]],
+) -> Batch:
+    # Joined as they lie in memory, channels last.
+    pixels = [pixels.permute(0, 2, 3, 1) for pixels, _ in items if pixels is not None]
+    batch = torch.cat(pixels).permute(0, 3, 1, 2) if pixels else torch.empty(0)
+    return batch, [why for _, why in items]

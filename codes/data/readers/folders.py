@@ -1,0 +1,111 @@
+"""Trees: folders of images, seen alike on the disk and packed in an archive."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePath
+from typing import Protocol
+
+from codes.data.images import FileSource, ImageSource, printable
+from codes.data.names import hidden_part, is_hidden
+from codes.decoding.decode import is_image
+
+
+class Tree(Protocol):
+    """Folders of files. Places in it are relative paths with slashes; ``""`` is its root.
+
+    Folders and files that are hidden, or a system's own, below its root are left aside.
+    `repeated` are the names that it has several files of: the last counts.
+    """
+
+    name: str
+    repeated: Sequence[str]
+
+    def folders(self, at: str = "") -> list[str]:
+        """List the folders right in a place, sorted."""
+
+    def files(self, at: str = "") -> list[str]:
+        """List the files right in a place, sorted."""
+
+    def below(self, at: str = "") -> list[str]:
+        """List all files below a place, of linked folders too, sorted."""
+
+    def hidden(self) -> Counter[str]:
+        """Count what is left aside: folders by name, and images."""
+
+    def source(self, files: Sequence[str], page: int | None) -> ImageSource:
+        """Return the images in these files."""
+
+
+def count_hidden(places: Iterable[str]) -> Counter[str]:
+    """Count the hidden folders among places, by name, and the images that are hidden themselves.
+
+    Examples
+    --------
+    >>> count_hidden(["a/0.png", "a/._0.png", "a/@eaDir/0.png", "a/@eaDir/1.png", "@eaDir/"])
+    Counter({'hidden folder @eaDir': 2, 'hidden file': 1})
+    """
+    parts = {hidden_part(place) for place in places}
+    folders = sorted(part[:-1] for part in parts if part.endswith("/"))
+    found = Counter(f"hidden folder {printable(PurePath(folder).name)}" for folder in folders)
+    return found + Counter({"hidden file": sum(map(is_image, parts))})
+
+
+class FolderTree:
+    """A folder on the disk.
+
+    Parameters
+    ----------
+    root : Path
+    """
+
+    repeated: Sequence[str] = ()
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.name = str(root)
+
+    def folders(self, at: str = "") -> list[str]:
+        """List the folders right in a place."""
+        return sorted(place for place, is_folder in self._children(at) if is_folder)
+
+    def files(self, at: str = "") -> list[str]:
+        """List the files right in a place."""
+        return sorted(place for place, is_folder in self._children(at) if not is_folder)
+
+    def below(self, at: str = "") -> list[str]:
+        """List all files below a place."""
+        return sorted(self._walk(at))
+
+    def hidden(self) -> Counter[str]:
+        """Count what is left aside."""
+        return count_hidden(self._walk("", hidden=True))
+
+    def _walk(self, at: str, *, hidden: bool = False) -> Iterator[str]:
+        """Find all files below a place, and, if wanted, what is hidden, but not what is in it."""
+        pending: list[tuple[str, frozenset[str]]] = [(at, frozenset())]
+        while pending:
+            folder, above = pending.pop()
+            within = above | {os.path.realpath(self._root / folder)}
+            if within == above:  # A link to a folder that it lies in, whose images are listed.
+                continue
+            for place, is_folder in self._children(folder, hidden=hidden):
+                # Broken links and pipes are kept, to be reported with what cannot be read.
+                if not is_folder:
+                    yield place
+                elif hidden and is_hidden(PurePath(place).name):
+                    yield f"{place}/"
+                else:
+                    pending.append((place, within))
+
+    def _children(self, at: str, *, hidden: bool = False) -> Iterator[tuple[str, bool]]:
+        with os.scandir(self._root / at) as children:
+            for child in children:
+                if hidden or not is_hidden(child.name):
+                    yield f"{at}/{child.name}" if at else child.name, child.is_dir()
+
+    def source(self, files: Sequence[str], page: int | None) -> FileSource:
+        """Return the images in these files."""
+        return FileSource([self._root / file for file in files], page=page)

@@ -1,0 +1,225 @@
+"""Shards and tables: datasets as WebDataset and Hugging Face keep them."""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from codes.data.images import (
+    DigestMemory,
+    ImageList,
+    ImageSource,
+    JoinedSource,
+    digest_file,
+    no_digest,
+    of_page,
+)
+from codes.data.names import SPLIT_NAMES, is_hidden
+from codes.data.readers.archives import ArchiveTree
+from codes.decoding.decode import UnreadableImageError, decode_bytes, is_image
+
+
+def load_shards(pattern: str, page: int | None = None) -> ImageList:
+    """List the images of WebDataset shards: of each sample an image and its ``.cls``.
+
+    Parameters
+    ----------
+    pattern : str
+        Tar files, such as ``"birds-*.tar"``.
+    page : int, optional
+        As for `codes.load_images`.
+
+    Returns
+    -------
+    images : ImageList
+        Labels as they stand in the ``.cls`` files.
+
+    Raises
+    ------
+    FileNotFoundError
+        If no file is of this pattern.
+    ValueError
+        If a shard cannot be read, or a sample has no label.
+    """
+    pattern_parts = Path(pattern).parts
+    shards = [
+        shard
+        for shard in sorted(glob.glob(os.path.expanduser(pattern)))
+        if not any(is_hidden(p) for p in Path(shard).parts if p not in pattern_parts)
+    ]
+    if not shards:
+        raise FileNotFoundError(
+            f"No file is of the pattern {pattern!r}. Give tar files, such as 'wds:birds-*.tar' in "
+            "quotes, with the signs *, ? and [0-9] of a shell; braces are not read."
+        )
+    sources: list[ImageSource] = []
+    labels: list[str] = []
+    ignored: Counter[str] = Counter()
+    for shard in shards:
+        tree = ArchiveTree(Path(shard))
+        files = tree.below()
+        ignored.update(tree.hidden())
+        label_of = {_sample(file): file for file in files if file.endswith(".cls")}
+        found = [file for file in files if is_image(file)]
+        keys = Counter(map(_sample, found))
+        several = [*tree.repeated, *(key for key, n in keys.items() if n > 1)]
+        if several:
+            raise ValueError(
+                f"{len(several)} samples of {shard!r} have several images or labels, such as "
+                f"{several[0]!r}. A sample is one image and its .cls, of the same name up to the "
+                "first dot; pack them again, without masks and under names of their own."
+            )
+        ignored[".cls without an image"] += len(label_of.keys() - keys.keys())
+        without = [file for file in found if _sample(file) not in label_of]
+        if without:
+            raise ValueError(
+                f"{len(without)} images of {shard!r} have no .cls beside them, such as "
+                f"{without[0]!r}. A sample's files share their name up to the first dot."
+            )
+        ignored.update(
+            PurePosixPath(file).suffix
+            for file in files
+            if not is_image(file) and file[-4:] != ".cls"
+        )
+        texts = tree.read([label_of[_sample(file)] for file in found])
+        words = [text.decode("utf-8").strip() for text in texts]
+        if "" in words:
+            empty = label_of[_sample(found[words.index("")])]
+            raise ValueError(f"{empty!r} of {shard!r} is empty, and must hold the sample's label.")
+        labels += words
+        sources.append(tree.source(found, page))
+    return ImageList(
+        name=f"wds:{pattern}",
+        source=JoinedSource(sources),
+        labels=np.array(labels),
+        ignored=dict(+ignored),
+    )
+
+
+def _sample(file: str) -> str:
+    """Give what the files of a sample share: folders, and the name up to its first dot."""
+    path = PurePosixPath(file)
+    return str(path.with_name(path.name.partition(".")[0]))
+
+
+class TableSource:
+    """Images in a column of a Hugging Face dataset; known by the SHA-256 of their files.
+
+    Parameters
+    ----------
+    table : datasets.Dataset
+        Whose image column is not decoded.
+    column : str
+    name : str
+        Prefix of the images' names.
+    page : int, optional
+    """
+
+    def __init__(self, table: Any, column: str, *, name: str, page: int | None) -> None:
+        self._table, self._column, self._page = table, column, page
+        self.names = [f"{name}:{index}" for index in range(len(table))]
+
+    def _read(self, index: int) -> bytes:
+        kept = self._table[index][self._column]
+        if kept is None:
+            raise UnreadableImageError("the table has no image there")
+        try:
+            inside: bytes | None = kept["bytes"]
+            if inside is None and kept["path"] is None:
+                raise UnreadableImageError("the table has no image there")
+            content = Path(kept["path"]).read_bytes() if inside is None else inside
+        except OSError as error:
+            raise UnreadableImageError(str(error)) from error
+        return content
+
+    def digest(self, index: int, memory: DigestMemory | None = None) -> bytes:
+        """Return the SHA-256 of an image's file."""
+        try:
+            content = self._read(index)
+            return of_page(
+                digest_file(io.BytesIO(content)), self._page, lambda: io.BytesIO(content)
+            )
+        except UnreadableImageError:
+            return no_digest()
+
+    def open(self, index: int) -> Image.Image:
+        """Decode an image to RGB."""
+        return decode_bytes(self._read(index), page=self._page)
+
+
+def load_tables(name: str, page: int | None = None) -> ImageList:
+    """List the images of a Hugging Face dataset, downloaded by ``datasets``.
+
+    Parameters
+    ----------
+    name : str
+        As for ``datasets.load_dataset``, or a folder of ``save_to_disk``.
+    page : int, optional
+        As for `codes.load_images`.
+
+    Returns
+    -------
+    images : ImageList
+
+    Raises
+    ------
+    OSError
+        If it is neither there nor to be downloaded.
+    ValueError
+        If it has no column of images, or of class labels; or without the package ``datasets``.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(
+            f"hf:{name} needs the package datasets: pip install 'cnn-codes[huggingface]'."
+        ) from error
+    try:
+        on_disk = Path(name).is_dir()
+        found = datasets.load_from_disk(name) if on_disk else datasets.load_dataset(name)
+    except Exception as error:  # Whatever datasets, its hub and its readers raise.
+        raise OSError(f"hf:{name} cannot be loaded: {error}") from error
+    tables = dict(found) if isinstance(found, dict) else {"": found}
+    known = {split: SPLIT_NAMES[split] for split in tables if split in SPLIT_NAMES}
+    if len(known) < 2:
+        known = dict.fromkeys(tables, "")
+    sources: list[ImageSource] = []
+    labels: list[str] = []
+    splits: list[str] = []
+    for split, ours in known.items():
+        image, label = _columns(name, tables[split].features)
+        table = tables[split].cast_column(image, datasets.Image(decode=False))
+        title = f"hf:{name}/{split}".rstrip("/")
+        sources.append(TableSource(table, image, name=title, page=page))
+        feature, numbers = table.features[label], table[label]
+        words = getattr(feature, "names", None)
+        labels += [str(n) if words is None else words[n] for n in numbers]
+        splits += [ours] * len(table)
+    return ImageList(
+        name=f"hf:{name}",
+        source=JoinedSource(sources),
+        labels=np.array(labels),
+        splits=np.array(splits) if any(splits) else None,
+        ignored={f"split {s!r}": len(tables[s]) for s in tables if s not in known},
+    )
+
+
+def _columns(name: str, features: Any) -> tuple[str, str]:
+    """Find the column of images, and that of labels."""
+    kinds = {column: type(feature).__name__ for column, feature in features.items()}
+    images = [column for column, kind in kinds.items() if kind == "Image"]
+    classes = [column for column, kind in kinds.items() if kind == "ClassLabel"]
+    classes = classes or [column for column in ("label", "labels") if column in kinds]
+    if len(images) != 1 or len(classes) != 1:
+        raise ValueError(
+            f"hf:{name} has the columns {', '.join(f'{c} ({k})' for c, k in kinds.items())}. "
+            "Needed: one of images, and one of class labels."
+        )
+    return images[0], classes[0]

@@ -1,0 +1,1 @@
+"""The bytes of one file → one RGB image."""

@@ -1,0 +1,265 @@
+"""Decoding: one file or array of pixels becomes one RGB image, or an error that says why not."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import warnings
+from pathlib import Path, PurePath
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from codes.decoding.tiffs import count_tiff_pages, declares_no_data, is_tiff, read_tiff
+from codes.decoding.wide import (
+    is_wide_png,
+    mend_transparency,
+    narrow,
+    orientation_of,
+    read_wide_png,
+    upright,
+)
+
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
+)
+"""Endings of the files that are taken for images; others in a folder are ignored and counted."""
+
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+"""That Pillow is asked for, whatever a file is called: others, such as EPS, run programs."""
+
+_WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+
+class UnreadableImageError(ValueError):
+    """One image cannot be decoded; the message says why."""
+
+
+def is_image(name: str) -> bool:
+    """Tell by its ending whether a file is taken for an image."""
+    return PurePath(name).suffix.lower() in EXTENSIONS
+
+
+def decode_file(path: str | Path, *, page: int | None = None) -> Image.Image:
+    """Decode an image file completely.
+
+    Parameters
+    ----------
+    path : str or Path
+    page : int, optional
+        Which page of a file with several, from 1. A file with one page is read as it is.
+
+    Returns
+    -------
+    image : PIL.Image.Image
+        Mode ``"RGB"``, turned as its orientation tag says; transparency is laid on white (the
+        alpha of a BMP that is zero everywhere is none), and images of more than 8 bits are scaled
+        by their own range, in which the value that a TIFF declares as no data has no part: such
+        pixels are black.
+
+    Raises
+    ------
+    UnreadableImageError
+        If the file is empty, truncated, no image, a decompression bomb, has several pages and
+        none was chosen, or fewer than the one that was.
+    """
+    try:
+        with open_file(path) as file:
+            return _decode(file, page)
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or str(error)) from error
+
+
+def open_file(path: str | Path) -> io.BufferedReader:
+    """Open a file for reading; no pipe or device, which may never end.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    file : binary file
+
+    Raises
+    ------
+    OSError
+        If it is not there, or no file.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("it is a folder, a pipe or a device, and no file")
+    return open(path, "rb")
+
+
+def decode_bytes(content: bytes, *, page: int | None = None) -> Image.Image:
+    """Decode the content of an image file, as `decode_file` does.
+
+    Parameters
+    ----------
+    content : bytes
+    page : int, optional
+
+    Returns
+    -------
+    image : PIL.Image.Image
+    """
+    return _decode(io.BytesIO(content), page)
+
+
+def count_pages(file: BinaryIO) -> int:
+    """Count the pages or frames of an image file.
+
+    Parameters
+    ----------
+    file : binary file
+        Opened for reading, at its start.
+
+    Returns
+    -------
+    n_pages : int
+        1 also for what cannot be read; decoding it says why.
+    """
+    try:
+        start = file.read(4)
+        file.seek(0)
+        if is_tiff(start):
+            return count_tiff_pages(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=_FORMATS) as image:
+                return _pages_of(image)
+    except Exception:  # As of decoding.
+        return 1
+
+
+def _pages_of(image: Image.Image) -> int:
+    # Cameras and phones keep previews and brightness maps behind the picture of a JPEG.
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
+def _decode(file: BinaryIO, page: int | None) -> Image.Image:
+    try:
+        start = file.read(32)
+        file.seek(0)
+        if not start:
+            raise UnreadableImageError("the file is empty")
+        with warnings.catch_warnings():
+            # Of metadata that is damaged; what matters to the pixels is an error.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return to_rgb(_upright(file, start, page))
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImageError(
+            f"it is not an image of the formats that are read ({', '.join(_FORMATS)})"
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        most = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
+        raise UnreadableImageError(f"refused as a decompression bomb: over {most}") from None
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …
+        raise UnreadableImageError(str(error) or type(error).__name__) from error
+
+
+def _upright(file: BinaryIO, start: bytes, page: int | None) -> Image.Image:
+    """Decode an image, turned as its orientation tag says; of 8 bits a channel, if it can be."""
+    if is_tiff(start):
+        picture = read_tiff(file, lambda n_pages: _place(page, n_pages))
+        if picture is not None:
+            return picture
+        file.seek(0)
+    with Image.open(file, formats=_FORMATS) as image:
+        if is_wide_png(start):
+            return read_wide_png(image, file)
+        place = _place(page, _pages_of(image))
+        if place:
+            image.seek(place)
+        mend_transparency(image, start)
+        orientation = orientation_of(image)
+        picture = image.convert("RGB") if _hides_all(image) else image.copy()
+        return upright(picture, orientation)
+
+
+def _hides_all(image: Image.Image) -> bool:
+    """Tell whether it is a BMP with no alpha: many programs leave the byte for it at zero."""
+    if image.format != "BMP" or image.mode != "RGBA":
+        return False
+    return image.getchannel("A").getextrema() == (0, 0)
+
+
+def was_misread(file: BinaryIO) -> bool:
+    """Tell whether an image file is one whose pixels earlier versions read in another way.
+
+    These are TIFFs of more than 8 bits that declare a value for no data, and BMPs whose alpha is
+    zero everywhere. Codes of theirs that were stored then are not those of what is now seen.
+
+    Parameters
+    ----------
+    file : binary file
+        At its start.
+
+    Returns
+    -------
+    misread : bool
+        False also for what cannot be read.
+    """
+    start = file.read(4)
+    file.seek(0)
+    if not is_tiff(start) and not start.startswith(b"BM"):
+        return False
+    try:
+        if is_tiff(start):
+            return declares_no_data(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=("BMP",)) as image:
+                return _hides_all(image)
+    except Exception:  # As of decoding.
+        return False
+
+
+def _place(page: int | None, n_pages: int) -> int:
+    """Find the page that was asked for, of an image that has several."""
+    if n_pages == 1:
+        return 0
+    if n_pages == 0:
+        raise UnreadableImageError("it is truncated: it has no page")
+    if page is None:
+        raise UnreadableImageError(
+            f"it has {n_pages} pages or frames, and one was expected: choose with --page"
+        )
+    if page > n_pages:
+        raise UnreadableImageError(f"it has {n_pages} pages, and --page {page} was asked for")
+    return page - 1
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB without clipping.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Any mode. Values wider than 8 bits (``I;16``, ``I``, ``F``) are scaled by the image's own
+        range to 0 … 255, where Pillow's ``convert`` would clip them at 255.
+
+    Returns
+    -------
+    image : PIL.Image.Image
+        Mode ``"RGB"``.
+
+    Examples
+    --------
+    >>> wide = Image.fromarray(np.array([[0, 30_000, 60_000]], dtype=np.uint16))
+    >>> np.asarray(to_rgb(wide))[0, :, 0].tolist()
+    [0, 128, 255]
+    """
+    if image.mode in _WIDE_MODES:
+        image = narrow(np.asarray(image))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")

@@ -1,0 +1,349 @@
+"""The command line: ``cnn-codes``."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+
+from pipelines.cli.arguments import (
+    check_folder,
+    check_jobs,
+    convert,
+    count,
+    each_backbone,
+    parse_classifiers,
+    parse_controls,
+    parse_grid,
+    parse_train_sizes,
+)
+from pipelines.cli.fit import fit, predict
+from pipelines.cli.parameters import (
+    Dataset,
+    DropLeaks,
+    Folds,
+    Grid,
+    GroupDuplicates,
+    Jobs,
+    MaxLoss,
+    Repeats,
+    ScoringName,
+    like_field,
+)
+from pipelines.cli.similarity import similarity
+from pipelines.cli.store import cache
+from pipelines.comparison.controls import DEFAULT_CONTROLS
+from pipelines.comparison.splits import Protocol
+from pipelines.extraction.options import ExtractionOptions, Options
+from pipelines.output import ClosedOutputError, results, results_only
+from pipelines.progress import stdout, table, terminal
+
+# Torch takes seconds to import; the commands that need it do so when they run.
+
+app = App(
+    name="cnn-codes",
+    help="Which depth of a pretrained ConvNet transfers best to your images, and how sure is that?",
+    help_epilogue="After a failure, --debug shows where it happened.",
+    version=version("cnn-codes"),
+    default_parameter=Parameter(negative=(), converter=convert),
+    help_format="markdown",
+    suppress_keyboard_interrupt=False,
+)
+
+for command in (cache, fit, predict, similarity):
+    app.command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Default: what was typed.
+
+    Returns
+    -------
+    status : int
+        0, 1 for a failure, 2 for a wrong command; as shells have it, 141 where standard output was
+        closed by the program that reads it.
+    """
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in typed
+    typed = [word for word in typed if word != "--debug"]
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    try:
+        with results_only(), _ended_as_interrupted():
+            _run(typed)
+    except ClosedOutputError:
+        return 128 + 13  # SIGPIPE, which ends other programs then.
+    except CycloptsError as error:
+        errors.print(f"cnn-codes: {error} Try `cnn-codes --help`.")
+        return 2
+    except KeyboardInterrupt:
+        errors.print("cnn-codes: interrupted. What was stored stays; run it again to go on.")
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        errors.print(f"cnn-codes: {_message(error)}")
+        return 1
+    return 0
+
+
+@contextmanager
+def _ended_as_interrupted() -> Iterator[None]:
+    """Let what ends a job in a queue, SIGTERM, do as Ctrl-C does: codes that are there are kept."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(words: list[str]) -> None:
+    alone = count(words, "--backbone") < 2 or {"--help", "-h"} & set(words)
+    if words[:1] != ["compare"] or alone:
+        app(
+            words,
+            console=Console(file=results()),  # Of --help and --version.
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_none",
+        )
+        return
+    from pipelines.report.report import compare_again, render_again
+
+    folders = []
+    for own, folder in each_backbone(words):
+        stdout().print(f"== {folder.name} ==", soft_wrap=True)
+        _run(own)
+        folders.append(folder)
+    page = render_again(folders, folders[0].parent / "report.html")
+    for line in (*compare_again(folders).sentences, f"Side by side: {page}"):
+        stdout().print(line, soft_wrap=True)
+
+
+@app.command
+def demo(
+    *,
+    out: Path = Path("cnn-codes-demo"),
+    store: Annotated[str | Path | None, like_field("store")] = None,
+    jobs: Jobs = -1,
+) -> None:
+    """Compare every depth of the bundled backbone on scikit-learn's digits; needs no network.
+
+    Parameters
+    ----------
+    out
+        Folder of the report.
+    """
+    options = ExtractionOptions(backbone="bundled", layers="all", store=store)
+    protocol = Protocol(cv=3, train_sizes=(5, 10, 20, "all"))
+    controls = ("majority", "pixels", "random")  # Those that take no time.
+    _compare("sklearn:digits", options, protocol, out, jobs, controls)
+
+
+@app.command
+def layers(
+    *,
+    backbone: Annotated[str, like_field("backbone")],
+    weights: str | None = None,
+    image_size: Annotated[int | None, like_field("image_size")] = None,
+    dense: Annotated[bool, like_field("dense")] = False,
+    pool: Annotated[str, like_field("pool")] = "grid",
+) -> None:
+    """List where the codes of a backbone can be read, and what --layers default takes, and why.
+
+    Why: "stage end", the last activation of a resolution; "between", as its neighbours are more
+    than 0.15 apart in depth; "pooled", the network's own pooled features or what its head reads;
+    "head", an activation after the last convolution; "last map", its average beside its grid.
+
+    Parameters
+    ----------
+    weights
+        A torchvision weights name, a .pth or .safetensors state dict, or "none". Layers do not
+        depend on them, so that none are loaded unless asked for.
+    """
+    from codes import load_backbone
+    from codes.graph.taps import choose_taps, taps_of
+
+    if weights is None and ":" not in backbone:
+        weights = "none"
+    network = load_backbone(backbone, weights=weights, image_size=image_size, dense=dense)
+    listing = table("layer", "kind", "depth", "shape", "pooling", "n_features", "default", "why")
+    default = {tap.name: tap for tap in choose_taps(network.graph, network.layers, pool=pool)}
+    for layer in network.layers:
+        own = {tap.name: tap for tap in taps_of(layer, pool)}
+        own |= {name: tap for name, tap in default.items() if tap.layer is layer}
+        for name, tap in own.items():
+            why = layer.why
+            if why and name not in default:
+                why = f"codes of {layer.average_of}"
+            elif name.endswith(":avg") and pool == "grid":
+                why = "last map"
+            listing.add_row(
+                name,
+                layer.kind,
+                f"{layer.depth:.2f}",
+                "×".join(map(str, layer.shape)),
+                tap.pool,
+                str(tap.n_features),
+                "yes" if name in default else "",
+                why,
+            )
+    stdout().print(listing)
+
+
+@app.command
+def extract(
+    dataset: Dataset, /, options: Options, *, rank: int | None = None, world_size: int | None = None
+) -> None:
+    """Fill the store with the codes of a dataset; what it holds already is not computed again.
+
+    Parameters
+    ----------
+    rank
+        Which of several processes that fill one store this is, from 0. Default: torchrun's or
+        Slurm's.
+    world_size
+        How many processes fill the store. Default: torchrun's or Slurm's.
+    """
+    from codes import load_images
+    from pipelines.extraction.distributed import find_share
+    from pipelines.extraction.extract import extract
+
+    share = find_share(rank, world_size)
+    done = extract(
+        load_images(dataset, page=options.page), options, share=share, narrator=terminal()
+    )
+    who = f"Rank {share.rank} of {share.world_size}: " if share.world_size > 1 else ""
+    told = done.counts.sentence(done.store.name, n_skipped=len(done.skipped))
+    stdout().print(who + told, soft_wrap=True)
+
+
+@app.command
+def compare(
+    dataset: Dataset,
+    /,
+    options: Options,
+    *,
+    out: Path = Path("cnn-codes-report"),
+    classifier: str = "svm",
+    Cs: Grid = "1e-6:1e2:9",
+    cv: Folds = 5,
+    repeats: Repeats = None,
+    train_sizes: str = "all",
+    scoring: ScoringName = None,
+    group_duplicates: GroupDuplicates = True,
+    drop_leaks: DropLeaks = False,
+    max_loss: MaxLoss = 0.02,
+    controls: str = ",".join(DEFAULT_CONTROLS),
+    jobs: Jobs = -1,
+) -> None:
+    """Compare the depths of a backbone on a dataset, and write a report.
+
+    Parameters
+    ----------
+    out
+        Folder of the report.
+    classifier
+        "svm" (LinearSVC), "logistic" or "both".
+    train_sizes
+        Training images of each class, joined by commas, such as 5,20,all.
+    controls
+        What the chosen depth is compared with, joined by commas: majority, shuffled (labels),
+        pixels, random (weights), concatenated (all depths), pre (before the activation); or none.
+    """
+    protocol = Protocol(
+        classifiers=parse_classifiers(classifier),
+        Cs=parse_grid(Cs),
+        cv=cv,
+        repeats=repeats,
+        train_sizes=parse_train_sizes(train_sizes),
+        scoring=scoring,
+        max_loss=max_loss,
+        group_duplicates=group_duplicates,
+        random_state=options.random_state,
+    )
+    _compare(dataset, options, protocol, out, jobs, parse_controls(controls), drop_leaks)
+
+
+@app.command
+def report(*folders: Path, out: Path | None = None) -> None:
+    """Render a report's page again from its report.json; of several, one page side by side.
+
+    Parameters
+    ----------
+    folders
+        What `cnn-codes compare --out` wrote.
+    out
+        The page. Default: report.html in the one folder, or in the current one.
+    """
+    from pipelines.report.report import render_again
+
+    if not folders:
+        raise ValueError("No folder was given. Give one or more that `compare --out` wrote.")
+    if out is not None:
+        check_folder(out.parent)
+        if out.suffix != ".html":
+            raise ValueError(f"--out {str(out)!r}: the page is HTML; name it with .html.")
+    stdout().print(str(render_again(folders, out)), soft_wrap=True)
+
+
+def _compare(
+    dataset: str,
+    options: ExtractionOptions,
+    protocol: Protocol,
+    out: Path,
+    jobs: int,
+    controls: Sequence[str],
+    drop_leaks: bool = False,
+) -> None:
+    from pipelines.cli.summary import print_summary
+    from pipelines.report.report import make_report, write_report
+    from pipelines.study import compare
+
+    check_folder(out)
+    check_jobs(jobs)
+    done = compare(
+        dataset,
+        options,
+        protocol,
+        controls=controls,
+        drop_leaks=drop_leaks,
+        n_jobs=jobs,
+        narrator=terminal(),
+    )
+    command = ["cnn-codes", *sys.argv[1:]]
+    found = make_report(done, options, protocol, command=[shlex.quote(word) for word in command])
+    write_report(out, found, done)
+    print_summary(done, found, out)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        full = error.strerror == os.strerror(errno.ENOSPC)
+        why = "The disk is full." if full else error.strerror
+        return f"{why} What was stored stays; run it again to go on."
+    own = type(error).__module__.startswith(("codes.", "cache.", "pipelines."))
+    known = own or isinstance(error, (ValueError, OSError, OverflowError))
+    return str(error) if known else f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""The commands ``cnn-codes fit`` and ``predict``."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from pipelines.cli.arguments import check_file, check_jobs, parse_classifiers, parse_grid
+from pipelines.cli.parameters import (
+    Dataset,
+    DropLeaks,
+    Folds,
+    Grid,
+    GroupDuplicates,
+    Jobs,
+    MaxLoss,
+    Repeats,
+    ScoringName,
+    like_field,
+)
+from pipelines.comparison.scoring import SCORINGS
+from pipelines.comparison.splits import Protocol
+from pipelines.extraction.options import Options
+from pipelines.output import results
+from pipelines.progress import stdout, terminal
+
+
+def fit(
+    dataset: Dataset,
+    /,
+    options: Options,
+    *,
+    out: Path,
+    classifier: str = "logistic",
+    Cs: Grid = "1e-6:1e2:9",
+    cv: Folds = 5,
+    repeats: Repeats = None,
+    scoring: ScoringName = None,
+    group_duplicates: GroupDuplicates = True,
+    drop_leaks: DropLeaks = False,
+    max_loss: MaxLoss = 0.02,
+    jobs: Jobs = -1,
+) -> None:
+    """Fit the depth that compare recommends on all images, and save it for predict.
+
+    A test split measures what can be expected; then it trains too.
+
+    Parameters
+    ----------
+    out
+        The file, such as cells.skops.
+    classifier
+        "logistic" (gives probabilities), "svm" (LinearSVC) or "both".
+    """
+    from pipelines.predictor import fit, save
+
+    check_file(out)
+    check_jobs(jobs)
+    protocol = Protocol(
+        classifiers=parse_classifiers(classifier),
+        Cs=parse_grid(Cs),
+        cv=cv,
+        repeats=repeats,
+        scoring=scoring,
+        max_loss=max_loss,
+        group_duplicates=group_duplicates,
+        random_state=options.random_state,
+    )
+    fitted = fit(
+        dataset, options, protocol, drop_leaks=drop_leaks, n_jobs=jobs, narrator=terminal()
+    )
+    save(fitted, out)
+    card = fitted.card
+    score, low, high = card["expected"]
+    stdout().print(
+        f"{card['layer']}, {card['classifier']}, C={card['C']:.2g}, fitted on {card['n_images']} "
+        f"images of {len(card['classes'])} classes. Expect {SCORINGS[card['scoring']].title} "
+        f"{score:.3f} (95 % interval {low:.3f} to {high:.3f}).",
+        soft_wrap=True,
+    )
+    if card["chosen"] != card["layer"]:
+        stdout().print(
+            f"It is recommended as it is cheaper to compute than {card['chosen']}, which has the "
+            "best cross-validation score and cannot be distinguished from it; to fit that, add "
+            f"--layers {card['chosen']}.",
+            soft_wrap=True,
+        )
+    for note in card["notes"]:
+        terminal().say(f"Warning: {note}")
+    stdout().print(str(out), soft_wrap=True)
+
+
+def predict(
+    file: Path,
+    /,
+    *images: str,
+    weights: str | None = None,
+    out: Path | None = None,
+    device: Annotated[str, like_field("device")] = "auto",
+    batch_size: Annotated[int | None, like_field("batch_size")] = None,
+    workers: Annotated[int | None, like_field("workers")] = None,
+    store: Annotated[str | Path | None, like_field("store")] = None,
+    skip_unreadable: Annotated[bool, like_field("skip_unreadable")] = False,
+) -> None:
+    """Predict the classes of images with what fit saved: a CSV of path, label, score.
+
+    The score is the label's probability (logistic) or decision value (svm); a column for each
+    class follows. Where the classes of the images are known, from class folders or a CSV file, the
+    predictions are scored, on the standard error.
+
+    Parameters
+    ----------
+    file
+        What `cnn-codes fit --out` wrote.
+    images
+        Image files, folders or archives of them, or a dataset as for compare.
+    weights
+        Where the backbone's weights are now. Default: where they were. Others are refused.
+    out
+        The CSV file. Default: the standard output.
+    """
+    from pipelines.labelled import list_to_predict, print_evaluated
+    from pipelines.predictor import load, write_predictions
+
+    if not images:
+        raise ValueError("No images were given. Name image files, or folders or archives of them.")
+    if out is not None:
+        check_file(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+    fitted = load(file)
+    options = replace(
+        fitted.options,
+        weights=fitted.options.weights if weights is None else weights,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        store=store,
+        skip_unreadable=skip_unreadable,
+    )
+    found = list_to_predict(images, fitted.card["classes"], page=options.page)
+    extraction, labels, scores = fitted.predict(found, options, narrator=terminal())
+    for name, why in extraction.skipped.items():
+        terminal().say(f"Skipped {name}: {why}")
+    with (
+        nullcontext(results())
+        if out is None
+        else out.open("w", newline="", encoding="utf-8") as target
+    ):
+        write_predictions(target, extraction, labels, scores, fitted.card["classes"])
+    print_evaluated(fitted, extraction)

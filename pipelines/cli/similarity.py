@@ -1,0 +1,88 @@
+"""The command ``cnn-codes similarity``: images without labels, and what a network knows of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from pipelines.cli.parameters import like_field
+from pipelines.extraction.options import ExtractionOptions
+from pipelines.progress import stdout, terminal
+
+
+def similarity(
+    *images: Path,
+    backbone: Annotated[str, like_field("backbone")],
+    weights: Annotated[str | None, like_field("weights")] = None,
+    image_size: Annotated[int | None, like_field("image_size")] = None,
+    normalize: Annotated[str | None, like_field("normalize")] = None,
+    page: Annotated[int | None, like_field("page")] = None,
+    device: Annotated[str, like_field("device")] = "auto",
+    store: Annotated[str | Path | None, like_field("store")] = None,
+    skip_unreadable: Annotated[bool, like_field("skip_unreadable")] = False,
+    random_state: Annotated[int, like_field("random_state")] = 0,
+    json_: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Measure how similar images, without labels, are to what a backbone was trained on.
+
+    And whether its preprocessing fits it, where it has batch normalisation.
+
+    Parameters
+    ----------
+    images
+        Image files, or folders or archives of them.
+    json_
+        Print one JSON object: similarity and preprocessing_check, as in report.json.
+    """
+    from codes.data.readers.datasets import list_images
+    from pipelines.diagnostics.similarity import BORDER
+    from pipelines.diagnostics.unlabelled import compare_with_training
+
+    if not images:
+        raise ValueError("No images were given. Name image files, or folders or archives of them.")
+    options = ExtractionOptions(
+        backbone=backbone,
+        weights=weights,
+        image_size=image_size,
+        normalize=normalize,
+        page=page,
+        device=device,
+        store=store,
+        skip_unreadable=skip_unreadable,
+        random_state=random_state,
+    )
+    found = list_images(images, page=page)
+    measured, check = compare_with_training(found, options, narrator=terminal())
+    if check is not None and check.level is not None:
+        terminal().say(f"{'Warning' if check.level == 'warn' else 'Note'}: {check.text}")
+    if json_:
+        checked = None if check is None else asdict(check)
+        record = {"similarity": asdict(measured), "preprocessing_check": checked}
+        stdout().print(json.dumps(record, indent=2, allow_nan=False), soft_wrap=True)
+        return
+    say = partial(stdout().print, soft_wrap=True)
+    if measured.value is None:
+        say(f"Similarity was not measured: {measured.witness}.")
+    else:
+        side = ", no border" if measured.similar is None else (
+            f", {'similar' if measured.similar else 'dissimilar'} (border {BORDER})"
+        )  # fmt: skip
+        say(
+            f"Similarity {measured.value:.2f}{side}; 95 % interval {measured.ci_low:.2f} to "
+            f"{measured.ci_high:.2f}, {measured.n_images} images, from {measured.witness}"
+        )
+        say(measured.scale)
+    if check is None:
+        say("Preprocessing was not checked: no batch normalisation knows what it was trained with.")
+    else:
+        divergences = ", ".join(f"{how} {value:.2f}" for how, value in check.values.items())
+        fits = {"warn": "does not seem to fit", "note": "may not fit", None: "fits"}[check.level]
+        say(
+            f"Preprocessing: {check.in_use} {fits}; divergence at the first batch normalisation: "
+            f"{divergences}"
+        )

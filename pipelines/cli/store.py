@@ -1,0 +1,213 @@
+"""The commands ``cnn-codes cache list``, ``verify`` and ``prune``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from cache import CodeStore, DamagedCodesError, StoreError
+from cache.contents import Entry, list_entries
+from cache.storage.base import Place, groups, parts
+from cache.upkeep import Holding, list_parts, parse_age, parse_size
+from cache.upkeep import prune as prune_parts
+from cache.verify import Fault, repair
+from cache.verify import verify as find_faults
+from pipelines.progress import stdout, terminal
+
+cache = App(name="cache", help="Look after the store: what is in it, is it whole, make room.")
+
+Store = Annotated[str | Path | None, Parameter(help="The store. Default: CNN_CODES_STORE, "
+                                               "otherwise the user's cache folder.")]  # fmt: skip
+
+
+@cache.command(name="list")
+def list_(*, store: Store = None, json_: Annotated[bool, Parameter(name="--json")] = False) -> None:
+    """List what the store holds, the most recently used first.
+
+    Into a pipe the columns are separated by tabs, and nothing is shortened.
+
+    Parameters
+    ----------
+    json_
+        Print everything that is known as JSON: the layers with their poolings, sizes in bytes.
+    """
+    place = _open(store)
+    holdings = list_parts(place)
+    entries = list_entries(holdings)
+    console = stdout()
+    if json_:
+        print(json.dumps([_plain(entry) for entry in entries], indent=2), file=console.file)
+        return
+    heads = ("dataset", "backbone", "layers", "images", "size", "last used", "which")
+    rows = [_row(entry, entries) for entry in entries]
+    if console.is_terminal:
+        lines = _fitted(heads, rows, console.width)
+    else:
+        lines = ["\t".join(row) for row in (heads, *rows)]
+    for line in lines:
+        print(line, file=console.file)
+    total = _megabytes(sum(holding.size for holding in holdings))
+    console.print(f"{place.name}: {total} in {_count(len(holdings), 'part')}", soft_wrap=True)
+
+
+def _row(entry: Entry, entries: list[Entry]) -> tuple[str, ...]:
+    alike = {
+        other.image_size
+        for other in entries
+        if (other.dataset, other.backbone, other.weights)
+        == (entry.dataset, entry.backbone, entry.weights)
+    }
+    backbone = entry.backbone
+    if entry.weights is not None:
+        backbone += ", random" if entry.weights == "none" else f", {Path(entry.weights).name}"
+    if len(alike) > 1:
+        backbone += f", {entry.image_size} px"
+    return (
+        entry.dataset,
+        backbone,
+        str(len({array["layer"] for array in entry.arrays})),
+        f"{entry.n_images:,}",
+        _megabytes(entry.size),
+        f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
+        ", ".join(entry.layers),
+    )
+
+
+def _fitted(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Lay rows out, each on one line: of long names the end is kept, of the layers the first."""
+    most = (width * 3 // 10, width // 4)
+    cells = [[*map(_end_of, row, most), *row[2:]] for row in (heads, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for row in cells:
+        numbers = range(2, 5)
+        line = "  ".join(
+            cell.rjust(n) if i in numbers else cell.ljust(n)
+            for i, (cell, n) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        lines.append(line if len(line) <= width else f"{line[: width - 1]}…")
+    return lines
+
+
+def _end_of(text: str, most: int) -> str:
+    return text if len(text) <= most else f"…{text[1 - most :]}"
+
+
+def _plain(entry: Entry) -> dict[str, Any]:
+    """Turn an entry into what JSON can hold."""
+    return {
+        "dataset": entry.dataset,
+        "backbone": entry.backbone,
+        "weights": entry.weights,
+        "image_size": entry.image_size,
+        "images": entry.n_images,
+        "bytes": entry.size,
+        "last_used": datetime.fromtimestamp(entry.used).astimezone().isoformat("T", "seconds"),
+        "layers": entry.arrays,
+        "parts": entry.parts,
+    }
+
+
+@cache.command
+def verify(
+    *, store: Store = None, repair_: Annotated[bool, Parameter(name="--repair")] = False
+) -> None:
+    """Compare every byte of the store with its checksums; exit status 1 if one is wrong.
+
+    Parameters
+    ----------
+    repair_
+        Remove what is damaged, so that the next run extracts it again.
+    """
+    place = _open(store)
+    n_parts = sum(len(parts(place, group)) for group in groups(place))
+    with terminal().step("Verifying", n_parts) as advance:
+        faults = list(find_faults(place, advance=advance))
+    for fault in faults:
+        stdout().print(_describe(fault), soft_wrap=True)
+    damaged = [fault for fault in faults if fault.repair is not None]
+    n_foreign = len(faults) - len(damaged)
+    if damaged and not repair_:
+        raise DamagedCodesError(
+            f"{_count(len(damaged), 'fault')} in {place.name!r}. Run `cnn-codes cache verify "
+            "--repair` to remove what is damaged; the next run extracts it again."
+        )
+    if damaged:
+        # What is wrong behind a damaged record shows when the record is gone.
+        while damaged:
+            repair(place, damaged)
+            damaged = [fault for fault in find_faults(place) if fault.repair is not None]
+        stdout().print("Repaired: what was removed is extracted again by the next run.")
+    if n_foreign:
+        raise StoreError(
+            f"{_count(n_foreign, 'file')} or folders in {place.name!r} do not belong to the store; "
+            "they are left alone. Move them away, or give the store a folder of its own."
+        )
+    if not faults:
+        stdout().print(f"{place.name}: {_count(n_parts, 'part')}, nothing damaged", soft_wrap=True)
+
+
+@cache.command
+def prune(
+    *,
+    store: Store = None,
+    older_than: str | None = None,
+    max_size: str | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Make room: remove the least recently used codes, and what crashes left behind.
+
+    Nothing that a running process reads is removed.
+
+    Parameters
+    ----------
+    older_than
+        Remove what was last used before this time, such as 12h, 30d or 8w.
+    max_size
+        Remove until the store is no larger than this, such as 500MB or 20GB.
+    dry_run
+        Say what would be removed, and remove nothing.
+    """
+    age = None if older_than is None else parse_age(older_than, "--older-than")
+    size = None if max_size is None else parse_size(max_size, "--max-size")
+    place = _open(store)
+    removed, busy = prune_parts(place, older_than=age, max_size=size, dry_run=dry_run)
+    for holding in removed:
+        stdout().print(f"{'would remove' if dry_run else 'removed'} {_name(holding)}")
+    for holding in busy:
+        stdout().print(f"kept, in use by a running process: {_name(holding)}")
+    total = _megabytes(sum(holding.size for holding in removed))
+    stdout().print(f"{_count(len(removed), 'part')}, {total}")
+
+
+def _open(store: str | Path | None) -> Place:
+    place = CodeStore(store).place
+    if not place.exists():
+        raise StoreError(f"There is no store at {place.name!r} yet.")
+    return place
+
+
+def _name(holding: Holding) -> str:
+    return (
+        f"{holding.path} ({holding.dataset}, {holding.n_images:,} images, "
+        f"{_megabytes(holding.size)})"
+    )
+
+
+def _describe(fault: Fault) -> str:
+    where = "" if fault.rows is None else f", rows {fault.rows[0]} to {fault.rows[1]}"
+    array = "" if fault.array is None else f" (array {fault.array}{where})"
+    return f"{fault.path}{array}: {fault.why}"
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n:,} {word}" + ("" if n == 1 else "s")
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.1f} MB" if n_bytes >= 100_000 else f"{n_bytes / 1e3:,.1f} kB"

@@ -1,0 +1,101 @@
+"""The summary: what a comparison prints when it is done."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from pipelines.comparison.results import Comparison
+from pipelines.progress import stdout, table, terminal
+from pipelines.report.answer import cautions, leaks_warning, roles, sentence
+from pipelines.study import Experiment
+
+
+def print_summary(done: Experiment, report: dict[str, Any], out: Path) -> None:
+    """Print a table of scores, warnings, and the answer.
+
+    Parameters
+    ----------
+    done : Experiment
+    report : dict
+        As `pipelines.report.report.make_report` returns it.
+    out : Path
+        Folder of the report.
+    """
+    extraction, comparison = done.extraction, done.comparison
+    console = stdout()
+    console.print(_scores_table(done))
+    for note in comparison.notes:
+        console.print(f"Note: {note}.", soft_wrap=True)
+    copies = leaks_warning(report)
+    if copies:
+        terminal().say(f"Warning: {copies} {out / 'report.html'} lists them.")
+    if any(control.alarm for control in done.controls):
+        terminal().say(
+            "Warning: shuffled labels are predicted far better than by chance. Something leaks: do "
+            "not trust these scores."
+        )
+    check = done.preprocessing_check
+    if check is not None and check.level == "warn":
+        terminal().say(f"Warning: {check.text}")
+    _warn_of_edges(comparison)
+    console.print(extraction.counts.sentence(n_skipped=len(extraction.skipped)), soft_wrap=True)
+    console.print(sentence(report), soft_wrap=True)
+    for caution in cautions(report):
+        console.print(caution, soft_wrap=True)
+    console.print(done.advice.text, soft_wrap=True)
+    console.print(f"{out / 'report.html'}, report.md, report.json, scores.csv", soft_wrap=True)
+
+
+def _scores_table(done: Experiment) -> Table:
+    extraction, comparison = done.extraction, done.comparison
+    sizes = list(dict.fromkeys(row.train_size for row in comparison.layers))
+    heads = [f"{size} a class" if size != "all" else "all" for size in sizes]
+    scored = table("layer", "depth", "classifier", *heads, "95 % interval", "CV", "")
+    scores = {(r.layer, r.classifier, r.train_size): r for r in comparison.layers}
+    best = comparison.best
+    for tap in extraction.taps:
+        for classifier in dict.fromkeys(row.classifier for row in comparison.layers):
+            rows = [scores[tap.name, classifier, size] for size in sizes]
+            last = scores[tap.name, classifier, best.train_size]
+            is_best = (tap.name, classifier) == (best.layer, best.classifier)
+            words = roles(asdict(best), tap.name, classifier)
+            scored.add_row(
+                tap.name,
+                f"{tap.layer.depth:.2f}",
+                classifier,
+                *(f"{row.score:.3f}" for row in rows),
+                f"{last.ci_low:.3f} – {last.ci_high:.3f}",
+                f"{last.cv_score:.3f}",
+                ", ".join(words),
+                style="bold" if is_best else "",
+            )
+    for control in done.controls:
+        scored.add_row(
+            control.name,
+            "",
+            "" if control.name == "majority" else best.classifier,
+            *[""] * (len(sizes) - 1),
+            f"{control.score:.3f}",
+            f"{control.ci_low:.3f} – {control.ci_high:.3f}",
+            "",
+            "control",
+            style="dim",
+        )
+    return scored
+
+
+def _warn_of_edges(comparison: Comparison) -> None:
+    edges = [
+        f"{row.layer} ({row.classifier}, {row.train_size}, {row.C_at_edge})"
+        for row in comparison.layers
+        if row.C_at_edge
+    ]
+    if edges:
+        terminal().say(
+            f"Warning: the best C is at the edge of the grid for {', '.join(edges)}. A wider --Cs "
+            "may raise these scores."
+        )

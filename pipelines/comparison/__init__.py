@@ -1,0 +1,1 @@
+"""Codes of every depth → scores on shared splits, their intervals, and a decision."""

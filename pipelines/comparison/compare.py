@@ -1,0 +1,136 @@
+"""Comparison: every layer on the same draws, the best one, and those tied with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+
+from pipelines.comparison.decision import Decision
+from pipelines.comparison.evaluate import Fit, evaluate_layer, in_pieces
+from pipelines.comparison.results import Comparison
+from pipelines.comparison.scoring import default_scoring
+from pipelines.comparison.splits import Draw, Protocol, make_draws
+from pipelines.comparison.verdict import Candidate, Verdict
+
+Codes = NDArray[Any] | Callable[[], NDArray[Any]]
+
+
+def compare_layers(
+    codes: Mapping[str, Codes],
+    y: NDArray[np.str_],
+    *,
+    protocol: Protocol | None = None,
+    test: NDArray[np.bool_] | None = None,
+    groups: NDArray[np.str_] | None = None,
+    copied: NDArray[np.bool_] | None = None,
+    costs: Mapping[str, float] | None = None,
+    n_jobs: int = 1,
+    advance: Callable[[int], None] | None = None,
+) -> Comparison:
+    """Compare the layers of a backbone on a dataset.
+
+    With a test split the layer and C are chosen by cross-validation on the other images, and the
+    test images give the scores. Without one, in a nested cross-validation, the outer folds do.
+
+    Parameters
+    ----------
+    codes : mapping of str to ndarray of shape (n_samples, n_features), or function returning one
+        By layer, in forward order. Of shape (n_samples, n_views, n_features), views are rows of
+        their own to train on, and averaged in a tested image.
+    y : ndarray of shape (n_samples,)
+        Class of each image.
+    protocol : Protocol, optional
+    test : ndarray of shape (n_samples,), bool, optional
+        The test split.
+    groups : ndarray of shape (n_samples,), optional
+        Images of one group are never on two sides of a fold. For copies of an image see
+        `pipelines.comparison.duplicates.group_copies`. A test split is taken as it is.
+    copied : ndarray of shape (n_samples,), bool, optional
+        Test images that are copies of training images, as `pipelines.comparison.duplicates.copies_in_test` finds
+        them: the best depth is scored without them, too.
+    costs : mapping of str to float, optional
+        What each layer costs to compute, in any unit. Default: its place among the layers.
+    n_jobs : int, default=1
+        Processes, as in joblib.
+    advance : callable, optional
+        Called with the number of draws that a classifier has been through, of each layer's.
+
+    Returns
+    -------
+    comparison : Comparison
+
+    Raises
+    ------
+    ValueError
+        If there are no layers, or a class is too small for the folds.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> found = compare_layers({"sepal": X[:, :2], "petal": X[:, 2:]}, y.astype(str))
+    >>> found.best.layer, found.best.tied
+    ('petal', ())
+    """
+    protocol = protocol or Protocol()
+    if not codes:
+        raise ValueError("There is no layer to compare.")
+    y = np.asarray(y)
+    test = None if test is None else _of_each(test, "test", len(y)).astype(bool)
+    groups = None if groups is None else _of_each(groups, "groups", len(y))
+    draws, notes = make_draws(y, protocol, test=test, groups=groups)
+    candidates = [(layer, name) for layer in codes for name in protocol.classifiers]
+    pieces = in_pieces(draws)
+    tasks = (
+        delayed(_evaluate)((layer, name), number, codes[layer], y, piece, protocol)
+        for layer, name in candidates
+        for number, piece in enumerate(pieces)
+    )
+    found: dict[tuple[Candidate, int], list[Fit]] = {}
+    for place, done in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
+        found[place] = done
+        if advance is not None:
+            advance(len(done))
+    fits = {
+        candidate: [fit for number in range(len(pieces)) for fit in found[candidate, number]]
+        for candidate in candidates
+    }
+    verdict = Verdict(
+        y=y,
+        draws=draws,
+        fits=fits,
+        scoring=protocol.scoring or default_scoring(y),
+        groups=groups,
+        random_state=protocol.random_state,
+    )
+    decision = Decision(
+        verdict=verdict, costs=costs or {}, max_loss=protocol.max_loss, copied=copied
+    )
+    return decision.comparison(notes)
+
+
+def _of_each(values: Any, name: str, n: int) -> NDArray[Any]:
+    array = np.asarray(values)
+    if array.shape != (n,):
+        raise ValueError(f"{name} has the shape {array.shape}; one value for each of {n} labels.")
+    return array
+
+
+def _evaluate(
+    candidate: Candidate,
+    number: int,
+    codes: Codes,
+    y: NDArray[np.str_],
+    draws: list[Draw],
+    protocol: Protocol,
+) -> tuple[tuple[Candidate, int], list[Fit]]:
+    X = codes() if callable(codes) else np.asarray(codes)
+    if len(X) != len(y):
+        raise ValueError(
+            f"Layer {candidate[0]!r} has codes of {len(X)} images, and there are {len(y)} labels."
+        )
+    return (candidate, number), evaluate_layer(X, y, draws, candidate[1], protocol)

@@ -1,0 +1,221 @@
+"""Evaluation: how one layer does on the draws that all layers share."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+
+from pipelines.comparison.scoring import SCORINGS, default_scoring, score_answers, scorer
+from pipelines.comparison.splits import Draw, Protocol, Split
+from pipelines.linear.estimators import LinearSVCCV, LogisticCV
+
+ESTIMATORS = {"svm": LinearSVCCV, "logistic": LogisticCV}
+
+N_PIECES = 5
+"""Parts that the draws of a layer are evaluated in, each of which reads the layer's codes again."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fit:
+    """What one classifier did on one draw.
+
+    Attributes
+    ----------
+    C : float
+        The chosen one.
+    C_at_edge : {"low", "high"} or None
+        Whether it lies at the end of the grid, and scores still rise towards that end.
+    converged : bool
+        Whether every fit of it is certified to be within `tol` of the optimum.
+    cv_scores : ndarray of shape (n_Cs,)
+        Mean score over the inner folds at each C of the grid.
+    cv_score : float
+        That at the chosen one.
+    train_score : float
+        On the images that it was trained on.
+    predicted : ndarray of shape (n_test,), intp
+        Number of the class that it gives each test image.
+    answers : ndarray of shape (n_test,) or (n_test, n_classes), float64
+        What the score reads, see `pipelines.comparison.scoring.score_answers`.
+    """
+
+    C: float
+    C_at_edge: str | None
+    converged: bool
+    cv_scores: NDArray[np.float64]
+    cv_score: float
+    train_score: float
+    predicted: NDArray[np.intp]
+    answers: NDArray[np.float64]
+
+
+def evaluate_layer(
+    X: NDArray[Any], y: NDArray[np.str_], draws: Sequence[Draw], classifier: str, protocol: Protocol
+) -> list[Fit]:
+    """Train and test one classifier on the codes of one layer, draw by draw.
+
+    Scaling and C are fitted on each draw's training images alone.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features) or (n_samples, n_views, n_features)
+        Views are rows of their own to train on; a tested image is the average of its views, whose
+        decision values are the average of theirs.
+    y : ndarray of shape (n_samples,), str
+    draws : sequence of Draw
+    classifier : {"svm", "logistic"}
+    protocol : Protocol
+
+    Returns
+    -------
+    fits : list of Fit
+        One for each draw.
+    """
+    scoring = protocol.scoring or default_scoring(y)
+    classes, truth = np.unique(y, return_inverse=True)
+    Cs = np.array(protocol.Cs)
+    fits = []
+    tested = average_views(X)
+    for draw in draws:
+        X_train, y_train, inner = training_rows(X[draw.train], y[draw.train], draw.inner)
+        model = ESTIMATORS[classifier](
+            Cs=Cs,
+            cv=inner,
+            scoring=scorer(scoring, classes.tolist()),
+            random_state=protocol.random_state,
+        )
+        with warnings.catch_warnings():
+            # It would reach the terminal from other processes, once for each draw.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(X_train, y_train)
+        predicted, answers = answers_of(model, tested[draw.test], truth[draw.test], scoring)
+        _, of_train = answers_of(model, tested[draw.train], truth[draw.train], scoring)
+        trained = score_answers(scoring, truth[draw.train], of_train, len(classes))
+        cv_scores = model.scores_.mean(1)
+        fits.append(
+            Fit(
+                C=float(model.C_),
+                C_at_edge=model.C_at_edge_,
+                converged=bool(model.certificate_ <= model.tol),
+                cv_scores=cv_scores,
+                cv_score=float(cv_scores[Cs == model.C_][0]),
+                train_score=float(trained[0]),
+                predicted=predicted,
+                answers=answers,
+            )
+        )
+    return fits
+
+
+def in_pieces(draws: Sequence[Draw]) -> list[list[Draw]]:
+    """Cut draws into parts for parallel work, in their order.
+
+    Parameters
+    ----------
+    draws : sequence of Draw
+
+    Returns
+    -------
+    pieces : list of list of Draw
+        Of about as many draws each, `N_PIECES` or fewer.
+    """
+    ends = np.linspace(0, len(draws), min(N_PIECES, len(draws)) + 1).astype(int).tolist()
+    return [list(draws[a:b]) for a, b in pairwise(ends)]
+
+
+def training_rows(
+    X: NDArray[Any], y: NDArray[Any], splits: Sequence[Split]
+) -> tuple[NDArray[Any], NDArray[Any], list[Split]]:
+    """Make a row of each view, with the label of its image and on its side of every fold.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features) or (n_samples, n_views, n_features)
+    y : ndarray of shape (n_samples,)
+    splits : sequence of (train, test)
+
+    Returns
+    -------
+    X : ndarray of shape (n_samples * n_views, n_features)
+    y : ndarray of shape (n_samples * n_views,)
+    splits : list of (train, test)
+
+    Examples
+    --------
+    >>> X, y, splits = training_rows(np.zeros((2, 3, 4)), np.array([5, 6]), [([0], [1])])
+    >>> X.shape, y.tolist(), [side.tolist() for side in splits[0]]
+    ((6, 4), [5, 5, 5, 6, 6, 6], [[0, 1, 2], [3, 4, 5]])
+    """
+    if X.ndim == 2:
+        return X, y, list(splits)
+    n_samples, n_views, n_features = X.shape
+    rows = np.arange(n_samples * n_views).reshape(n_samples, n_views)
+    apart = [(rows[train].ravel(), rows[test].ravel()) for train, test in splits]
+    return X.reshape(-1, n_features), np.repeat(y, n_views), apart
+
+
+def average_views(X: NDArray[Any]) -> NDArray[Any]:
+    """Average the views of each image, where they are kept apart.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features) or (n_samples, n_views, n_features)
+
+    Returns
+    -------
+    X : ndarray of shape (n_samples, n_features)
+        As it was given, or float32.
+    """
+    return X.mean(1, dtype=np.float32) if X.ndim == 3 else X
+
+
+def decision_values(model: LinearSVCCV | LogisticCV, X: NDArray[Any]) -> NDArray[np.float64]:
+    """Give a decision value to every class, to each of two as well.
+
+    Parameters
+    ----------
+    model : LinearSVCCV or LogisticCV
+    X : ndarray of shape (n_samples, n_features)
+
+    Returns
+    -------
+    values : ndarray of shape (n_samples, n_classes)
+    """
+    values = np.asarray(model.decision_function(X), np.float64)
+    return np.column_stack([-values, values]) if values.ndim == 1 else values
+
+
+def answers_of(
+    model: LinearSVCCV | LogisticCV, X: NDArray[Any], truth: NDArray[np.intp], scoring: str
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return the number of the class that each image is given, and what the score reads.
+
+    Parameters
+    ----------
+    model : LinearSVCCV or LogisticCV
+    X : ndarray of shape (n_samples, n_features)
+    truth : ndarray of shape (n_samples,), intp
+        Number of each image's own class.
+    scoring : str
+
+    Returns
+    -------
+    predicted : ndarray of shape (n_samples,), intp
+    answers : ndarray of shape (n_samples,) or (n_samples, n_classes), float64
+        As for `pipelines.comparison.scoring.score_answers`.
+    """
+    values = decision_values(model, X)
+    predicted: NDArray[np.intp] = values.argmax(1)  # Ties go to the first class, as in `predict`.
+    reads = SCORINGS[scoring].reads
+    if reads == "probabilities":
+        of_truth = model.predict_log_proba(X)[np.arange(len(truth)), truth]
+        least = np.log(np.finfo(np.float64).eps)  # As scikit-learn's log_loss.
+        return predicted, np.maximum(np.asarray(of_truth, np.float64), least)
+    return predicted, values if reads == "decisions" else np.asarray(predicted, np.float64)

@@ -1,0 +1,191 @@
+"""Results: what a comparison found, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipelines.comparison.splits import TrainSize
+from pipelines.comparison.tested import HeldOutAnswers
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldScore:
+    """One classifier's score on one draw.
+
+    Attributes
+    ----------
+    layer, classifier : str
+    train_size : int or "all"
+    repeat, fold : int
+    C : float
+        Chosen by cross-validation among the draw's training images.
+    score : float
+        On the draw's test images.
+    n_train, n_test : int
+    """
+
+    layer: str
+    classifier: str
+    train_size: TrainSize
+    repeat: int
+    fold: int
+    C: float
+    score: float
+    n_train: int
+    n_test: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerScore:
+    """One classifier's score on one layer at one training size.
+
+    Attributes
+    ----------
+    layer, classifier : str
+    train_size : int or "all"
+    score : float
+        Mean over the draws, on images that chose nothing.
+    ci_low, ci_high : float
+        95 % interval.
+    C : float
+        Median of the chosen ones.
+    C_at_edge : {"low", "high"} or None
+        Whether the grid of C ended too early for most draws.
+    cv_score : float
+        Mean inner cross-validation score at the chosen C: what the layer is chosen by.
+    cv_curve : tuple of float
+        Mean inner cross-validation score at each C of the grid.
+    train_score : float
+        Mean over the draws, on the images that trained.
+    """
+
+    layer: str
+    classifier: str
+    train_size: TrainSize
+    score: float
+    ci_low: float
+    ci_high: float
+    C: float
+    C_at_edge: str | None
+    cv_score: float
+    cv_curve: tuple[float, ...]
+    train_score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The chosen depth at one training size.
+
+    Attributes
+    ----------
+    layer, classifier : str
+        Highest inner cross-validation score.
+    train_size : int or "all"
+    score : float
+        On images that chose neither layer, classifier nor C.
+    ci_low, ci_high : float
+        95 % interval.
+    tied : tuple of str
+        Layers that cannot be distinguished from it, in the order given; it is not among them.
+    recommended : str or None
+        The decision: of it and those, the cheapest to compute whose own score is lower by no more
+        than one standard error of the difference, and by no more than ``Protocol.max_loss``. None
+        where nothing is shown to be better than guessing.
+    recommended_classifier : str or None
+    tied_classifiers : tuple of (str, str)
+        As `tied`, each layer with the classifier that cannot be distinguished from it there.
+    better : tuple of (str, str)
+        Layers and classifiers that score higher on the tested images, beyond chance: the images
+        that chose are unlike those that test.
+    guess : float
+        Score of the commonest class of the training images.
+    cv_score : float
+        Of the chosen layer, on the training images.
+    explained_low, explained_high : float or None
+        The test scores of the chosen layer that its cross-validation explains, at 99 %; None where
+        there is no test split.
+    unexplained : {"lower", "higher"} or None
+        How the test score lies outside of these.
+    score_without_leaks, ci_low_without_leaks, ci_high_without_leaks : float or None
+        On the test images that are no copies of training images; None where there are none, or
+        nothing else.
+    """
+
+    layer: str
+    classifier: str
+    train_size: TrainSize
+    score: float
+    ci_low: float
+    ci_high: float
+    tied: tuple[str, ...]
+    recommended: str | None
+    recommended_classifier: str | None
+    tied_classifiers: tuple[tuple[str, str], ...]
+    better: tuple[tuple[str, str], ...]
+    guess: float
+    cv_score: float
+    explained_low: float | None
+    explained_high: float | None
+    unexplained: str | None
+    score_without_leaks: float | None
+    ci_low_without_leaks: float | None
+    ci_high_without_leaks: float | None
+
+    @property
+    def taken(self) -> tuple[str, str]:
+        """The layer and classifier to go on with: the recommended ones, or else the chosen."""
+        return (
+            self.recommended or self.layer,
+            self.recommended_classifier or self.classifier,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """A test image that the chosen depth gets wrong.
+
+    Attributes
+    ----------
+    image : int
+        Its place in the dataset.
+    label, predicted : str
+    """
+
+    image: int
+    label: str
+    predicted: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What `compare_layers` found.
+
+    Attributes
+    ----------
+    scoring : str
+    best : Best
+        At the largest training size.
+    by_size : tuple of Best
+        At each.
+    layers : tuple of LayerScore
+    folds : tuple of FoldScore
+    classes : tuple of str
+    confusion : tuple of tuple of int
+        Of the chosen depth: test images by class and by predicted class.
+    mistakes : tuple of Mistake
+    notes : tuple of str
+        What was left out, and why.
+    tested : HeldOutAnswers
+        What the way of choosing answers at the largest training size.
+    """
+
+    scoring: str
+    best: Best
+    by_size: tuple[Best, ...]
+    layers: tuple[LayerScore, ...]
+    folds: tuple[FoldScore, ...]
+    classes: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    mistakes: tuple[Mistake, ...]
+    notes: tuple[str, ...]
+    tested: HeldOutAnswers = field(compare=False, repr=False)

@@ -1,0 +1,308 @@
+"""Draws: which images train, which test, and which folds choose C, shared by every layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import RepeatedStratifiedKFold, StratifiedGroupKFold, StratifiedKFold
+
+from pipelines.comparison.scoring import SCORINGS
+
+CLASSIFIERS = ("svm", "logistic")
+
+TrainSize = int | str
+Split = tuple[NDArray[np.intp], NDArray[np.intp]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How depths are compared.
+
+    Attributes
+    ----------
+    classifiers : tuple of str
+        Of ``"svm"`` and ``"logistic"``.
+    Cs : tuple of float
+        The grid that C is chosen from, increasing.
+    cv : int
+        Folds, of the outer cross-validation (where there is no test split) and of the inner one
+        that chooses C; at least 2.
+    repeats : int or None
+        Repeats of the outer cross-validation, or draws of each smaller training size where there
+        is a test split. None: as many as test about 2,000 images, one to five; and five.
+    train_sizes : tuple of (int or "all")
+        Training images of each class.
+    scoring : str or None
+        "accuracy", "balanced_accuracy", "f1_macro", "neg_log_loss" (logistic regression alone) or
+        "average_precision". None: balanced accuracy where the largest class has over 1.5 times the
+        images of the smallest, otherwise accuracy.
+    max_loss : float
+        Most that the recommended depth may score below the chosen one, of whose score it must also
+        be within one standard error of the difference; 0 or more.
+    group_duplicates : bool
+        Whether `pipelines.study.compare` keeps copies of an image, byte by byte, on the same
+        side of every fold. `compare_layers` sees codes only: give it `leaks.group_copies`.
+    random_state : int
+    """
+
+    classifiers: tuple[str, ...] = ("svm",)
+    Cs: tuple[float, ...] = tuple(10.0**power for power in range(-6, 3))
+    cv: int = 5
+    repeats: int | None = None
+    train_sizes: tuple[TrainSize, ...] = ("all",)
+    scoring: str | None = None
+    max_loss: float = 0.02
+    group_duplicates: bool = True
+    random_state: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.classifiers if name not in CLASSIFIERS]
+        if unknown or not self.classifiers:
+            raise ValueError(
+                f"classifier={', '.join(unknown) or 'none'} is unknown. Allowed: "
+                f"{', '.join(CLASSIFIERS)}; both on the command line."
+            )
+        if self.scoring not in (None, *SCORINGS):
+            raise ValueError(
+                f"scoring={self.scoring!r} is unknown. Allowed: {', '.join(SCORINGS)}."
+            )
+        if self.scoring == "neg_log_loss" and self.classifiers != ("logistic",):
+            raise ValueError(
+                "scoring='neg_log_loss' needs probabilities, which a linear SVM does not give. Use "
+                "classifier logistic, or another score."
+            )
+        positive = all(0 < C < float("inf") for C in self.Cs)
+        if not self.Cs or not positive or list(self.Cs) != sorted(set(self.Cs)):
+            raise ValueError(
+                f"Cs={list(self.Cs)}: allowed are positive finite values, each larger than the "
+                "last."
+            )
+        if self.cv < 2 or (self.repeats is not None and self.repeats < 1):
+            raise ValueError(
+                f"cv={self.cv}, repeats={self.repeats}: allowed are 2 or more folds, 1 or more "
+                "repeats."
+            )
+        if not 0 <= self.max_loss < float("inf"):
+            raise ValueError(f"max_loss={self.max_loss}: allowed are 0 or more.")
+        wrong = [s for s in self.train_sizes if s != "all" and (isinstance(s, str) or s < 2)]
+        if wrong or not self.train_sizes:
+            raise ValueError(
+                f"train_sizes={list(self.train_sizes)}: allowed are 2 or more images of each class "
+                "(C is cross-validated among them), and all."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draw:
+    """Some training images, the images to test on, and the folds that choose C.
+
+    Attributes
+    ----------
+    train_size : int or "all"
+    repeat, fold : int
+    train, test : ndarray of intp
+        Places in the dataset.
+    inner : list of (train, test)
+        Places in `train`.
+    """
+
+    train_size: TrainSize
+    repeat: int
+    fold: int
+    train: NDArray[np.intp]
+    test: NDArray[np.intp]
+    inner: list[Split]
+
+
+def make_draws(
+    y: NDArray[np.str_],
+    protocol: Protocol,
+    *,
+    test: NDArray[np.bool_] | None = None,
+    groups: NDArray[np.str_] | None = None,
+) -> tuple[list[Draw], list[str]]:
+    """Draw the training and test images that every layer shares.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,), str
+    protocol : Protocol
+    test : ndarray of shape (n_samples,), bool, optional
+        The test split. Without it, every image is tested once in each repeat of an outer
+        cross-validation.
+    groups : ndarray of shape (n_samples,), str, optional
+        Images of one group are never on two sides.
+
+    Returns
+    -------
+    draws : list of Draw
+    notes : list of str
+        What the scores leave out, and train sizes that were dropped, and why.
+
+    Raises
+    ------
+    ValueError
+        If a class has fewer images (or groups) than there are folds, or is missing from a side.
+    """
+    _check_classes(y, protocol, test, groups)
+    draws: list[Draw] = []
+    notes: list[str] = []
+    outer = _outer_splits(y, protocol, test, groups)
+    smallest = min(
+        int(np.unique(y[train], return_counts=True)[1].min()) for _, _, (train, _) in outer
+    )
+    if test is not None:
+        untested = np.setdiff1d(y[~test], y[test]).tolist()
+        if untested:
+            notes.append(f"no test image is of {', '.join(untested)}: the scores leave it out")
+    for size in protocol.train_sizes:
+        if size != "all" and int(size) > smallest:
+            notes.append(
+                f"train size {size} was dropped: the smallest class has {smallest} training images"
+            )
+            continue
+        repeats = (protocol.repeats or 5) if test is not None and size != "all" else 1
+        of_size = [
+            _draw(y, protocol, groups, size, repeat + again, fold, split)
+            for repeat, fold, split in outer
+            for again in range(repeats)
+        ]
+        if all(len(draw.inner) > 1 for draw in of_size):
+            draws += of_size
+        else:
+            notes.append(
+                f"train size {size} was dropped: a draw has all its images of a class from one "
+                "group, or but one image of it, so that no folds can choose C"
+            )
+    if not draws:
+        raise ValueError(f"No train size is left to compare: {'; '.join(notes)}.")
+    return draws, notes
+
+
+def _check_classes(
+    y: NDArray[np.str_],
+    protocol: Protocol,
+    test: NDArray[np.bool_] | None,
+    groups: NDArray[np.str_] | None,
+) -> None:
+    pool = np.ones(len(y), bool) if test is None else ~test
+    if test is not None:
+        if not test.any():
+            raise ValueError("The test split has no image. Add some, or leave the split out.")
+        absent = sorted(set(y.tolist()) - set(y[pool].tolist()))
+        if absent:
+            raise ValueError(
+                f"The class {absent[0]!r} has test images and no training image. Add some, or "
+                "leave it out."
+            )
+    classes, counts = np.unique(y[pool], return_counts=True)
+    pairs = zip(classes.tolist(), counts.tolist(), strict=True)
+    few = [f"{name!r} has {n}" for name, n in pairs if n < protocol.cv]
+    if few:
+        raise ValueError(
+            f"{protocol.cv} folds need {protocol.cv} images of each class outside the test split; "
+            f"{', '.join(few)}. Add images, leave the class out, or use fewer folds with --cv."
+        )
+    if groups is not None:
+        for name in classes.tolist():
+            n = len(np.unique(groups[pool & (y == name)]))
+            if n < protocol.cv:
+                raise ValueError(
+                    f"The class {name!r} comes from {n} group{'s' * (n > 1)} (copies of an image "
+                    f"are one), and {protocol.cv} folds that keep groups together need "
+                    f"{protocol.cv}. Use fewer folds with --cv, or add images."
+                )
+
+
+def _outer_splits(
+    y: NDArray[np.str_],
+    protocol: Protocol,
+    test: NDArray[np.bool_] | None,
+    groups: NDArray[np.str_] | None,
+) -> list[tuple[int, int, Split]]:
+    if test is not None:
+        return [(0, 0, (np.flatnonzero(~test), np.flatnonzero(test)))]
+    repeats = protocol.repeats or int(np.clip(2000 // len(y), 1, 5))
+    cv, seed = protocol.cv, protocol.random_state
+    if groups is None:
+        splitter = RepeatedStratifiedKFold(n_splits=cv, n_repeats=repeats, random_state=seed)
+        splits = list(splitter.split(y, y))
+    else:
+        splits = [
+            split
+            for repeat in range(repeats)
+            for split in _group_folds(y, groups, cv, seed + repeat)
+        ]
+    return [(i // cv, i % cv, split) for i, split in enumerate(splits)]
+
+
+def _group_folds(y: NDArray[np.str_], groups: NDArray[np.str_], cv: int, seed: int) -> list[Split]:
+    """Cut folds that keep groups together and leave every class on the training side of each."""
+    n_classes = len(np.unique(y))
+    for attempt in range(20):
+        # Other seeds than those of the repeats, which count on from the first.
+        folds = StratifiedGroupKFold(n_splits=cv, shuffle=True, random_state=seed + 1000 * attempt)
+        splits = list(folds.split(y, y, groups))
+        if all(len(np.unique(y[train])) == n_classes and len(test) for train, test in splits):
+            return splits
+    raise ValueError(
+        f"In 20 ways to cut {cv} folds that keep groups together, a class is missing from the "
+        "training images of one: too few groups hold it, or one holds most of it. Use fewer folds "
+        "with --cv, or add groups."
+    )
+
+
+def _draw(
+    y: NDArray[np.str_],
+    protocol: Protocol,
+    groups: NDArray[np.str_] | None,
+    size: TrainSize,
+    repeat: int,
+    fold: int,
+    split: Split,
+) -> Draw:
+    # One stream for each draw: adding a size or a repeat changes no other draw.
+    number = 0 if size == "all" else int(size)
+    rng = np.random.default_rng([protocol.random_state, number, repeat, fold])
+    train = split[0] if size == "all" else _of_each_class(y, split[0], int(size), rng)
+    inner = inner_splits(y[train], None if groups is None else groups[train], protocol.cv, rng)
+    return Draw(train_size=size, repeat=repeat, fold=fold, train=train, test=split[1], inner=inner)
+
+
+def inner_splits(
+    y: NDArray[np.str_], groups: NDArray[np.str_] | None, cv: int, rng: np.random.Generator
+) -> list[Split]:
+    """Return the folds that choose C; none where there is no way to cut them.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_train,), str
+    groups : ndarray of shape (n_train,), str, or None
+    cv : int
+        Folds; fewer where a class has fewer images or groups.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    splits : list of (train, test)
+    """
+    seed = int(rng.integers(2**31))
+    apart = np.arange(len(y)) if groups is None else groups
+    n_folds = min(cv, *(len(np.unique(apart[y == name])) for name in np.unique(y)))
+    if n_folds < 2:
+        return []
+    if groups is None:
+        return list(StratifiedKFold(n_folds, shuffle=True, random_state=seed).split(y, y))
+    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    splits = list(folds.split(y, y, groups))
+    whole = all(len(np.unique(y[train])) == len(np.unique(y)) for train, _ in splits)
+    return splits if whole else []
+
+
+def _of_each_class(
+    y: NDArray[np.str_], pool: NDArray[np.intp], size: int, rng: np.random.Generator
+) -> NDArray[np.intp]:
+    taken = [rng.choice(pool[y[pool] == name], size, replace=False) for name in np.unique(y[pool])]
+    return np.sort(np.concatenate(taken))

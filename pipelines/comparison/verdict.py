@@ -1,0 +1,160 @@
+"""The verdict: what the fits of every candidate on every draw score, and with what interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.comparison.evaluate import Fit
+from pipelines.comparison.intervals import HeldOut, score_interval
+from pipelines.comparison.results import LayerScore
+from pipelines.comparison.scoring import score_answers
+from pipelines.comparison.splits import Draw, TrainSize
+from pipelines.comparison.tested import HeldOutAnswers
+
+Candidate = tuple[str, str]
+"""Layer and classifier."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verdict:
+    """What the fits say.
+
+    Attributes
+    ----------
+    y : ndarray of shape (n_samples,), str
+    draws : list of Draw
+    fits : dict of Candidate to list of Fit
+        One for each draw; layers in forward order.
+    scoring : str
+    groups : ndarray of shape (n_samples,), str, or None
+    random_state : int
+    """
+
+    y: NDArray[np.str_]
+    draws: list[Draw]
+    fits: dict[Candidate, list[Fit]]
+    scoring: str
+    groups: NDArray[np.str_] | None = None
+    random_state: int
+
+    def layer_score(self, candidate: Candidate, size: TrainSize) -> LayerScore:
+        """Score a candidate at one training size."""
+        fits = self.fits_of(candidate, size)
+        score, low, high = self.scored(fits, size)
+        edges = [fit.C_at_edge for fit in fits]
+        return LayerScore(
+            layer=candidate[0],
+            classifier=candidate[1],
+            train_size=size,
+            score=score,
+            ci_low=low,
+            ci_high=high,
+            C=float(np.median([fit.C for fit in fits])),
+            C_at_edge=next((e for e in edges if e and edges.count(e) > len(edges) / 2), None),
+            cv_score=float(np.mean([fit.cv_score for fit in fits])),
+            cv_curve=tuple(np.mean([fit.cv_scores for fit in fits], axis=0).tolist()),
+            train_score=float(np.mean([fit.train_score for fit in fits])),
+        )
+
+    def scored(
+        self, fits: Sequence[Fit], size: TrainSize, *, only: NDArray[np.bool_] | None = None
+    ) -> tuple[float, float, float]:
+        """Give the mean score of a fit on each draw of a size, and its 95 % interval.
+
+        Parameters
+        ----------
+        fits : sequence of Fit
+            One for each draw of the size.
+        size : int or "all"
+        only : ndarray of shape (n_samples,), bool, optional
+            The test images to score on. Default: all of them.
+
+        Returns
+        -------
+        score, ci_low, ci_high : float
+        """
+        pairs = zip(self.draws_of(size), fits, strict=True)
+        score = float(np.mean([self.score_of(*pair, only=only) for pair in pairs]))
+        held_out, answers = self.pooled(fits, size, only=only)
+        low, high = score_interval(held_out, score, answers)
+        return score, low, high
+
+    def tested(self, fits: Sequence[Fit], size: TrainSize) -> HeldOutAnswers:
+        """Gather the answers of a fit on each draw of a size, and the score of each repeat."""
+        draws, repeats = self.draws_of(size), self.repeats(size)
+        held_out, answers = self.pooled(fits, size)
+        scores = np.array([self.score_of(*pair) for pair in zip(draws, fits, strict=True)])
+        return HeldOutAnswers(
+            held_out=held_out,
+            answers=np.stack(answers),
+            scores=np.array([scores[of].mean() for of in repeats]),
+            images=np.sort(np.concatenate([draws[i].test for i in repeats[0]])),
+            draws=tuple(draws),
+        )
+
+    def chosen(self, size: TrainSize) -> list[Fit]:
+        """List each draw's own choice: its test images had no say in it."""
+        fits = [self.fits_of(candidate, size) for candidate in self.fits]
+        cv = np.array([[fit.cv_score for fit in of] for of in fits])
+        return [fits[choice][i] for i, choice in enumerate(cv.argmax(0).tolist())]
+
+    def pooled(
+        self, fits: Sequence[Fit], size: TrainSize, *, only: NDArray[np.bool_] | None = None
+    ) -> tuple[HeldOut, list[NDArray[np.float64]]]:
+        """Gather the answers of each repeat: its folds test each image once, together."""
+        draws, repeats = self.draws_of(size), self.repeats(size)
+        images = np.sort(np.concatenate([draws[i].test for i in repeats[0]]))
+        kept = np.ones(len(images), bool) if only is None else only[images]
+        answers = []
+        for of in repeats:
+            order = np.argsort(np.concatenate([draws[i].test for i in of]))
+            answers.append(np.concatenate([fits[i].answers for i in of])[order][kept])
+        images = images[kept]
+        held_out = HeldOut(
+            scoring=self.scoring,
+            truth=self.numbers[images],
+            n_classes=len(self.classes),
+            groups=None if self.groups is None else self.groups[images],
+            random_state=self.random_state,
+        )
+        return held_out, answers
+
+    def repeats(self, size: TrainSize) -> list[list[int]]:
+        """List the draws of each repeat; a test split is tested again by each draw."""
+        numbers = [draw.repeat for draw in self.draws_of(size)]
+        return [[i for i, n in enumerate(numbers) if n == one] for one in sorted(set(numbers))]
+
+    @cached_property
+    def sizes(self) -> list[TrainSize]:
+        """Training sizes, in the order asked for."""
+        return list(dict.fromkeys(draw.train_size for draw in self.draws))
+
+    @cached_property
+    def classes(self) -> NDArray[np.str_]:
+        """The classes, sorted."""
+        return np.unique(self.y)
+
+    @cached_property
+    def numbers(self) -> NDArray[np.intp]:
+        """The number of each image's class."""
+        return np.searchsorted(self.classes, self.y)
+
+    def draws_of(self, size: TrainSize) -> list[Draw]:
+        """List the draws of a training size."""
+        return [draw for draw in self.draws if draw.train_size == size]
+
+    def fits_of(self, candidate: Candidate, size: TrainSize) -> list[Fit]:
+        """List the fits of a candidate, one for each draw of a training size."""
+        pairs = zip(self.draws, self.fits[candidate], strict=True)
+        return [fit for draw, fit in pairs if draw.train_size == size]
+
+    def score_of(self, draw: Draw, fit: Fit, *, only: NDArray[np.bool_] | None = None) -> float:
+        """Score a fit on the test images of its draw."""
+        kept = slice(None) if only is None else only[draw.test]
+        truth, answers = self.numbers[draw.test][kept], fit.answers[kept]
+        return float(score_answers(self.scoring, truth, answers, len(self.classes))[0])

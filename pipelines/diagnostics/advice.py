@@ -1,0 +1,183 @@
+"""Advice: the transfer-learning table of the CS231n notes, with this dataset's place in it.
+
+https://cs231n.github.io/transfer-learning/ asks two things: is the dataset small or large, is it
+similar to what the network was trained on or not. Both are measured here. The depth that is advised
+is the recommended one, wherever it is spoken of: see `pipelines.comparison.decision`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.comparison.results import Best, Comparison, LayerScore
+from pipelines.diagnostics.similarity import BORDER, Similarity
+
+LARGE = 5000
+"""Training images from which fine-tuning is worth its trouble. The notes give no number; below,
+linear classifiers on codes kept up with fine-tuning in most of Kornblith, Shlens and Le, *Do better
+ImageNet models transfer better?* (CVPR 2019)."""
+NEAR_TOP = 0.75
+
+GUESSING = "no-better-than-guessing"
+CASES = {
+    (False, True): ("linear-top", "a linear classifier on codes near the top"),
+    (False, False): ("linear-earlier", "a linear classifier on codes from earlier in the network"),
+    (True, True): ("fine-tune-from", "fine-tuning the layers from some depth on"),
+    (True, False): ("fine-tune-all", "fine-tuning the whole network, starting from these weights"),
+}
+"""(large, similar) → the case and what the notes advise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """What to do next.
+
+    Attributes
+    ----------
+    case : str
+        ``"linear-top"``, ``"linear-earlier"``, ``"fine-tune-from"``, ``"fine-tune-all"``, or
+        ``"no-better-than-guessing"``.
+    text : str
+        In a sentence or two.
+    evidence : tuple of str
+        What it rests on.
+    large : bool
+    similar : bool or None
+        This dataset's place in the table; None where its similarity has no border.
+    """
+
+    case: str
+    text: str
+    evidence: tuple[str, ...]
+    large: bool
+    similar: bool | None
+
+
+def advise(comparison: Comparison, similarity: Similarity, depths: dict[str, float]) -> Advice:
+    """Place a dataset in the table.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        The images that trained at its best size are those that are counted.
+    similarity : Similarity
+        Where it has no border, the recommended depth decides between the cases.
+    depths : dict of str to float
+        Layer → depth, in forward order.
+
+    Returns
+    -------
+    advice : Advice
+    """
+    best = comparison.best
+    take, _ = best.taken
+    n_train = max(row.n_train for row in comparison.folds if row.train_size == best.train_size)
+    large = n_train >= LARGE
+    similar, found = _similar(similarity)
+    evidence = [
+        f"{n_train:,} training images ({'large' if large else 'small'}: from {LARGE:,} on)",
+        found,
+        *_curve(comparison, n_train / len(comparison.classes)),
+    ]
+    # Where it is not known, what was measured decides: a depth near the top or an earlier one.
+    case, notes = CASES[large, depths[take] >= NEAR_TOP if similar is None else similar]
+    if best.recommended is None:
+        case, text = GUESSING, _guessing(best)
+    else:
+        text = _text(case, notes, best.recommended, depths, known=similar is not None)
+    return Advice(case=case, text=text, evidence=tuple(evidence), large=large, similar=similar)
+
+
+def _similar(similarity: Similarity) -> tuple[bool | None, str]:
+    """Decide whether a dataset counts as similar, where that is known, and say by what."""
+    if similarity.value is None:
+        return None, "similarity was not measured"
+    if similarity.similar is None:
+        return None, f"similarity {similarity.value:.2f}, which has no border here"
+    kind = "similar" if similarity.similar else "dissimilar"
+    return similarity.similar, f"similarity {similarity.value:.2f} ({kind}: {BORDER} is the border)"
+
+
+def _guessing(best: Best) -> str:
+    said = (
+        f"No depth is recommended: nothing here is shown to be better than guessing (the "
+        f"commonest class alone scores {best.guess:.3f}). "
+    )
+    if best.unexplained is not None:
+        return said + "Find out first how the test images differ from the training images."
+    return said + (
+        "More images may show a difference; check that the labels are right, and that the images "
+        "show what they name."
+    )
+
+
+def _text(case: str, notes: str, take: str, depths: dict[str, float], *, known: bool) -> str:
+    """Say what to do with the depth that is recommended, and what the notes say of such data."""
+    depth = depths[take]
+    many = f"large and {'similar' if case == 'fine-tune-from' else 'dissimilar'} data"
+    if not known:
+        many = "so many images"
+    text = f"Train a linear classifier on the codes of {take} (depth {depth:.2f})."
+    if case == "fine-tune-all":
+        text += (
+            f" For {many}, the CS231n notes advise to fine-tune the whole network, starting from "
+            "these weights; what that would bring was not measured."
+        )
+    elif case == "fine-tune-from" and depth == max(depths.values()):
+        text += (
+            f" For {many}, the CS231n notes advise fine-tuning; only the classifier comes after "
+            "this depth, so that an earlier start has to be tried. What that would bring was not "
+            "measured."
+        )
+    elif case == "fine-tune-from":
+        text += (
+            f" For {many}, the CS231n notes advise fine-tuning: start with what comes after "
+            f"{take}. What that would bring was not measured."
+        )
+    elif len(depths) > 1:
+        if not known:
+            return text + (
+                f" For so few images the CS231n notes advise {CASES[False, True][1]} where they "
+                "are similar to what the network was trained on, and from earlier in the network "
+                "where not; here that is not known. Fine-tuning was not measured."
+            )
+        agrees = (depth >= NEAR_TOP) == (case == "linear-top")
+        kind = "similar" if case == "linear-top" else "dissimilar"
+        verb = "advise the same" if agrees else "would advise otherwise"
+        text += f" The CS231n notes {verb} for small and {kind} data: {notes}."
+        if not agrees:
+            text += " What was measured here takes precedence."
+        text += " Fine-tuning was not measured."
+    return text
+
+
+def _curve(comparison: Comparison, n_per_class: float) -> list[str]:
+    """Say what more images would bring, and how far training scores are above held-out ones."""
+    best = comparison.best
+    take = best.taken
+    rows = [row for row in comparison.layers if (row.layer, row.classifier) == take]
+    last = next(row for row in rows if row.train_size == best.train_size)
+    said = [
+        f"{take[0]} scores {last.train_score:.3f} on its training images and "
+        f"{last.score:.3f} on others"
+    ]
+    sizes = [(_images(row, n_per_class), row.score) for row in rows]
+    sizes.sort()
+    if len(sizes) > 1 and sizes[-1][0] > sizes[-2][0]:
+        said.append(_slope(sizes))
+    return said
+
+
+def _slope(sizes: Sequence[tuple[float, float]]) -> str:
+    (few, before), (many, after) = sizes[-2:]
+    doublings = max(1e-9, math.log2(many / few))
+    return (
+        f"from {few:.0f} to {many:.0f} training images a class the score changes by "
+        f"{after - before:+.3f}, {(after - before) / doublings:+.3f} for each doubling"
+    )
+
+
+def _images(row: LayerScore, n_per_class: float) -> float:
+    return n_per_class if row.train_size == "all" else float(row.train_size)

@@ -1,0 +1,95 @@
+"""Images without labels: how similar they are to what a network was trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache import CodeStore
+from codes import ImageList
+from codes.data.images import distinct
+from codes.decoding.decode import UnreadableImageError
+from codes.inference.devices import find_device
+from pipelines.diagnostics.similarity import Similarity, measure_similarity, sample_size
+from pipelines.extraction.extract import (
+    UnreadableImagesError,
+    backbone_of,
+    list_unreadable,
+    read_digests,
+)
+from pipelines.extraction.normalization import (
+    NormalizationCheck,
+    check_normalization,
+    choose,
+    normalized,
+)
+from pipelines.extraction.options import ExtractionOptions
+from pipelines.progress import Narrator, Silent
+
+
+def compare_with_training(
+    images: ImageList, options: ExtractionOptions, *, narrator: Narrator | None = None
+) -> tuple[Similarity, NormalizationCheck | None]:
+    """Measure similarity, and check the normalisation, of images without labels.
+
+    Parameters
+    ----------
+    images : ImageList
+    options : ExtractionOptions
+        What layers they name is ignored.
+    narrator : Narrator, optional
+
+    Returns
+    -------
+    similarity : Similarity
+    check : NormalizationCheck or None
+        None without batch normalisation.
+
+    Raises
+    ------
+    UnreadableImagesError
+        If images that would be looked at cannot be decoded, and are not to be skipped.
+    ValueError, OSError
+        As `codes.load_backbone` raises them.
+    """
+    narrator = narrator or Silent()
+    backbone, store = backbone_of(options), CodeStore(options.store)
+    device = str(find_device(options.device))
+    digests = read_digests(images, store, narrator)
+    kept, skipped = _readable(images, distinct(digests), sample_size(backbone))
+    if skipped and not (options.skip_unreadable and len(kept)):
+        raise UnreadableImagesError(list_unreadable(skipped, len(images)))
+    for name, why in skipped.items():
+        narrator.say(f"Skipped {name}: {why}")
+    images, digests = images.take(kept), digests[kept]
+    if options.normalize == "auto":
+        options, chosen = choose(images, digests, backbone, options)
+        narrator.say(chosen)
+        backbone = normalized(backbone, options)
+    similarity = measure_similarity(
+        images,
+        digests,
+        backbone,
+        store=store,
+        device=device,
+        random_state=options.random_state,
+        narrator=narrator,
+    )
+    return similarity, check_normalization(images, digests, backbone, device=device)
+
+
+def _readable(
+    images: ImageList, places: NDArray[np.intp], n: int
+) -> tuple[NDArray[np.intp], dict[str, str]]:
+    """Find the first images that can be decoded; those on the way that cannot, and why."""
+    kept: list[int] = []
+    skipped: dict[str, str] = {}
+    for place in places.tolist():
+        if len(kept) == n:
+            break
+        try:
+            images.source.open(place)
+            kept.append(place)
+        except UnreadableImageError as error:
+            skipped[images.source.names[place]] = str(error)
+    return np.array(kept, np.intp), skipped

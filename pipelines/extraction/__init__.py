@@ -1,0 +1,1 @@
+"""A dataset and a backbone → a store that holds all its codes."""

@@ -1,0 +1,396 @@
+"""Extraction: a dataset whose codes are all in the store, and how it comes to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache import CodesKey, CodeStore, CodesView, ExtractionKey
+from cache.digests import DigestMemory
+from codes import Backbone, CodeExtractor, ImageList, Preprocessing, load_backbone
+from codes.data.images import digest_images
+from codes.data.readers.archives import CHANGED
+from codes.extractor import EXTRACTOR_VERSION
+from codes.graph.cutting import Tap
+from pipelines.extraction.counts import Counts
+from pipelines.extraction.distributed import Share
+from pipelines.extraction.fill import Filling
+from pipelines.extraction.normalization import choose, normalized, require_norm
+from pipelines.extraction.options import ExtractionOptions
+from pipelines.progress import Narrator, Silent, timed
+
+
+class UnreadableImagesError(ValueError):
+    """Some images of a dataset cannot be decoded; the message lists every one.
+
+    Or the archive that they are in was changed while it was read.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Extraction:
+    """A dataset whose codes are all in the store.
+
+    Attributes
+    ----------
+    images : ImageList
+        Without the skipped ones.
+    digests : ndarray of shape (n_samples, 32), uint8
+    backbone : Backbone
+    options : ExtractionOptions
+        With a normalisation chosen where it was to be, "auto".
+    chosen : str
+        In that case: what was chosen, and by what; otherwise empty.
+    taps : list of Tap
+        What was read, in forward order.
+    device : str
+    store : CodeStore
+    key : ExtractionKey
+    arrays : dict of str to CodesKey
+        By the taps' names.
+    counts : Counts
+        Images that went through the network, copies of these, and those found in the store.
+    skipped : dict of str to str
+        Image that could not be decoded → why.
+    dropped : int
+        Images that were left out since, as they leak.
+    seconds : dict of str to float
+        By stage.
+    """
+
+    images: ImageList
+    digests: NDArray[np.uint8] = field(repr=False)
+    backbone: Backbone = field(repr=False)
+    options: ExtractionOptions = field(repr=False)
+    taps: list[Tap] = field(repr=False)
+    device: str
+    store: CodeStore
+    key: ExtractionKey = field(repr=False)
+    arrays: dict[str, CodesKey] = field(repr=False)
+    counts: Counts
+    skipped: dict[str, str]
+    chosen: str = ""
+    dropped: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def n_extracted(self) -> int:
+        """Images that went through the network."""
+        return self.counts.extracted
+
+    @property
+    def n_reused(self) -> int:
+        """Images whose codes of all layers were in the store before."""
+        return self.counts.reused
+
+    def codes(self, layer: str) -> NDArray[Any]:
+        """Read a layer's codes out of the store.
+
+        Parameters
+        ----------
+        layer : str
+            A tap's name.
+
+        Returns
+        -------
+        codes : ndarray of shape (n_samples, n_features), float16 or float32
+            In the order of `images`. Where views are kept apart, (n_samples, n_views, n_features).
+        """
+        return self.readers[layer]()
+
+    def view(self, layer: str) -> CodesView:
+        """Find a layer's codes in the store and leave them there: rows are read when indexed.
+
+        Parameters
+        ----------
+        layer : str
+            A tap's name.
+
+        Returns
+        -------
+        codes : CodesView of shape (n_samples, n_views * n_features)
+        """
+        return self.store.view(self.key, self.arrays[layer], self.digests)
+
+    def options_of(self, layer: str, options: ExtractionOptions) -> ExtractionOptions:
+        """Narrow the options that this was made with down to one of its taps.
+
+        Parameters
+        ----------
+        layer : str
+            A tap's name.
+        options : ExtractionOptions
+
+        Returns
+        -------
+        options : ExtractionOptions
+        """
+        [tap] = [tap for tap in self.taps if tap.name == layer]
+        return replace(options, layers=tap.layer.name, pool=tap.pool)
+
+    @property
+    def readers(self) -> dict[str, Callable[[], NDArray[Any]]]:
+        """A function for each layer that reads its codes; what `compare_layers` takes."""
+        # Each is sent to another process: it must not take the network along.
+        return {
+            tap.name: partial(
+                _read, self.store, self.key, self.arrays[tap.name], self.digests, tap.n_views
+            )
+            for tap in self.taps
+        }
+
+
+def _read(
+    store: CodeStore,
+    key: ExtractionKey,
+    array: CodesKey,
+    digests: NDArray[np.uint8],
+    n_views: int,
+) -> NDArray[Any]:
+    codes = store.codes(key, array, digests)
+    return codes.reshape(len(codes), n_views, -1) if n_views > 1 else codes
+
+
+def extract(
+    images: ImageList,
+    options: ExtractionOptions,
+    *,
+    backbone: Backbone | None = None,
+    share: Share | None = None,
+    narrator: Narrator | None = None,
+) -> Extraction:
+    """Make sure that the store holds the codes of every image of a dataset.
+
+    Parameters
+    ----------
+    images : ImageList
+        As `codes.load_images` returns it.
+    options : ExtractionOptions
+    backbone : Backbone, optional
+        One that is loaded already, in place of the options'.
+    share : Share, optional
+        Leave the images of other ranks to them. Default: all are this process's.
+    narrator : Narrator, optional
+
+    Returns
+    -------
+    extraction : Extraction
+        Of the rank's own images.
+
+    Raises
+    ------
+    UnreadableImagesError
+        If images cannot be decoded and are not to be skipped; the codes of all others are stored.
+    ValueError
+        If the options ask for another page than the images are listed with.
+    ValueError, OSError, OverflowError
+        As `codes.load_backbone`, `codes.CodeExtractor` and
+        `cache.CodeStore.write` raise them.
+    """
+    if options.page not in (None, images.page):
+        raise ValueError(
+            f"The options say page={options.page}, and the images are listed with "
+            f"page={images.page}. Say it where they are listed: "
+            f"load_images(…, page={options.page})."
+        )
+    narrator = narrator or Silent()
+    seconds: dict[str, float] = {}
+    if images.ignored:
+        narrator.say(
+            f"Left aside: {', '.join(f'{what} ({n})' for what, n in images.ignored.items())}."
+        )
+    with timed(seconds, "load"):
+        auto = backbone is None and options.normalize == "auto"
+        loaded = backbone is None
+        backbone = backbone or backbone_of(options)
+        extractor = extractor_of(backbone, options)
+    if loaded and options.weights not in (None, "none", "default", backbone.weights):
+        narrator.say(f"Weights: {backbone.weights}.")  # What was seen through to find them.
+    store = CodeStore(options.store)
+    store.require_locks()
+    with timed(seconds, "digest"):
+        digests = read_digests(images, store, narrator)
+    chosen = ""
+    if auto:
+        with timed(seconds, "normalization"):
+            options, chosen = choose(images, digests, backbone, options)
+        narrator.say(chosen)
+        backbone = normalized(backbone, options)
+        extractor = extractor_of(backbone, options)
+    if share is not None and share.world_size > 1:
+        own = share.of(digests)
+        images, digests = images.take(own), digests[own]
+    key = key_of(backbone, options.precision)
+    arrays = {
+        tap.name: CodesKey(
+            layer=tap.layer.name,
+            activation=options.activation,
+            pool=f"{tap.pool}:each-view" if tap.n_views > 1 else tap.pool,
+            dtype=options.dtype,
+        )
+        for tap in extractor.taps
+    }
+    with timed(seconds, "extract"):
+        counts, unreadable = Filling(
+            store=store,
+            key=key,
+            arrays=arrays,
+            extractor=extractor,
+            images=images,
+            digests=digests,
+            options=options,
+            narrator=narrator,
+        ).run()
+    bad = [i for i, digest in enumerate(digests) if digest.tobytes() in unreadable]
+    skipped = {images.source.names[i]: unreadable[digests[i].tobytes()] for i in bad}
+    changed = [name for name, why in skipped.items() if why == CHANGED]
+    if changed:  # They can be read: to skip them would be to lose them.
+        raise UnreadableImagesError(
+            f"{len(changed)} of {len(images)} images were not read, the first {changed[0]!r}, as "
+            "the archive that they are in was changed or taken away meanwhile. The codes of the "
+            "others are stored: put it back, or leave it in peace, and run it again."
+        )
+    if skipped and not options.skip_unreadable:
+        raise UnreadableImagesError(list_unreadable(skipped, len(images)))
+    kept = np.setdiff1d(np.arange(len(images)), np.array(bad, np.intp))
+    if len(images) and not len(kept) and not options.skip_unreadable:
+        raise UnreadableImagesError(list_unreadable(skipped, len(images)))
+    if skipped:
+        narrator.say(f"Skipped, as they cannot be read:{_lines(skipped)}")
+    return Extraction(
+        images=images.take(kept) if bad else images,
+        digests=digests[kept],
+        backbone=backbone,
+        options=options,
+        chosen=chosen,
+        taps=extractor.taps,
+        device=str(extractor.device),
+        store=store,
+        key=key,
+        arrays=arrays,
+        counts=counts,
+        skipped=skipped,
+        seconds=seconds,
+    )
+
+
+def read_digests(images: ImageList, store: CodeStore, narrator: Narrator) -> NDArray[np.uint8]:
+    """Read what the images of a dataset are known by.
+
+    Parameters
+    ----------
+    images : ImageList
+    store : CodeStore
+        Remembers the digests of files that have not changed.
+    narrator : Narrator
+
+    Returns
+    -------
+    digests : ndarray of shape (n_images, 32), uint8
+    """
+    with (
+        DigestMemory(store.place.digests) as memory,
+        narrator.step("Reading files", len(images)) as advance,
+    ):
+        return digest_images(images, memory=memory, advance=advance)
+
+
+def key_of(backbone: Backbone, precision: str) -> ExtractionKey:
+    """Make the key of what is extracted with a backbone.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    precision : str
+
+    Returns
+    -------
+    key : ExtractionKey
+    """
+    return ExtractionKey(
+        architecture=backbone.architecture,
+        weights=backbone.weights_digest,
+        preprocessing=backbone.preprocessing.fields(),
+        precision=precision,
+        extractor=EXTRACTOR_VERSION,
+    )
+
+
+def backbone_of(options: ExtractionOptions) -> Backbone:
+    """Load the network that some options name.
+
+    Parameters
+    ----------
+    options : ExtractionOptions
+
+    Returns
+    -------
+    backbone : Backbone
+        With its own normalisation where one is to be chosen, "auto".
+    """
+    if options.normalize not in (None, "auto"):
+        Preprocessing().normalized(str(options.normalize))  # Fail early.
+    backbone = load_backbone(
+        options.backbone,
+        weights=options.weights,
+        image_size=options.image_size,
+        dense=options.dense,
+        random_state=options.random_state,
+    )
+    if options.normalize == "auto":
+        require_norm(backbone)
+    seen = replace(backbone.preprocessing, views=options.views)
+    return normalized(replace(backbone, preprocessing=seen), options)
+
+
+def extractor_of(backbone: Backbone, options: ExtractionOptions) -> CodeExtractor:
+    """Make the extractor that some options describe.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    options : ExtractionOptions
+
+    Returns
+    -------
+    extractor : CodeExtractor
+    """
+    return CodeExtractor(
+        backbone,
+        options.layers,
+        pool=options.pool,
+        activation=options.activation,
+        precision=options.precision,
+        device=options.device,
+        each_view=options.each_view,
+        deterministic=options.deterministic,
+        compile=options.compile,
+    )
+
+
+def list_unreadable(skipped: dict[str, str], n_images: int) -> str:
+    """Say which images of a dataset cannot be read, and what to do.
+
+    Parameters
+    ----------
+    skipped : dict of str to str
+        Name → why.
+    n_images : int
+
+    Returns
+    -------
+    message : str
+    """
+    return (
+        f"{len(skipped)} of {n_images} images cannot be read; the codes of the others are stored."
+        f"{_lines(skipped)}\nMend or remove them, or go on without them with --skip-unreadable."
+    )
+
+
+def _lines(skipped: dict[str, str]) -> str:
+    return "".join(f"\n  {name}: {why}" for name, why in skipped.items())

@@ -1,0 +1,141 @@
+"""A scikit-learn transformer from image files to codes, which reads the store underneath."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from codes.data.readers.archives import is_archive
+from codes.data.readers.datasets import list_images
+from pipelines.extraction.extract import extract
+from pipelines.extraction.options import ExtractionOptions
+
+
+class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Turns paths of images into the codes of one layer.
+
+    What the store holds is read from it, so that every fold and every experiment after the first
+    extracts nothing.
+
+    Parameters
+    ----------
+    backbone : str, default="bundled"
+        As for `pipelines.ExtractionOptions`, and so all others.
+    layer : str, default="fc7.relu"
+        One layer's name.
+    weights : str, optional
+    image_size : int, optional
+    dense : bool, default=False
+    views : str, default="center"
+    page : int, optional
+    pool : str, default="grid"
+    activation : {"post", "pre"}, default="post"
+    precision : str, default="float32"
+    dtype : {"float16", "float32"}, default="float16"
+    device : str, default="auto"
+    batch_size : int, optional
+    workers : int, optional
+    store : str or Path, optional
+
+    Examples
+    --------
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from pipelines import LinearSVCCV
+    >>> pipeline = make_pipeline(CodesTransformer(layer="fc7.relu"), LinearSVCCV(cv=3))
+    >>> pipeline[0].get_params()["layer"]
+    'fc7.relu'
+    """
+
+    def __init__(
+        self,
+        backbone: str = "bundled",
+        layer: str = "fc7.relu",
+        *,
+        weights: str | None = None,
+        image_size: int | None = None,
+        dense: bool = False,
+        views: str = "center",
+        page: int | None = None,
+        pool: str = "grid",
+        activation: str = "post",
+        precision: str = "float32",
+        dtype: str = "float16",
+        device: str = "auto",
+        batch_size: int | None = None,
+        workers: int | None = None,
+        store: str | Path | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.layer = layer
+        self.weights = weights
+        self.image_size = image_size
+        self.dense = dense
+        self.views = views
+        self.page = page
+        self.pool = pool
+        self.activation = activation
+        self.precision = precision
+        self.dtype = dtype
+        self.device = device
+        self.batch_size = batch_size
+        self.workers = workers
+        self.store = store
+
+    def fit(self, X: Sequence[str | Path], y: object = None) -> Self:
+        """Check the options; there is nothing to learn.
+
+        Parameters
+        ----------
+        X : sequence of str or Path
+            Image files.
+        y : object
+            Not looked at.
+
+        Returns
+        -------
+        self
+        """
+        self._options()
+        return self
+
+    def transform(self, X: Sequence[str | Path]) -> NDArray[Any]:
+        """Read the codes of images.
+
+        Parameters
+        ----------
+        X : sequence of str or Path
+            Image files.
+
+        Returns
+        -------
+        codes : ndarray of shape (n_images, n_features), float16 or float32
+
+        Raises
+        ------
+        FileNotFoundError
+            If a file does not exist.
+        ValueError
+            If an image cannot be read, or the layer's name stands for several layers.
+        """
+        paths = [Path(str(path)) for path in np.asarray(X, object).ravel()]
+        several = [str(path) for path in paths if path.is_dir() or is_archive(path)]
+        if several:
+            raise ValueError(f"{several[0]!r} is no single image; one image file a row is needed.")
+        extraction = extract(list_images(paths, page=self.page), self._options())
+        if len(extraction.taps) != 1:
+            names = ", ".join(tap.name for tap in extraction.taps)
+            raise ValueError(f"layer={self.layer!r} stands for {names}; name one of them.")
+        return extraction.codes(extraction.taps[0].name)
+
+    def _options(self) -> ExtractionOptions:
+        return ExtractionOptions(
+            layers=self.layer, **{k: v for k, v in self.get_params().items() if k != "layer"}
+        )
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True

@@ -1,0 +1,1 @@
+"""Codes and labels → linear classifiers whose C is chosen by cross-validation."""

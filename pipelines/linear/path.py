@@ -1,0 +1,266 @@
+"""One fold: scale by its training rows, reduce, walk along the values of C, score.
+
+A fold is one task, so folds can run anywhere joblib's current backend takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.class_weight import compute_class_weight
+from threadpoolctl import ThreadpoolController
+
+from pipelines.linear.losses import Loss, Softmax, SquaredHinge, log_softmax
+from pipelines.linear.newton import Point, minimise
+from pipelines.linear.problems import FeatureSpace, SampleSpace, Space
+from pipelines.linear.scaling import SMALL, Scale, ScaledRows, scaled_blocks
+from pipelines.linear.symmetric import add_square, mirror
+
+Array = NDArray[np.floating[Any]]
+Index = NDArray[np.intp]
+# With more samples than features, the hinge is quicker among samples up to this ratio, as measured.
+GRAM_RATIO = 2.5
+# A Gram matrix of up to this many bytes may be larger than the codes: among features, fewer samples
+# than features took three times as long or more.
+GRAM_SIZE = 2**30
+
+Scorer = Callable[[BaseEstimator, Array, NDArray[Any]], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is to be minimised, whatever the fold and the C.
+
+    Attributes
+    ----------
+    kind : {"hinge", "softmax"}
+    classes : ndarray of shape (n_classes,)
+        The labels, sorted.
+    scale, class_weight, tol, max_iter
+        As in the estimators.
+    """
+
+    kind: Literal["hinge", "softmax"]
+    classes: NDArray[Any]
+    scale: Scale
+    class_weight: dict[Any, float] | Literal["balanced"] | None
+    tol: float
+    max_iter: int
+
+    @property
+    def centre(self) -> bool:
+        """Whether the training mean is subtracted; a free intercept makes it free."""
+        return self.scale == "standard" or self.kind == "softmax"
+
+    def loss(self, labels: Index, C: float) -> Loss:
+        """Build the loss of training rows with these labels (indices of `classes`)."""
+        n_classes = len(self.classes)
+        by_class = np.ones(n_classes)
+        if self.class_weight is not None:
+            by_class = compute_class_weight(
+                self.class_weight, classes=self.classes, y=self.classes[labels]
+            )
+        members = (labels == np.arange(n_classes)[:, None]).astype(np.float64)
+        if self.kind == "softmax":
+            # Two rows that mirror each other cost half of what scikit-learn's one row costs.
+            cost = 0.5 * C if n_classes == 2 else C
+            return Softmax(members, cost * by_class[labels])
+        if n_classes == 2:
+            return SquaredHinge(2.0 * members[1:] - 1.0, 2.0 * C * by_class[labels][None])
+        # As LIBLINEAR: the weight of a class is for its own members in its own problem.
+        weights = 2.0 * C * np.where(members > 0, by_class[:, None], 1.0)
+        return SquaredHinge(2.0 * members - 1.0, weights)
+
+    def decisions(self, rows: Array) -> Array:
+        """Shape outputs as scikit-learn does: one row for two classes."""
+        return rows[1:] - rows[:1] if self.kind == "softmax" and len(rows) == 2 else rows
+
+
+class Decided(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A classifier whose input is already the decision values: what a scorer is shown."""
+
+    def __init__(self, classes: NDArray[Any]) -> None:
+        self.classes = classes
+
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """The labels."""
+        return self.classes
+
+    def fit(self, X: Array, y: NDArray[Any]) -> Decided:
+        """Do nothing: the decisions are taken."""
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Answer yes: there is nothing to fit."""
+        return True
+
+    def decision_function(self, X: Array) -> Array:
+        """Return the values themselves, one-dimensional for two classes."""
+        return X[:, 0] if X.shape[1] == 1 else X
+
+    def predict(self, X: Array) -> NDArray[Any]:
+        """Choose the label with the largest value."""
+        return np.asarray(self.classes[decide(X)])
+
+
+class DecidedWithProbabilities(Decided):
+    """The same, for the logistic model."""
+
+    def predict_proba(self, X: Array) -> Array:
+        """Take the softmax of the values (a sigmoid for two classes)."""
+        return probabilities(X)
+
+
+def judge(problem: Problem) -> Decided:
+    """Make what a scorer is shown of this problem."""
+    kind = Decided if problem.kind == "hinge" else DecidedWithProbabilities
+    return kind(problem.classes)
+
+
+def decide(values: Array) -> Index:
+    """Choose the class by index, from decision values of shape ``(n_samples, n_outputs)``."""
+    if values.shape[1] == 1:
+        return (values[:, 0] > 0).astype(np.intp)
+    return np.asarray(values.argmax(axis=1))
+
+
+def log_probabilities(values: Array) -> Array:
+    """Turn decision values of shape ``(n_samples, n_outputs)`` into logarithms of probabilities."""
+    if values.shape[1] == 1:
+        values = np.hstack([np.zeros_like(values), values])
+    return log_softmax(values.T).T
+
+
+def probabilities(values: Array) -> Array:
+    """Turn into class probabilities the decision values of shape ``(n_samples, n_outputs)``."""
+    return np.exp(log_probabilities(values))
+
+
+def score_fold(
+    X: Array,
+    labels: Index,
+    train: Index,
+    test: Index,
+    Cs: Array,
+    problem: Problem,
+    scorer: Scorer | None,
+) -> tuple[Array, Array]:
+    """Score every C on one fold.
+
+    Parameters
+    ----------
+    Cs : ndarray of shape (n_Cs,)
+        Increasing: each solution starts the next.
+
+    Returns
+    -------
+    scores, certificates : ndarrays of shape (n_Cs,)
+    """
+    with one_thread():
+        space = make_space(X, train, test, problem)
+        point = origin(space, problem, len(train))
+        scores, certificates = np.empty(len(Cs)), np.empty(len(Cs))
+        for i, C in enumerate(Cs):
+            loss = problem.loss(labels[train], C)
+            point = minimise(space, loss, point, tol=problem.tol, max_iter=problem.max_iter)
+            rows = space.held_out(point.unknown) + intercept_of(loss)
+            values = problem.decisions(rows).T
+            certificates[i] = point.certificate
+            if scorer is None:
+                scores[i] = np.mean(decide(values) == labels[test])
+            else:
+                try:
+                    scores[i] = scorer(judge(problem), values, problem.classes[labels[test]])
+                except (AttributeError, TypeError, ValueError) as error:
+                    raise ValueError(
+                        f"scoring does not work here: {error} A score of probabilities needs "
+                        "LogisticCV, and one of two classes two classes."
+                    ) from error
+    return scores, certificates
+
+
+def refit(X: Array, labels: Index, C: float, problem: Problem) -> tuple[Array, Array, float, int]:
+    """Fit all rows.
+
+    Returns
+    -------
+    coef : ndarray of shape (n_outputs, n_features)
+        In the space of the codes (of the unit-length codes where ``scale="l2"``).
+    intercept : ndarray of shape (n_outputs,)
+    certificate : float
+    n_iter : int
+    """
+    rows = np.arange(len(X))
+    with one_thread():
+        space = make_space(X, rows, rows[:0], problem)
+        loss = problem.loss(labels, C)
+        point = origin(space, problem, len(X))
+        point = minimise(space, loss, point, tol=problem.tol, max_iter=problem.max_iter)
+        among_samples, unknown = isinstance(space, SampleSpace), point.unknown
+        if isinstance(space, SampleSpace):
+            unknown = space.on_all_rows(unknown)
+        unknown = problem.decisions(unknown)
+        intercept = problem.decisions(intercept_of(loss)).ravel()
+        coef = np.empty((len(unknown), X.shape[1]))
+        for block in scaled_blocks(X, rows, len(rows), scale=problem.scale, centre=problem.centre):
+            part = unknown @ block.codes if among_samples else unknown[:, block.columns]
+            coef[:, block.columns] = part * block.factor
+            intercept = intercept - coef[:, block.columns] @ block.mean
+        if problem.kind == "hinge":
+            # The penalised intercept is the weight of a column of ones.
+            intercept = intercept + (unknown.sum(axis=1) if among_samples else unknown[:, -1])
+    return coef, intercept, point.certificate, max(1, point.n_iter)
+
+
+def _among_samples(n_train: int, n_rows: int, n_features: int, problem: Problem) -> bool:
+    """Whether the Gram matrix of the rows takes less work than the features, and fits."""
+    size = 8 * n_rows**2
+    if n_train <= n_features:
+        return size <= GRAM_SIZE or 2 * n_train <= n_features
+    # The hinge's Newton systems are solved exactly, and cut straight out of a Gram matrix.
+    return problem.kind == "hinge" and n_train <= GRAM_RATIO * n_features and size <= SMALL
+
+
+def make_space(X: Array, train: Index, test: Index, problem: Problem) -> Space:
+    """Reduce the codes to a Gram matrix of their rows, or scale them, whichever is less work."""
+    rows = np.concatenate([train, test])
+    ones = problem.kind == "hinge"
+    if _among_samples(len(train), len(rows), X.shape[1], problem):
+        gram = np.full((len(rows), len(rows)), 1.0 if ones else 0.0, order="F")
+        blocks = scaled_blocks(X, rows, len(train), scale=problem.scale, centre=problem.centre)
+        for block in blocks:
+            add_square(gram, block.codes.T)
+        mirror(gram)
+        return SampleSpace(gram, len(train))
+    codes = ScaledRows(X, rows, len(train), scale=problem.scale, centre=problem.centre, ones=ones)
+    return FeatureSpace(codes, len(train))
+
+
+def origin(space: Space, problem: Problem, n_train: int) -> Point:
+    """Start with all weights zero."""
+    n_classes = len(problem.classes)
+    n_outputs = 1 if n_classes == 2 and problem.kind == "hinge" else n_classes
+    return Point(np.zeros((n_outputs, space.size)), np.zeros((n_outputs, n_train)))
+
+
+def intercept_of(loss: Loss) -> Array:
+    """Give the free intercept, ``(n_outputs, 1)``; zero where it is one of the weights."""
+    return loss.intercept if isinstance(loss, Softmax) else np.zeros((1, 1))
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    # Finding the thread pools takes milliseconds, a small fit no more than that.
+    return ThreadpoolController()
+
+
+def one_thread() -> Any:
+    """Limit BLAS to one thread: small solves with several were up to five times slower."""
+    return _controller().limit(limits=1, user_api="blas")

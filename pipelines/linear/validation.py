@@ -1,0 +1,173 @@
+"""What a classifier is given, checked: codes, values of C, folds.
+
+Each error says what was got, what is allowed and what to do.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.model_selection import StratifiedKFold, check_cv
+
+from pipelines.linear.scaling import BLOCK_SIZE
+
+Array = NDArray[np.floating[Any]]
+Index = NDArray[np.intp]
+Split = tuple[Index, Index]
+
+# Of values in size, of Cs and of weights: what is formed of them stays within float64.
+LARGEST = 1e75
+
+
+def read_codes(X: Any) -> Any:
+    """Read an array stored in chunks (Zarr) into memory; leave anything else as it is."""
+    if np.ma.isMaskedArray(X) and np.ma.is_masked(X):
+        raise ValueError("X is a masked array with values masked out. Leave their rows out.")
+    if hasattr(X, "chunks") and hasattr(X, "shape") and not isinstance(X, np.ndarray):
+        return np.asarray(X[:])
+    return X
+
+
+def check_finite(X: Array) -> None:
+    """Refuse NaN and infinity, naming the first, and values whose squares overflow or vanish.
+
+    No mask of the size of ``X`` is made.
+    """
+    largest = 0.0
+    step = max(1, BLOCK_SIZE // X.shape[1])
+    for start in range(0, len(X), step):
+        bad = ~np.isfinite(X[start : start + step])
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            name = "NaN" if np.isnan(X[start + row, column]) else "infinity"
+            raise ValueError(
+                f"Input X contains {name}, first at row {start + row}, column {column}; NaN and "
+                "infinity are not allowed. Extract these codes again, or leave the row out."
+            )
+        largest = max(largest, float(np.abs(X[start : start + step]).max()))
+    if largest > LARGEST or 0.0 < largest < 1.0 / LARGEST:
+        raise ValueError(
+            f"The largest value of X is {largest:.3g} in size; allowed are {1 / LARGEST:.0e} to "
+            f"{LARGEST:.0e}, as inner products are not finite, or zero, beyond. Multiply X by a "
+            "constant first."
+        )
+
+
+def check_grid(Cs: ArrayLike) -> Array:
+    """Return ``Cs`` as an array of positive finite numbers."""
+    try:
+        numbers_only = not any(isinstance(C, (str, bytes, bool)) for C in np.ravel(Cs).tolist())
+        values = np.atleast_1d(np.asarray(Cs, dtype=np.float64))
+    except (TypeError, ValueError):
+        numbers_only, values = False, np.empty(0)
+    allowed = (values >= 1.0 / LARGEST) & (values <= LARGEST)
+    if not numbers_only or values.ndim != 1 or values.size == 0 or not allowed.all():
+        raise ValueError(
+            f"Cs={Cs!r} is not a list of positive finite numbers, each from {1 / LARGEST:.0e} to "
+            f"{LARGEST:.0e}. Use for example numpy.logspace(-6, 2, 9)."
+        )
+    return values
+
+
+def check_options(scale: object, tol: float, max_iter: int) -> None:
+    """Refuse what the solver has no meaning for."""
+    if scale is not None and scale not in ("standard", "l2"):
+        raise ValueError(f"scale={scale!r} is not known. Use 'standard', 'l2' or None.")
+    if not (isinstance(tol, numbers.Real) and 0 < tol < 1):
+        raise ValueError(f"tol={tol!r} is not a number between 0 and 1. Use for example 1e-5.")
+    if not (isinstance(max_iter, numbers.Integral) and max_iter > 0):
+        raise ValueError(f"max_iter={max_iter!r} is not a positive integer. Use for example 100.")
+
+
+def check_class_weight(class_weight: Any) -> None:
+    """Refuse weights that leave a class out or push its samples away."""
+    if class_weight is None or (isinstance(class_weight, str) and class_weight == "balanced"):
+        return
+    if not isinstance(class_weight, Mapping):
+        raise ValueError(
+            f"class_weight={class_weight!r} is not known. Use 'balanced', None or a dictionary of "
+            "label to weight."
+        )
+    for label, weight in class_weight.items():
+        if not (isinstance(weight, numbers.Real) and 1.0 / LARGEST <= float(weight) <= LARGEST):
+            raise ValueError(
+                f"class_weight gives class {label!r} the weight {weight!r}; weights are positive "
+                "and finite. To train without a class, leave its samples out."
+            )
+
+
+def check_scoring_name(scoring: Any) -> None:
+    """Refuse what is not a score of labels and decisions alone."""
+    made = type(scoring).__module__.startswith("sklearn.metrics") and callable(scoring)
+    if scoring is not None and not isinstance(scoring, str) and not made:
+        raise ValueError(
+            f"scoring={scoring!r} is neither a name, such as 'balanced_accuracy', nor a scorer of "
+            "sklearn.metrics.make_scorer. Other functions would want the held-out codes, which "
+            "are never made here: use GridSearchCV for those."
+        )
+
+
+def make_splits(
+    cv: Any,
+    labels: Index,
+    classes: NDArray[Any],
+    random_state: int | np.random.RandomState | None,
+) -> list[Split]:
+    """Turn ``cv`` into pairs of indices, each of which trains on every class.
+
+    Parameters
+    ----------
+    cv : int, splitter, iterable of (train, test) or None
+    labels : ndarray of shape (n_samples,)
+        Indices of ``classes``.
+    classes : ndarray of shape (n_classes,)
+    random_state : int, RandomState or None
+        Shuffles the folds that an int makes.
+    """
+    names = classes.tolist()
+    counts = np.bincount(labels, minlength=len(classes))
+    rarest = int(counts.min())
+    if cv is None:
+        cv = max(2, min(5, rarest))
+    if isinstance(cv, numbers.Integral):
+        if isinstance(cv, bool) or cv < 2:
+            raise ValueError(f"cv={cv!r}: allowed are 2 folds or more, a splitter or a list.")
+        if rarest < int(cv):
+            raise ValueError(
+                f"cv={cv} folds need {cv} samples of each class, class "
+                f"{names[counts.argmin()]!r} has {rarest}. Use fewer folds, add samples, or "
+                "leave the class out."
+            )
+        cv = StratifiedKFold(int(cv), shuffle=True, random_state=random_state)
+    splits = []
+    rows = np.arange(len(labels))
+    try:
+        folds = list(check_cv(cv, labels, classifier=True).split(rows, labels))
+        # Indexing turns masks into indices and refuses rows that do not exist.
+        pairs = [(rows[train], rows[test]) for train, test in folds]
+    except (TypeError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"cv={str(cv)[:80]} gives no folds of these {len(rows)} samples: {error} Use a number, "
+            "a splitter, or a list of (train, test) indices; with groups, "
+            "list(GroupKFold(5).split(X, y, groups))."
+        ) from error
+    if not pairs:
+        raise ValueError(
+            f"cv={str(cv)[:80]} gives no fold. A generator can be used once: make it a list."
+        )
+    for i, (train, test) in enumerate(pairs):
+        if not test.size:
+            raise ValueError(f"Fold {i} has no sample to test on. Give each fold at least one.")
+        missing = np.setdiff1d(np.arange(len(classes)), labels[train])
+        if missing.size:
+            raise ValueError(
+                f"The training part of fold {i} has no sample of class "
+                f"{names[missing[0]]!r}. Each fold must train on every class: use fewer folds, "
+                "stratified ones, or add samples."
+            )
+        splits.append((train, test))
+    return splits

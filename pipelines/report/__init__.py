@@ -1,0 +1,1 @@
+"""What was found → JSON, CSV, Markdown and a page."""

@@ -1,0 +1,264 @@
+"""The answer: what a report says in words, on the page, in Markdown and in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.comparison.duplicates import leaks_sentence
+from pipelines.comparison.scoring import SCORINGS
+
+WORTH = 0.95
+"""Share of the time below which a depth is said to save some."""
+
+
+def sentence(report: dict[str, Any]) -> str:
+    """Say the answer: which depth to take and why, and what score to expect.
+
+    Parameters
+    ----------
+    report : dict
+
+    Returns
+    -------
+    sentence : str
+    """
+    best = report["best"]
+    size = "all training images" if best["train_size"] == "all" else (
+        f"{best['train_size']} training images of each class"
+    )  # fmt: skip
+    if best["recommended"] is None:
+        first = (
+            f"With {size}, nothing here is shown to be better than guessing: no depth is "
+            f"recommended. The commonest class alone scores {best['guess']:.3f}."
+        )
+    else:
+        first = f"With {size}, take the codes of {_recommendation(report)}"
+    return f"{first} {_expectation(report)}"
+
+
+def _recommendation(report: dict[str, Any]) -> str:
+    """Name the depth to take, and say why it and no other."""
+    best = report["best"]
+    rows = _rows(report)
+    chosen, cheap = _chosen(best), (best["recommended"], best["recommended_classifier"])
+    tied = [_named(report, rows[tuple(pair)]) for pair in best["tied_classifiers"]]
+    take = f"{_named(report, rows[cheap])} (depth {rows[cheap]['depth']:.2f})"
+    if len(rows) == 1:
+        return f"{take}, the only depth compared."
+    if not tied:
+        why = "it has" if best["better"] else "every other depth is worse, and it has"
+        return f"{take}: {why} the best cross-validation score."
+    everything = len(tied) == len(rows) - 1
+    alike = "No other depth can" if everything else f"It and {_join(tied, 'and')} cannot"
+    if cheap == chosen:
+        pairs = map(tuple, best["tied_classifiers"])
+        earlier = any(rows[pair]["depth"] < rows[chosen]["depth"] for pair in pairs)
+        return (
+            f"{take}: it has the best cross-validation score. {alike} be distinguished"
+            f"{' from it' if everything else ''}, "
+            + (
+                "but cheaper ones score lower by more than one standard error of the difference, "
+                f"or by more than {report['protocol']['max_loss']:.3g}."
+                if earlier
+                else "and none of these is cheaper to compute."
+            )
+        )
+    first = rows[chosen]
+    return (
+        f"{take}: it scores {rows[cheap]['score']:.3f}, and is cheaper to compute than "
+        f"{_named(report, first)} (depth {first['depth']:.2f}), which has the best "
+        f"cross-validation score and scores {first['score']:.3f}; they cannot be distinguished."
+        f"{_saving(report)}"
+    )
+
+
+def _saving(report: dict[str, Any]) -> str:
+    """Say what time the recommended depth saves."""
+    cost, best = report["cost"], report["best"]
+    if best["layer"] not in cost or best["recommended"] not in cost:
+        return ""
+    less, more = cost[best["recommended"]], cost[best["layer"]]
+    return (
+        f" It takes {_seconds(less)} an image in place of {_seconds(more)} "
+        f"({100 * (1 - less / more):.0f} % less, without reading the image)."
+        if less < WORTH * more
+        else " On this machine that saves no time."
+    )
+
+
+def _seconds(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def _expectation(report: dict[str, Any]) -> str:
+    """Say what score to expect, and why it can differ from the one in the table."""
+    best = report["best"]
+    own = _rows(report)[_chosen(best)]
+    title = SCORINGS[report["protocol"]["scoring"]].title
+    score = f"{best['score']:.3f}"
+    said = (
+        f"The depth with the best cross-validation score has {title} {score} on images that had no "
+        f"part in the choice (95 % interval {best['ci_low']:.3f} to {best['ci_high']:.3f})"
+    )
+    own_score = f"{own['score']:.3f}"
+    if own_score != score:
+        each = "draw" if report["protocol"]["evaluation"] == "test split" else "fold"
+        said += (
+            f"; each {each} makes its own choice, so that this differs from the {own_score} of "
+            f"{_named(report, own)} alone"
+        )
+    return f"{said}."
+
+
+def cautions(report: dict[str, Any]) -> list[str]:
+    """Say what speaks against relying on the answer.
+
+    Parameters
+    ----------
+    report : dict
+
+    Returns
+    -------
+    cautions : list of str
+    """
+    best = report["best"]
+    controls = {control["name"]: control for control in report["controls"]}
+    said = []
+    if best["unexplained"]:
+        said.append(_unexplained(best))
+    plain = controls.get("pixels")
+    if plain is not None and plain["score"] >= best["score"]:
+        said.append(f"Raw pixels score {plain['score']:.3f}, no less than the network's codes do.")
+    every = controls.get("concatenated")
+    if every is not None and every["score"] > best["ci_high"]:
+        said.append(
+            f"All depths side by side score {every['score']:.3f}, above the interval of the one."
+        )
+    if best["better"]:
+        rows = _rows(report)
+        names = _join([_named(report, rows[tuple(pair)]) for pair in best["better"]], "and")
+        said.append(
+            f"On the tested images, {names} "
+            f"{'is' if len(best['better']) == 1 else 'are'} clearly better than {best['layer']}, "
+            "which cross-validation chose: the tested images are unlike the training images, as "
+            "from another scanner, place or time. Find out why before you rely on either."
+        )
+    return said
+
+
+def _unexplained(best: dict[str, Any]) -> str:
+    """Say that training and test images differ, and what that may mean."""
+    less = best["unexplained"] == "lower"
+    why = (
+        "They may come from another scanner, site or time, or show another mix of patients; or the "
+        "training images hold near copies of each other (of one patient, say) that no group keeps "
+        "together."
+        if less
+        else "They may be easier, or have relatives among the training images (the same patients, "
+        "frames of the same film)."
+    )
+    return (
+        f"Training and test images differ: {best['layer']} scores {best['cv_score']:.3f} in "
+        f"cross-validation on the training images, which explains test scores from "
+        f"{best['explained_low']:.3f} to {best['explained_high']:.3f}, and the test images score "
+        f"{'less' if less else 'more'}, {best['score']:.3f}. {why} Find out why before you rely on "
+        "either score."
+    )
+
+
+def roles(best: dict[str, Any], layer: str, classifier: str) -> list[str]:
+    """Say what a candidate is: chosen, tied with the chosen one, recommended, or better.
+
+    Parameters
+    ----------
+    best : dict
+        ``report.json``'s ``best``.
+    layer, classifier : str
+
+    Returns
+    -------
+    roles : list of str
+    """
+    candidate = (layer, classifier)
+    pairs = {key: [tuple(pair) for pair in best[key]] for key in ("tied_classifiers", "better")}
+    said = ["chosen"] * (candidate == _chosen(best))
+    said += ["tied"] * (candidate in pairs["tied_classifiers"])
+    said += ["better on the tested images"] * (candidate in pairs["better"])
+    cheapest = (best["recommended"], best["recommended_classifier"])
+    said += ["recommended"] * (candidate == cheapest)
+    return said
+
+
+def _chosen(best: dict[str, Any]) -> tuple[str, str]:
+    return best["layer"], best["classifier"]
+
+
+def _rows(report: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Find the rows of the largest training size by layer and classifier."""
+    size = report["best"]["train_size"]
+    return {
+        (row["layer"], row["classifier"]): row
+        for row in report["layers"]
+        if row["train_size"] == size
+    }
+
+
+def _named(report: dict[str, Any], row: dict[str, Any]) -> str:
+    """Name a candidate, with its classifier where several were compared."""
+    several = len(report["protocol"]["classifiers"]) > 1
+    return f"{row['layer']} with {row['classifier']}" if several else str(row["layer"])
+
+
+def size_sentence(report: dict[str, Any]) -> str:
+    """Say at which training sizes another depth is best, beyond chance.
+
+    Parameters
+    ----------
+    report : dict
+
+    Returns
+    -------
+    sentence : str
+    """
+    best = report["best"]
+    other = [
+        f"with {found['train_size']} training images a class {found['layer']} is better"
+        for found in report["by_size"]
+        if best["layer"] not in (found["layer"], *found["tied"])
+    ]
+    if len(report["by_size"]) == 1:
+        return ""
+    if not other:
+        return f"At no size can another depth be shown to be better than {best['layer']}."
+    return f"The best depth changes with the number of images: {_join(other, 'and')}."
+
+
+def leaks_warning(report: dict[str, Any]) -> str:
+    """Say how many images have copies where these make scores too good, and the score without.
+
+    Parameters
+    ----------
+    report : dict
+
+    Returns
+    -------
+    warning : str
+        Empty where there are none.
+    """
+    best = report["best"]
+    said = leaks_sentence(report["leaks"], (report["dataset"]["splits"] or {}).get("test", 0))
+    if not said:
+        return ""
+    said += " (byte by byte)."
+    if best["score_without_leaks"] is not None:
+        said += (
+            f" On the other test images the score is {best['score_without_leaks']:.3f} (95 % "
+            f"interval {best['ci_low_without_leaks']:.3f} to {best['ci_high_without_leaks']:.3f}), "
+            f"not {best['score']:.3f}."
+        )
+    return f"{said} --drop-leaks leaves them out."
+
+
+def _join(words: Sequence[str], last: str) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"

@@ -1,0 +1,263 @@
+"""Figures: score against depth and against C, as SVG that takes the page's colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pipelines.report.svg import (
+    INK,
+    LETTER,
+    LINE,
+    WIDE,
+    drawing,
+    legend,
+    letters,
+    look,
+    power,
+    short_names,
+    spread,
+    to_svg,
+)
+
+MOST_CURVES = 12
+"""More than that could not be distinguished: the others are drawn without a name."""
+
+HEIGHT = 3.4
+"""Inches, without legends and names of layers."""
+
+_DASHED: dict[str, Any] = {"color": INK, "alpha": 0.45, "linewidth": 1, "linestyle": (0, (4, 3))}
+
+
+def depth_curve(
+    rows: Sequence[dict[str, Any]],
+    scoring: str,
+    controls: Sequence[dict[str, Any]],
+    width: float,
+) -> str:
+    """Draw each layer's score and interval against its depth.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Records of ``report.json``'s ``layers``, of one training size, each with its ``roles``.
+    scoring : str
+        Title of the score.
+    controls : sequence of dict
+        ``report.json``'s ``controls``, drawn as levels.
+    width : float
+        Of the page, in inches.
+
+    Returns
+    -------
+    svg : str
+    """
+    with drawing():
+        figure, axes = _axes(width, HEIGHT)
+        _depths(axes)
+        entries: list[tuple[Any, str]] = []
+        for i, classifier in enumerate(dict.fromkeys(row["classifier"] for row in rows)):
+            of = [row for row in rows if row["classifier"] == classifier]
+            entries.append((_with_intervals(axes, of, i), classifier))
+        few = len({row["layer"] for row in rows}) <= MOST_CURVES
+        for role, dash, title in (("chosen", "-", "chosen"), ("tied", ":", "tied with it")):
+            ringed = [row for row in rows if role in row["roles"]]
+            if ringed:
+                ring = axes.scatter(
+                    [row["depth"] for row in ringed], [row["score"] for row in ringed],
+                    s=200 if few or role == "chosen" else 60, facecolors="none",
+                    edgecolors=INK, linestyles=dash, linewidths=1.5 if few else 0.8, zorder=5,
+                )  # fmt: skip
+                entries.append((ring, title))
+        axes.set_ylabel(f"{scoring}, 95 % interval")
+        _levels(axes, controls, name=width == WIDE)
+        if controls:
+            entries.append((Line2D([], [], **_DASHED), "controls"))
+        _name_layers(figure, axes, rows)
+        legend(figure, entries)
+        return to_svg(figure, "Score against depth")
+
+
+def depth_curves(reports: Sequence[dict[str, Any]], labels: Sequence[str], width: float) -> str:
+    """Draw score against depth of several reports, each by its chosen classifier.
+
+    Parameters
+    ----------
+    reports : sequence of dict
+    labels : sequence of str
+        What each is called.
+    width : float
+        Of the page, in inches.
+
+    Returns
+    -------
+    svg : str
+    """
+    with drawing():
+        figure, axes = _axes(width, HEIGHT)
+        _depths(axes)
+        entries = []
+        for i, (report, label) in enumerate(zip(reports, labels, strict=True)):
+            best = report["best"]
+            keys = ("classifier", "train_size")
+            rows = [row for row in report["layers"] if all(row[k] == best[k] for k in keys)]
+            entries.append((_with_intervals(axes, rows, i), f"{label}, {best['classifier']}"))
+        axes.set_ylabel("score, 95 % interval")
+        legend(figure, entries)
+        return to_svg(figure, "Score against depth of every comparison")
+
+
+def C_curves(  # noqa: N802
+    rows: Sequence[dict[str, Any]], Cs: Sequence[float], scoring: str, width: float
+) -> str:
+    """Draw each layer's cross-validation score against C.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Records of ``report.json``'s ``layers``, of one training size and classifier, each with its
+        ``roles``.
+    Cs : sequence of float
+    scoring : str
+        Title of the score.
+    width : float
+        Of the page, in inches.
+
+    Returns
+    -------
+    svg : str
+    """
+    named = list(rows)
+    if len(rows) > MOST_CURVES:  # Those that matter; in forward order.
+        first = sorted(rows, key=lambda row: (not row["roles"], -row["cv_score"]))[
+            : MOST_CURVES // 2
+        ]
+        named = [row for row in rows if row in first]
+    with drawing():
+        figure, axes = _axes(width, HEIGHT)
+        entries: list[tuple[Any, str]] = []
+        names = short_names([row["layer"] for row in named], min(30, letters(width) - 20))
+        for i, (row, name) in enumerate(zip(named, names, strict=True)):
+            axes.plot(Cs, row["cv_curve"], **look(i) | {"marker": ""})
+            at = max(range(len(Cs)), key=lambda j: (row["cv_curve"][j], -j))
+            mark = {"marker": "X", "markersize": 10} if row["C_at_edge"] else {}
+            axes.plot(Cs[at], row["cv_curve"][at], **look(i) | mark)
+            handle = Line2D([], [], **look(i) | mark)
+            entries.append((handle, name + (" (edge)" if row["C_at_edge"] else "")))
+        others = [row for row in rows if row not in named]
+        for row in others:
+            [line] = axes.plot(Cs, row["cv_curve"], color=INK, alpha=0.25, linewidth=0.8, zorder=1)
+        if others:
+            entries.append((line, f"{len(others)} other depths"))
+        axes.set_xscale("log")
+        axes.set_xlabel("C")
+        axes.set_ylabel(f"cross-validated {scoring}")
+        # At the values that there are: written out, as the log axis would write TeX.
+        step = 1 + (len(Cs) - 1) // int(1.7 * width)
+        axes.set_xticks(Cs[::step], [power(C) for C in Cs[::step]])
+        axes.minorticks_off()
+        legend(figure, entries)
+        return to_svg(figure, "Cross-validation score against C")
+
+
+def similarity_by_layer(similarity: dict[str, Any], border: float, width: float) -> str | None:
+    """Draw the similarity at each batch normalisation against depth.
+
+    Parameters
+    ----------
+    similarity : dict
+        ``report.json``'s ``similarity``.
+    border : float
+        Drawn where the dataset has a side of it.
+    width : float
+        Of the page, in inches.
+
+    Returns
+    -------
+    svg : str or None
+        None where there are none.
+    """
+    layers = similarity["by_layer"]
+    if not layers:
+        return None
+    with drawing():
+        figure, axes = _axes(width, 2.6)
+        _depths(axes)
+        if similarity["similar"] is not None:
+            axes.axhline(border, color=INK, linewidth=0.8, linestyle="--")
+        axes.plot(
+            [layer["depth"] for layer in layers], [layer["value"] for layer in layers],
+            **look(2) | {"linestyle": "-", "markersize": 4},
+        )  # fmt: skip
+        axes.set_ylim(0, 1.02)
+        axes.set_ylabel("similarity")
+        return to_svg(figure, "Similarity at each batch normalisation against depth")
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _depths(axes: Axes) -> None:
+    axes.set_xlabel("depth: 0 is the input, 1 the output")
+    axes.set_xlim(0, 1.03)
+
+
+def _with_intervals(axes: Axes, rows: Sequence[dict[str, Any]], number: int) -> Any:
+    """Draw scores and intervals against depth, as the curve of a number; what stands for it."""
+    error = [
+        [row["score"] - row["ci_low"] for row in rows],
+        [row["ci_high"] - row["score"] for row in rows],
+    ]
+    few = len(rows) <= MOST_CURVES
+    size = {"capsize": 3} if few else {"markersize": 3, "linewidth": 0.8}
+    return axes.errorbar(
+        [row["depth"] for row in rows], [row["score"] for row in rows], yerr=error,
+        **look(number) | size,
+    )  # fmt: skip
+
+
+def _levels(axes: Axes, controls: Sequence[dict[str, Any]], *, name: bool) -> None:
+    """Draw controls as levels; their names beside them, where there is room."""
+    controls = sorted(controls, key=lambda control: float(control["score"]))
+    for control in controls:
+        axes.axhline(control["score"], **_DASHED)
+    if not name:
+        return
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    line = LINE / (HEIGHT - 0.7) * (high - low)
+    levels = spread([control["score"] for control in controls], line)
+    for control, level in zip(controls, levels, strict=True):
+        axes.annotate(
+            control["name"], (1, level), xycoords=("axes fraction", "data"),
+            xytext=(4, 0), textcoords="offset points", va="center",
+        )  # fmt: skip
+
+
+def _name_layers(figure: Figure, axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    """Write layers above their depths where there is room; of many, the chosen one alone."""
+    layers = {row["layer"]: row["depth"] for row in rows}
+    roles = {row["layer"]: sum(role != "tied" for role in row["roles"]) for row in rows}
+    many = len(layers) > MOST_CURVES
+    width = figure.get_figwidth()
+    gap = 1.03 * 1.5 * LINE / (width - 1)
+    taken: dict[str, float] = {}
+    for layer in sorted(layers, key=lambda layer: -roles[layer]):
+        apart = all(abs(layers[layer] - depth) >= gap for depth in taken.values())
+        if apart and (roles[layer] or not many):
+            taken[layer] = layers[layer]
+    top = axes.secondary_xaxis("top")
+    names = short_names(list(taken), 30 if many else 22)
+    top.set_xticks(list(taken.values()), names)
+    wide = width == WIDE
+    top.tick_params(rotation=40 if wide else 90, length=3)
+    for label in top.get_xticklabels():
+        label.set_horizontalalignment("left" if wide else "center")
+    height = LETTER * max(map(len, names)) * (0.7 if wide else 1)
+    figure.set_figheight(figure.get_figheight() + height)

@@ -1,0 +1,242 @@
+"""Networks: several comparisons side by side, which one is better, and which is cheaper.
+
+Networks are compared as depths are within one: by paired differences over the tested images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.comparison.intervals import Told, tell_apart
+from pipelines.comparison.tested import Answers
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Standing:
+    """How several networks compare.
+
+    Attributes
+    ----------
+    labels : list of str
+        A name for each that tells it from the others.
+    best : int
+        The one with the highest score.
+    sentences : list of str
+        Which is better, and which is cheaper.
+    behind : list of (str or None)
+        By how much each scores below the best, and the 95 % interval; None where that is not known.
+    times : list of str
+        For an image, of each; "–" where it is not known.
+    features : list of int
+        Length of the codes to take.
+    """
+
+    labels: list[str]
+    best: int
+    sentences: list[str]
+    behind: list[str | None]
+    times: list[str]
+    features: list[int]
+
+
+def side_by_side(reports: Sequence[dict[str, Any]], answers: Sequence[Answers | None]) -> Standing:
+    """Compare networks on the same images.
+
+    Parameters
+    ----------
+    reports : sequence of dict
+        What each ``report.json`` holds.
+    answers : sequence of Answers or None
+        Of each.
+
+    Returns
+    -------
+    standing : Standing
+    """
+    labels = label(reports)
+    best = int(np.argmax([report["best"]["score"] for report in reports]))
+    seconds, said = _cost(reports, labels)
+    reason = _incomparable(reports, answers, labels)
+    given = [one for one in answers if one is not None]
+    behind: list[str | None] = [None] * len(labels)
+    if reason is not None or not given:
+        better = (
+            f"These networks cannot be compared by a paired test: {reason}. Run them in one "
+            "command, with --backbone for each: stored codes are used again."
+        )
+    else:
+        told = tell_apart(
+            given[0].held_out,
+            [list(one.answers) for one in given],
+            np.array([one.scores for one in given]),
+            best,
+            # Read off the tested images, whichever network it is: all pairs are compared.
+            chose=True,
+        )
+        better = _better(labels, best, told, len(given[0].held_out.truth))
+        behind = [
+            None if i == best else _difference(told, i, "{} ({} to {})") for i in range(len(labels))
+        ]
+    return Standing(
+        labels=labels,
+        best=best,
+        sentences=[better, said],
+        behind=behind,
+        times=["–" if one is None else _time(one) for one in seconds],
+        features=[_features(report) for report in reports],
+    )
+
+
+def label(reports: Sequence[dict[str, Any]]) -> list[str]:
+    """Name each report by its network, and by as much else as tells it from the others.
+
+    Parameters
+    ----------
+    reports : sequence of dict
+
+    Returns
+    -------
+    labels : list of str
+        All different.
+    """
+    labels = [str(report["backbone"]["name"]) for report in reports]
+    for more in (_weights, _dataset):
+        again = [name if labels.count(name) == 1 else None for name in labels]
+        added = [more(report) for report in reports]
+        if None in again and len(set(added)) > 1:
+            labels = [
+                one or f"{name} ({what})"
+                for one, name, what in zip(again, labels, added, strict=True)
+            ]
+    if len(set(labels)) < len(labels):
+        labels = [f"{number}: {name}" for number, name in enumerate(labels, start=1)]
+    return labels
+
+
+def _weights(report: dict[str, Any]) -> str:
+    weights = str(report["backbone"]["weights"]).partition(" (")[0]
+    return Path(weights).name if "/" in weights else weights.rpartition("Weights.")[2]
+
+
+def _dataset(report: dict[str, Any]) -> str:
+    return Path(report["dataset"]["name"]).name
+
+
+def _incomparable(
+    reports: Sequence[dict[str, Any]], answers: Sequence[Answers | None], labels: Sequence[str]
+) -> str | None:
+    """Say what stands against comparing the answers image by image."""
+    first = answers[0]
+    for report, given, name in zip(reports, answers, labels, strict=True):
+        if given is None:
+            return f"the answers of {name} to each image are not beside its report.json"
+        if abs(float(given.scores.mean()) - report["best"]["score"]) > 1e-6:
+            return f"the answers of {name} are not those of its report.json"
+        if first is None or given is first:
+            continue
+        if given.held_out.scoring != first.held_out.scoring:
+            return f"{name} and {labels[0]} are measured by different scores"
+        same = given.draws == first.draws and np.array_equal(
+            given.held_out.truth, first.held_out.truth
+        )
+        if not same or not _same_groups(given, first):
+            return f"{name} and {labels[0]} were trained or tested on different images or folds"
+    return None
+
+
+def _same_groups(one: Answers, other: Answers) -> bool:
+    own, theirs = one.held_out.groups, other.held_out.groups
+    if own is None or theirs is None:
+        return own is theirs
+    return bool(np.array_equal(own, theirs))
+
+
+def _difference(told: Told, i: int, words: str = "{} (95 % interval {} to {})") -> str:
+    """Write a difference and its interval."""
+    loss, margin = float(told.loss[i]), float(told.margin[i])
+    if not np.isfinite(margin):
+        return f"{loss:.3f} (every image answered alike)"
+    numbers = [f"{value:.3f}".replace("-", "−") for value in (loss, loss - margin, loss + margin)]
+    return words.format(*numbers)
+
+
+def _better(labels: Sequence[str], best: int, told: Told, n_tested: int) -> str:
+    """Say which networks the one with the highest score is better than."""
+    others = [i for i in range(len(labels)) if i != best]
+    worse = [f"{labels[i]} by {_difference(told, i)}" for i in others if told.worse[i]]
+    tied = [
+        f"{labels[i]}, which scores lower by {_difference(told, i)}"
+        for i in others
+        if not told.worse[i]
+    ]
+    said = [f"is better than {' and '.join(worse)}"] * bool(worse)
+    said += [f"cannot be distinguished from {' and '.join(tied)}"] * bool(tied)
+    return (
+        f"{labels[best]} {', and '.join(said)}: paired differences over the same {n_tested} "
+        "tested images, at 5 % for all pairs of networks together."
+    )
+
+
+def _cost(
+    reports: Sequence[dict[str, Any]], labels: Sequence[str]
+) -> tuple[list[float | None], str]:
+    """Find what an image costs with each network, and say which one is cheaper."""
+    devices = {report["environment"]["device"] for report in reports}
+    seconds: list[float | None] = [None] * len(reports)
+    what = ""
+    if len(devices) == 1:
+        for measure, words in ((_of_network, ""), (_of_extraction, ", reading included")):
+            found = [measure(report) for report in reports]
+            if None not in found:
+                seconds, what = found, words
+                break
+    known = [one for one in seconds if one is not None]
+    if not known:
+        widths = [_features(report) for report in reports]
+        least = int(np.argmin(widths))
+        return seconds, (
+            "Which is cheaper to compute is not known: not all were timed, or not on one device. "
+            f"The codes to take are shortest with {labels[least]} ({widths[least]} values)."
+        )
+    least = int(np.argmin(known))
+    others = [f"{_time(s)} with {labels[i]}" for i, s in enumerate(known) if i != least]
+    return seconds, (
+        f"{labels[least]} is the cheapest to compute: {_time(known[least])} an image on "
+        f"{devices.pop()}{what}, in place of {' and '.join(others)}."
+    )
+
+
+def _taken(report: dict[str, Any]) -> tuple[str, str]:
+    """Give the layer and classifier to take; where none is recommended, the chosen one."""
+    best = report["best"]
+    if best["recommended"] is None:
+        return best["layer"], best["classifier"]
+    return best["recommended"], best["recommended_classifier"]
+
+
+def _features(report: dict[str, Any]) -> int:
+    rows = {(row["layer"], row["classifier"]): row["n_features"] for row in report["layers"]}
+    return int(rows[_taken(report)])
+
+
+def _of_network(report: dict[str, Any]) -> float | None:
+    """Give the seconds of the network alone for an image, up to the depth to take."""
+    seconds: float | None = report.get("cost", {}).get(_taken(report)[0])
+    return seconds
+
+
+def _of_extraction(report: dict[str, Any]) -> float | None:
+    """Give the seconds that an image took to extract, all layers together."""
+    n = report["images_extracted"]
+    return report["timing"]["extract"] / n if n else None
+
+
+def _time(seconds: float) -> str:
+    """Write a duration to two digits."""
+    unit, value = ("s", seconds) if seconds >= 1 else ("ms", 1000 * seconds)
+    return f"{float(f'{value:.2g}'):g} {unit}"

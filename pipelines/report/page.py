@@ -1,0 +1,154 @@
+"""The page: a report as HTML for people, and as Markdown for notes and chats."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from pipelines.comparison.scoring import SCORINGS
+from pipelines.diagnostics.advice import CASES
+from pipelines.diagnostics.similarity import BORDER
+from pipelines.extraction.counts import Counts
+from pipelines.report.answer import cautions, leaks_warning, roles, sentence, size_sentence
+from pipelines.report.figures import C_curves, depth_curve, depth_curves, similarity_by_layer
+from pipelines.report.maps import confusion_matrix, size_map
+from pipelines.report.networks import Standing
+from pipelines.report.svg import both_widths
+
+
+def render(reports: Sequence[dict[str, Any]], standing: Standing | None = None) -> str:
+    """Render the page of one report, or of several side by side.
+
+    Parameters
+    ----------
+    reports : sequence of dict
+        What each ``report.json`` holds.
+    standing : Standing, optional
+        How several compare.
+
+    Returns
+    -------
+    html : str
+        One page that needs nothing else.
+    """
+    names = [report["backbone"]["name"] for report in reports]
+    together = standing and both_widths(partial(depth_curves, reports, standing.labels))
+    return (
+        _environment(html=True)
+        .get_template("report.html.jinja")
+        .render(
+            pages=[_facts(report, number) for number, report in enumerate(reports)],
+            title=f"{_dataset(reports[0])}: {_title(reports[0]['best'])} of {names[0]}"
+            if standing is None
+            else f"{len(reports)} comparisons",
+            alike=len({report["protocol"]["scoring"] for report in reports}) == 1,
+            standing=standing,
+            together=together,
+        )
+    )
+
+
+def _title(best: dict[str, Any]) -> str:
+    return str(best["recommended"] or "no depth")
+
+
+def render_markdown(report: dict[str, Any]) -> str:
+    """Render a report as Markdown.
+
+    Parameters
+    ----------
+    report : dict
+        What ``report.json`` holds.
+
+    Returns
+    -------
+    markdown : str
+    """
+    page = _environment(html=False).get_template("report.md.jinja")
+    return page.render(page=_facts(report, 0, draw=False)) + "\n"
+
+
+def _environment(*, html: bool) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipelines.report", "templates"),
+        autoescape=html,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["score"] = lambda value: f"{value:.3f}"
+    environment.filters["breakable"] = _breakable
+    environment.filters["text"] = lambda words: str(words) if html else _as_markdown(words)
+    return environment
+
+
+def _breakable(name: str) -> Markup:
+    """Let a browser break the line after each part of a name."""
+    return Markup(re.sub(r"(?<=[._/])(?=\w)", "<wbr>", str(escape(name))))
+
+
+def _as_markdown(words: object) -> str:
+    """Escape what Markdown would take for markup."""
+    return re.sub(r"([\\`*_<>|$\[\]])", r"\\\1", str(words)).replace("\n", " ")
+
+
+def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[str, Any]:
+    """Gather what a template shows of one report."""
+    best, rows = report["best"], report["layers"]
+    at_best = [
+        row | {"roles": roles(best, row["layer"], row["classifier"])}
+        for row in rows
+        if row["train_size"] == best["train_size"]
+    ]
+    scoring = SCORINGS[report["protocol"]["scoring"]].title
+    return {
+        "id": f"r{number}",
+        "report": report,
+        "dataset": _dataset(report),
+        "sentence": sentence(report),
+        "cautions": cautions(report),
+        "leaks": leaks_warning(report),
+        "scoring": scoring,
+        "size_sentence": size_sentence(report),
+        "at_best": at_best,
+        "at_edge": [row for row in at_best if row["C_at_edge"]],
+        "alarm": next((c for c in report["controls"] if c["alarm"]), None),
+        "cases": CASES,
+        "counts": Counts(
+            extracted=report["images_extracted"],
+            copies=report["images_copies"],
+            reused=report["images_reused"],
+            layers=report["layers_reused"],
+        ).sentence(n_skipped=len(report["skipped"])),
+        "border": BORDER,
+        "figures": _draw(report, at_best, scoring) if draw else {},
+    }
+
+
+def _draw(
+    report: dict[str, Any], at_best: list[dict[str, Any]], scoring: str
+) -> dict[str, str | None]:
+    """Draw the figures of one report."""
+    best, rows = report["best"], report["layers"]
+    of_best = [row for row in rows if row["classifier"] == best["classifier"]]
+    both = [row for row in at_best if row["classifier"] == best["classifier"]]
+    several = len({row["train_size"] for row in rows}) > 1
+    Cs, similarity = report["protocol"]["Cs"], report["similarity"]
+    figures_of: dict[str, Callable[[float], str | None]] = {
+        "curve": partial(depth_curve, at_best, scoring, report["controls"]),
+        "map": partial(size_map, of_best) if several else lambda width: None,
+        "C": partial(C_curves, both, Cs, scoring),
+        "confusion": partial(confusion_matrix, report["classes"], report["confusion"]),
+        "similarity": partial(similarity_by_layer, similarity, BORDER),
+    }
+    return {name: both_widths(draw) for name, draw in figures_of.items()}
+
+
+def _dataset(report: dict[str, Any]) -> str:
+    return Path(report["dataset"]["name"]).name

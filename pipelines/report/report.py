@@ -1,0 +1,319 @@
+"""The report: what was found, as JSON for programs, CSV for tables, pages for people."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from codes import ImageList
+from pipelines.comparison.controls import CONTROLS
+from pipelines.comparison.duplicates import find_leaks
+from pipelines.comparison.results import Comparison
+from pipelines.comparison.splits import Protocol
+from pipelines.comparison.tested import ANSWERS, by_content, read_answers, write_answers
+from pipelines.extraction.options import ExtractionOptions
+from pipelines.provenance import versions
+from pipelines.report.networks import Standing, side_by_side
+from pipelines.report.page import render, render_markdown
+from pipelines.study import Experiment
+
+SCORES_COLUMNS = (
+    "layer", "depth", "pool", "n_features", "classifier", "train_size", "repeat", "fold", "C",
+    "score", "n_train", "n_test",
+)  # fmt: skip
+N_PAIRS, N_EXAMPLES, THUMBNAIL = 6, 4, 96
+"""Pairs of classes that are shown, wrong images of each, and their longer side in pixels."""
+
+
+def make_report(
+    experiment: Experiment,
+    options: ExtractionOptions,
+    protocol: Protocol,
+    *,
+    command: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Gather everything a reader or a program needs to know of a comparison.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    options : ExtractionOptions
+    protocol : Protocol
+    command : sequence of str, optional
+        What was typed.
+
+    Returns
+    -------
+    report : dict
+        What ``report.json`` holds: plain values only.
+    """
+    extraction, comparison = experiment.extraction, experiment.comparison
+    images, backbone = extraction.images, extraction.backbone
+    classes, counts = np.unique(images.labels, return_counts=True)
+    taps = {tap.name: tap for tap in extraction.taps}
+    splits = None
+    if images.splits is not None:
+        names, sizes = np.unique(images.splits, return_counts=True)
+        splits = dict(zip(names.tolist(), sizes.tolist(), strict=True))
+    return {
+        "dataset": {
+            "name": images.name,
+            "n_images": len(images),
+            "n_distinct": len(np.unique(extraction.digests, axis=0)),
+            "classes": dict(zip(classes.tolist(), counts.tolist(), strict=True)),
+            "splits": splits,
+            "n_groups": None if images.groups is None else len(np.unique(images.groups)),
+            "ignored_files": images.ignored,
+            "n_dropped": extraction.dropped,
+        },
+        "backbone": {
+            "name": backbone.name,
+            "weights": backbone.weights,
+            "weights_digest": backbone.weights_digest,
+            "architecture": backbone.architecture,
+            "preprocessing": backbone.preprocessing.fields(),
+            "each_view": options.each_view,
+            "activation": options.activation,
+            "precision": options.precision,
+            "dtype": options.dtype,
+        },
+        "protocol": {
+            "evaluation": "test split" if images.test is not None else "nested cross-validation",
+            "scoring": comparison.scoring,
+            "classifiers": list(protocol.classifiers),
+            "Cs": list(protocol.Cs),
+            "cv": protocol.cv,
+            "repeats": 1 + max(fold.repeat for fold in comparison.folds),
+            "train_sizes": list(protocol.train_sizes),
+            "group_duplicates": protocol.group_duplicates,
+            "max_loss": protocol.max_loss,
+            "random_state": protocol.random_state,
+        },
+        "environment": {"versions": versions(), "device": extraction.device},
+        "best": _plain(comparison.best),
+        "by_size": [_plain(best) for best in comparison.by_size],
+        "layers": [
+            {
+                "layer": row.layer,
+                "depth": taps[row.layer].layer.depth,
+                "pool": taps[row.layer].pool,
+                "n_features": taps[row.layer].n_features,
+                **{k: v for k, v in _plain(row).items() if k != "layer"},
+            }
+            for row in comparison.layers
+        ],
+        "classes": list(comparison.classes),
+        "confusion": [list(row) for row in comparison.confusion],
+        "confused": _confused(comparison, images),
+        "controls": [
+            {"name": control.name, "what": CONTROLS[control.name]}
+            | {k: v for k, v in asdict(control).items() if k != "name"}
+            for control in experiment.controls
+        ],
+        "similarity": _plain(experiment.similarity),
+        "preprocessing_check": _checked(experiment),
+        "advice": _plain(experiment.advice),
+        "reproducibility": _plain(experiment.reproducibility),
+        "cost": experiment.cost,
+        "timing": {
+            **{stage: round(seconds, 3) for stage, seconds in extraction.seconds.items()},
+            "images_extracted": extraction.n_extracted,
+            "images_reused": extraction.n_reused,
+        },
+        "images_extracted": extraction.n_extracted,
+        "images_copies": extraction.counts.copies,
+        "images_reused": extraction.n_reused,
+        "layers_reused": dict(extraction.counts.layers),
+        "leaks": [
+            asdict(leak)
+            for leak in find_leaks(
+                extraction.digests, images.source.names, images.labels, images.test
+            )
+        ],
+        "skipped": [{"path": path, "reason": why} for path, why in extraction.skipped.items()],
+        "notes": list(comparison.notes),
+        "command": list(command),
+    }
+
+
+def write_report(folder: Path, report: dict[str, Any], experiment: Experiment) -> None:
+    """Write ``report.json``, ``answers.npz``, ``scores.csv``, ``report.html`` and ``report.md``.
+
+    Parameters
+    ----------
+    folder : Path
+        Made where it is missing; files in it are replaced, each at once.
+    report : dict
+        As `make_report` returns it.
+    experiment : Experiment
+    """
+    comparison, extraction = experiment.comparison, experiment.extraction
+    # Drawn first: should that fail, no old page stands beside new numbers.
+    page, markdown = render([report]), render_markdown(report)
+    folder.mkdir(parents=True, exist_ok=True)
+    answers = by_content(comparison.tested, extraction.digests, extraction.images.labels)
+    draft = _draft(folder / ANSWERS)
+    write_answers(draft, answers)
+    draft.replace(folder / ANSWERS)
+    _replace(folder / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
+    by_layer = {row["layer"]: row for row in report["layers"]}
+    draft = _draft(folder / "scores.csv")
+    with draft.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, SCORES_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for fold in comparison.folds:
+            layer = {key: by_layer[fold.layer][key] for key in ("depth", "pool", "n_features")}
+            writer.writerow(asdict(fold) | layer)
+    draft.replace(folder / "scores.csv")
+    _replace(folder / "report.html", page)
+    _replace(folder / "report.md", markdown)
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """Read a folder's ``report.json``.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    report : dict
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If it is no report.
+    """
+    source = folder / "report.json"
+    if not source.is_file():
+        raise FileNotFoundError(
+            f"{str(folder)!r} has no report.json. Give the folder that `cnn-codes compare --out` "
+            "wrote."
+        )
+    try:
+        report: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
+        render([report])
+    except (ValueError, KeyError, TypeError, StopIteration, jinja2.UndefinedError) as error:
+        raise ValueError(
+            f"{str(source)!r} is no report of this version of cnn-codes. Make one with "
+            "`cnn-codes compare --out`: stored codes are used again."
+        ) from error
+    return report
+
+
+def render_again(folders: Sequence[Path], out: Path | None = None) -> Path:
+    """Render the page of one report again, or of several side by side.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Each with a ``report.json``.
+    out : Path, optional
+        The page. Default: ``report.html`` in the one folder, or in the current one.
+
+    Returns
+    -------
+    page : Path
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `read_report`.
+    """
+    reports = [read_report(folder) for folder in folders]
+    standing = _standing(reports, folders) if len(reports) > 1 else None
+    page = out or (folders[0] if len(folders) == 1 else Path()) / "report.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    _replace(page, render(reports, standing))
+    if len(reports) == 1:
+        _replace(page.with_suffix(".md"), render_markdown(reports[0]))
+    return page
+
+
+def compare_again(folders: Sequence[Path]) -> Standing:
+    """Compare the networks of several reports.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Each with a ``report.json``, and what was written with it.
+
+    Returns
+    -------
+    standing : Standing
+    """
+    return _standing([read_report(folder) for folder in folders], folders)
+
+
+def _standing(reports: Sequence[dict[str, Any]], folders: Sequence[Path]) -> Standing:
+    return side_by_side(reports, [read_answers(folder / ANSWERS) for folder in folders])
+
+
+def _plain(record: Any) -> dict[str, Any]:
+    """Turn a record into plain values: tuples into lists."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(record)))
+    return plain
+
+
+def _checked(experiment: Experiment) -> dict[str, Any] | None:
+    """Say how well the preprocessing fits, and how it was chosen where it was."""
+    check = experiment.preprocessing_check
+    return None if check is None else _plain(check) | {"chosen": experiment.extraction.chosen}
+
+
+def _confused(comparison: Comparison, images: ImageList) -> list[dict[str, Any]]:
+    """List the pairs of classes that are most often confused, with some of the images."""
+    pairs: dict[tuple[str, str], list[int]] = {}
+    for mistake in comparison.mistakes:
+        pairs.setdefault((mistake.label, mistake.predicted), []).append(mistake.image)
+    most = sorted(pairs.items(), key=lambda pair: -len(pair[1]))[:N_PAIRS]
+    return [
+        {
+            "label": label,
+            "predicted": predicted,
+            "n": len(wrong),
+            "examples": [
+                {
+                    "path": images.source.names[image],
+                    "thumbnail": _thumbnail(images.source.open(image)),
+                }
+                for image in wrong[:N_EXAMPLES]
+            ],
+        }
+        for (label, predicted), wrong in most
+    ]
+
+
+def _thumbnail(image: Image.Image) -> str:
+    """Shrink (or, below, enlarge) an image and write it as a data URL."""
+    factor = THUMBNAIL / max(image.size)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    small = image.resize(size, Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.BOX)
+    buffer = io.BytesIO()
+    small.convert("RGB").save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _replace(file: Path, text: str) -> None:
+    draft = _draft(file)
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, file)
+
+
+def _draft(file: Path) -> Path:
+    return file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
