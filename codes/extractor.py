@@ -47,8 +47,8 @@ class CodesBatch:
     start : int
         Place of the first image in the list.
     codes : dict of str to ndarray of shape (n, n_features), float32
-        By the taps' names; as wide as `codes.graph.cutting.Tap.width`. The row of an unreadable image is
-        NaN; no other value is.
+        By the taps' names; as wide as `codes.graph.cutting.Tap.width`. The row of an unreadable
+        image is NaN; no other value is.
     unreadable : dict of int to str
         Place in the list → why the image could not be decoded.
     """
@@ -216,8 +216,8 @@ class CodeExtractor:
         workers : int, default=0
             Processes that decode images; with 0, this one does.
         digests : ndarray of shape (n_images, 32), uint8, optional
-            What the images are known by, as `codes.data.images.digest_images` finds it. One that was
-            changed since is unreadable.
+            What the images are known by, as `codes.data.images.digest_images` finds it. One that
+            was changed since is unreadable.
 
         Yields
         ------

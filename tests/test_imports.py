@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -28,15 +29,58 @@ def _imported(file: Path) -> set[str]:
     return names
 
 
+def _modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def _room(name: str) -> str | None:
+    """Give the package that a module of ours lies in; a module beside the rooms is one itself."""
+    parts = name.split(".")
+    if parts[0] not in FORBIDDEN:
+        return None
+    while len(parts) > 1 and not (ROOT / Path(*parts)).with_suffix(".py").exists():
+        if (ROOT / Path(*parts)).is_dir():
+            return ".".join(parts)
+        parts.pop()
+    return ".".join(parts[:-1] if len(parts) > 2 else parts)
+
+
+def _arrows() -> dict[str, set[str]]:
+    """Which rooms a room imports."""
+    arrows: dict[str, set[str]] = {}
+    for file in (file for package in FORBIDDEN for file in _modules(package)):
+        if file.parent.parent == ROOT and file.name == "__init__.py":
+            continue  # What a package offers is taken from everywhere in it.
+        room = _room(".".join(file.relative_to(ROOT).with_suffix("").parts))
+        others = {_room(name) for name in _imported(file)} - {None, room}
+        arrows.setdefault(str(room), set()).update(map(str, others))
+    return arrows
+
+
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_packages_import_only_what_they_may(package: str) -> None:
-    files = list((ROOT / package).glob("*.py"))
+    files = _modules(package)
     assert files
     for file in files:
         for name in _imported(file):
             parts = name.split(".")
             prefixes = {".".join(parts[: i + 1]) for i in range(len(parts))}
             assert not prefixes & FORBIDDEN[package], f"{file.name} imports {name}"
+
+
+def test_arrows_between_rooms_go_one_way() -> None:
+    arrows = _arrows()
+    assert "codes.data.readers" in arrows
+    # Raises CycleError, which names the rooms of a circle.
+    order = list(TopologicalSorter(arrows).static_order())
+    assert order.index("pipelines.linear") < order.index("pipelines.comparison")
+
+
+def test_a_room_says_what_it_holds_and_has_a_dozen_files() -> None:
+    for package in FORBIDDEN:
+        for init in (ROOT / package).rglob("__init__.py"):
+            assert "→" in init.read_text() or "↔" in init.read_text(), init
+            assert len(list(init.parent.glob("*.py"))) <= 14, init.parent
 
 
 def test_classifiers_load_without_torch() -> None:
