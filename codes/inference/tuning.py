@@ -66,9 +66,9 @@ def prepare_convolutions(network: fx.GraphModule) -> None:
     """Lay out the weights of convolutions for this CPU once, where PyTorch does in every pass.
 
     Those of large 3×3 convolutions in float32 as `codes.inference.winograd` multiplies, the others
-    as PyTorch's oneDNN does, if it computes in the network's precision on this CPU. A ReLU is not made
-    part of the convolution before it, as oneDNN could: it would answer zero where the convolution
-    answers NaN.
+    as PyTorch's oneDNN does, if it computes in the network's precision on this CPU. A ReLU is not
+    made part of the convolution before it, as oneDNN could: it would answer zero where the
+    convolution answers NaN.
 
     Parameters
     ----------

@@ -51,7 +51,8 @@ def compare_layers(
         `pipelines.comparison.duplicates.group_copies`. A test split is taken as it is.
     copied : ndarray of shape (n_samples,), bool, optional
         Test images that are copies of training images, as
-        `pipelines.comparison.duplicates.copies_in_test` finds them: the best depth is scored without them, too.
+        `pipelines.comparison.duplicates.copies_in_test` finds them: the best depth is scored
+        without them, too.
     costs : mapping of str to float, optional
         What each layer costs to compute, in any unit. Default: its place among the layers.
     n_jobs : int, default=1
