@@ -26,7 +26,7 @@ from cache.chunks import MIN_ROWS
 from cache.errors import DamagedCodesError
 from cache.key import CodesKey
 from cache.records import read_record, sha256
-from cache.storage.base import FILE, Place
+from cache.storage.base import FILE, Storage
 
 COMMITTED, IMAGES = "committed", "images"
 
@@ -63,7 +63,7 @@ class Part:
 
     Parameters
     ----------
-    place : Place
+    storage : Storage
     path : str
 
     Attributes
@@ -79,16 +79,16 @@ class Part:
         If a record is not as it was written.
     """
 
-    def __init__(self, place: Place, path: str) -> None:
-        self.place, self.path = place, path
-        self.record = read_record(place, path)
+    def __init__(self, storage: Storage, path: str) -> None:
+        self.storage, self.path = storage, path
+        self.record = read_record(storage, path)
         self.segments: list[Segment] = []
         self._markers: set[str] = set()
         if self.record is not None:
-            for name in place.folders(f"{path}/{COMMITTED}"):
+            for name in storage.folders(f"{path}/{COMMITTED}"):
                 marker = f"{path}/{COMMITTED}/{name}"
                 self._markers.add(marker)
-                attributes = read_record(place, marker)
+                attributes = read_record(storage, marker)
                 if attributes is not None:
                     self.segments.append(Segment(path=marker, **attributes))
 
@@ -150,18 +150,18 @@ class Part:
 
     def open(self, array: str) -> zarr.Array[Any]:
         """Open an array whose metadata are as they were written."""
-        metadata = self.place.read(f"{self.path}/{array}/{FILE}")
+        metadata = self.storage.read(f"{self.path}/{array}/{FILE}")
         if (
             metadata is None
             or self.record is None
             or sha256(metadata) != self.record["metadata"][array]
         ):
             raise self._damaged(array, "its metadata are not those that were written")
-        return zarr.open_array(self.place.zarr(f"{self.path}/{array}"), mode="r")
+        return zarr.open_array(self.storage.zarr(f"{self.path}/{array}"), mode="r")
 
     def _damaged(self, array: str, why: str) -> DamagedCodesError:
         return DamagedCodesError(
-            f"{self.path}/{array} in {self.place.name!r} is damaged: {why}. Run `cnn-codes cache "
+            f"{self.path}/{array} in {self.storage.name!r} is damaged: {why}. Run `cnn-codes cache "
             "verify --repair`: its images are then extracted again."
         )
 

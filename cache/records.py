@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from cache.errors import DamagedCodesError
 from cache.key import canonical_json
-from cache.storage.base import FILE, Place
+from cache.storage.base import FILE, Storage
 
 
-def write_record(place: Place, folder: str, attributes: Mapping[str, Any]) -> None:
+def write_record(storage: Storage, folder: str, attributes: Mapping[str, Any]) -> None:
     """Create a Zarr group, all of it or nothing.
 
     Zarr's own creation looks first and writes then, so that two processes can get in each other's
@@ -20,7 +21,7 @@ def write_record(place: Place, folder: str, attributes: Mapping[str, Any]) -> No
 
     Parameters
     ----------
-    place : Place
+    storage : Storage
     folder : str
     attributes : mapping
         Plain values.
@@ -30,10 +31,10 @@ def write_record(place: Place, folder: str, attributes: Mapping[str, Any]) -> No
     FileExistsError
         If the group is there already; it is left as it is.
     """
-    place.create(f"{folder}/{FILE}", _to_bytes(folder, attributes))
+    storage.create(f"{folder}/{FILE}", _to_bytes(folder, attributes))
 
 
-def read_record(place: Place, folder: str) -> dict[str, Any] | None:
+def read_record(storage: Storage, folder: str) -> dict[str, Any] | None:
     """Read a group's attributes.
 
     Returns
@@ -46,7 +47,7 @@ def read_record(place: Place, folder: str) -> dict[str, Any] | None:
     DamagedCodesError
         If a single byte is not as it was written, or the record stood elsewhere.
     """
-    data = place.read(f"{folder}/{FILE}")
+    data = storage.read(f"{folder}/{FILE}")
     if data is None:
         return None
     try:
@@ -57,7 +58,7 @@ def read_record(place: Place, folder: str) -> dict[str, Any] | None:
         whole = False
     if not whole:
         raise DamagedCodesError(
-            f"{folder + '/' + FILE!r} in {place.name!r} is not as it was written. Run "
+            f"{folder + '/' + FILE!r} in {storage.name!r} is not as it was written. Run "
             "`cnn-codes cache verify --repair`: what it describes is then extracted again."
         )
     return attributes
@@ -83,3 +84,14 @@ def sha256(data: bytes) -> str:
     'e3b0c44298fc1c14'
     """
     return hashlib.sha256(data).hexdigest()
+
+
+def groups(storage: Storage) -> list[str]:
+    """List the extractions of a store; everything else is ignored."""
+    return [name for name in storage.folders("") if re.fullmatch(r".+-[0-9a-f]{16}", name)]
+
+
+def parts(storage: Storage, group: str) -> list[str]:
+    """List the paths of an extraction's parts."""
+    names = storage.folders(group)
+    return [f"{group}/{n}" for n in names if re.fullmatch(r"\d{8}T\d{6}-[0-9a-f]{8}", n)]

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from cache.errors import StoreError
 from cache.key import CodesKey, ExtractionKey
 from cache.part import Lookup, Part, distinct
-from cache.records import read_record, write_record
-from cache.storage.base import USE, open_place, parts, user_folder
+from cache.records import parts, read_record, write_record
+from cache.storage.base import USE, user_folder
+from cache.storage.opening import open_storage
 from cache.upkeep import make_room
 from cache.view import CodesView
 from cache.writer import PartWriter
@@ -69,8 +70,8 @@ class CodeStore:
     def __init__(self, root: str | Path | None = None) -> None:
         if root is None:
             root = os.environ.get("CNN_CODES_STORE") or user_folder()
-        self.place = open_place(root)
-        self.name = self.place.name
+        self.storage = open_storage(root)
+        self.name = self.storage.name
         self._used: set[str] = set()
         self._needed: set[str] = set()
 
@@ -155,10 +156,10 @@ class CodeStore:
         group = extraction.folder()
         if not self._check_key(extraction):
             with suppress(FileExistsError):  # Another process was first, with the same key.
-                write_record(self.place, group, {"key": extraction.fields()})
-        self.place.hold(group)
+                write_record(self.storage, group, {"key": extraction.fields()})
+        self.storage.lock_shared(group)
         return PartWriter(
-            self.place, extraction, arrays=arrays, digests=digests, provenance=provenance or {}
+            self.storage, extraction, arrays=arrays, digests=digests, provenance=provenance or {}
         )
 
     def require_space(self, n_bytes: int) -> None:
@@ -174,7 +175,7 @@ class CodeStore:
         OSError
             With ``errno.ENOSPC``, if less is free.
         """
-        self.place.require_space(n_bytes)
+        self.storage.require_space(n_bytes)
 
     def require_locks(self) -> None:
         """Refuse to begin where the file system has no locks.
@@ -184,7 +185,7 @@ class CodeStore:
         StoreError
             If it has none.
         """
-        self.place.require_locks()
+        self.storage.require_locks()
 
     def require_limit(self, n_bytes: int) -> list[str]:
         """Keep the store within ``CNN_CODES_STORE_LIMIT``, where that is set.
@@ -206,7 +207,7 @@ class CodeStore:
             If that is not enough.
         """
         limit = os.environ.get("CNN_CODES_STORE_LIMIT")
-        return make_room(self.place, limit, n_bytes, self._needed) if limit and n_bytes else []
+        return make_room(self.storage, limit, n_bytes, self._needed) if limit and n_bytes else []
 
     def codes(
         self, extraction: ExtractionKey, array: CodesKey, digests: NDArray[np.uint8]
@@ -268,11 +269,11 @@ class CodeStore:
     def _note_use(self, part: str) -> None:
         if part not in self._used:
             self._used.add(part)
-            self.place.touch(f"{USE}/{part}")
+            self.storage.touch(f"{USE}/{part}")
 
     def _check_key(self, extraction: ExtractionKey) -> bool:
         """Tell whether the group exists; an error if another extraction's codes are in it."""
-        record = read_record(self.place, extraction.folder())
+        record = read_record(self.storage, extraction.folder())
         if record is not None and record.get("key") != extraction.fields():
             raise StoreError(
                 f"{extraction.folder()!r} in {self.name!r} holds codes of another extraction than "
@@ -284,8 +285,8 @@ class CodeStore:
         group = extraction.folder()
         if not self._check_key(extraction):
             return []
-        self.place.hold(group)
-        found = [Part(self.place, path) for path in parts(self.place, group)]
+        self.storage.lock_shared(group)
+        found = [Part(self.storage, path) for path in parts(self.storage, group)]
         return [part for part in found if part.segments]
 
 

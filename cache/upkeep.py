@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from cache.errors import StoreError
 from cache.part import COMMITTED, Part, distinct
-from cache.records import read_record
-from cache.storage.base import FILE, USE, Place, groups, parts
+from cache.records import groups, parts, read_record
+from cache.storage.base import FILE, USE, Storage
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _TIMES = {"h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
@@ -62,12 +62,12 @@ class Holding:
         return len(self.digests)
 
 
-def list_parts(place: Place) -> list[Holding]:
+def list_parts(storage: Storage) -> list[Holding]:
     """List what a store holds, the most recently used first.
 
     Parameters
     ----------
-    place : Place
+    storage : Storage
 
     Returns
     -------
@@ -75,13 +75,13 @@ def list_parts(place: Place) -> list[Holding]:
         Parts that a crash left without a row are among them, with ``n_images`` 0.
     """
     found: list[Holding] = []
-    uses = {file.path: file.modified for file in place.files(USE)}
-    for group in groups(place):
+    uses = {file.path: file.modified for file in storage.files(USE)}
+    for group in groups(storage):
         seen: list[tuple[frozenset[str], NDArray[np.uint8]]] = []
-        key = (read_record(place, group) or {}).get("key", {})
-        for path in parts(place, group):
-            part = Part(place, path)
-            files = list(place.files(part.path))
+        key = (read_record(storage, group) or {}).get("key", {})
+        for path in parts(storage, group):
+            part = Part(storage, path)
+            files = list(storage.files(part.path))
             used = uses.get(f"{USE}/{part.path}", 0.0)
             digests = np.empty((0, 32), np.uint8)
             if part.segments:
@@ -110,7 +110,7 @@ def list_parts(place: Place) -> list[Holding]:
 
 
 def prune(
-    place: Place,
+    storage: Storage,
     *,
     older_than: float | None = None,
     max_size: int | None = None,
@@ -122,7 +122,7 @@ def prune(
 
     Parameters
     ----------
-    place : Place
+    storage : Storage
     older_than : float, optional
         Seconds.
     max_size : int, optional
@@ -135,33 +135,33 @@ def prune(
     removed, busy : lists of Holding
         What went, or would go; and what would have to go but is in use by a running process.
     """
-    return _prune(place, list_parts(place), older_than, max_size, dry_run=dry_run)
+    return _prune(storage, list_parts(storage), older_than, max_size, dry_run=dry_run)
 
 
-def _remove(place: Place, holding: Holding) -> bool:
+def _remove(storage: Storage, holding: Holding) -> bool:
     """Remove a part, unless somebody wrote or used it since it was listed; whether it was."""
-    part = Part(place, holding.path)
+    part = Part(storage, holding.path)
     group = part.path.split("/")[0]
-    uses = {file.path: file.modified for file in place.files(f"{USE}/{group}")}
+    uses = {file.path: file.modified for file in storage.files(f"{USE}/{group}")}
     if uses.get(f"{USE}/{part.path}", 0.0) > holding.used or (
         part.segments and not holding.n_images
     ):
         return False
-    files = [file.path for file in place.files(part.path)]
+    files = [file.path for file in storage.files(part.path)]
     # Whatever ends this early: no rows without markers, and nothing is read without a record.
-    place.remove(f"{part.path}/{COMMITTED}")
-    place.remove(f"{part.path}/{FILE}")
+    storage.remove(f"{part.path}/{COMMITTED}")
+    storage.remove(f"{part.path}/{FILE}")
     if all(part.owns(file) for file in files):
-        place.remove(part.path)
+        storage.remove(part.path)
     else:
         for file in filter(part.owns, files):
-            place.remove(file)
-    place.remove(f"{USE}/{part.path}")
+            storage.remove(file)
+    storage.remove(f"{USE}/{part.path}")
     return True
 
 
 def _prune(
-    place: Place,
+    storage: Storage,
     holdings: list[Holding],
     older_than: float | None,
     max_size: int | None,
@@ -181,8 +181,8 @@ def _prune(
         if keep is not None and holding.path in keep:
             busy.append(holding)
             continue
-        with place.alone(holding.path.split("/")[0], mine=keep is not None) as free:
-            if free and (dry_run or _remove(place, holding)):
+        with storage.lock_exclusive(holding.path.split("/")[0], mine=keep is not None) as free:
+            if free and (dry_run or _remove(storage, holding)):
                 removed.append(holding)
                 total -= holding.size
             elif holding.n_images:
@@ -190,12 +190,12 @@ def _prune(
     return removed, busy
 
 
-def make_room(place: Place, limit: str, n_bytes: int, keep: Set[str]) -> list[str]:
+def make_room(storage: Storage, limit: str, n_bytes: int, keep: Set[str]) -> list[str]:
     """Remove parts until ``n_bytes`` more keep the store within its limit.
 
     Parameters
     ----------
-    place : Place
+    storage : Storage
     limit : str
         As for `parse_size`.
     n_bytes : int
@@ -213,16 +213,16 @@ def make_room(place: Place, limit: str, n_bytes: int, keep: Set[str]) -> list[st
         If too much of the store is in use, or the codes alone are larger than the limit.
     """
     most = parse_size(limit, "CNN_CODES_STORE_LIMIT")
-    holdings = list_parts(place)
-    removed, _ = _prune(place, holdings, None, max(0, most - n_bytes), dry_run=True, keep=keep)
+    holdings = list_parts(storage)
+    removed, _ = _prune(storage, holdings, None, max(0, most - n_bytes), dry_run=True, keep=keep)
     left = sum(h.size for h in holdings) - sum(h.size for h in removed)
     if left + n_bytes > most:
         raise StoreError(
             f"The codes can take {n_bytes / 1e6:,.1f} MB, {left / 1e6:,.1f} MB of the store "
-            f"{place.name!r} are in use, and CNN_CODES_STORE_LIMIT allows {limit}. Raise it, or "
+            f"{storage.name!r} are in use, and CNN_CODES_STORE_LIMIT allows {limit}. Raise it, or "
             "choose fewer --layers, a coarser --pool or another --store."
         )
-    removed, _ = _prune(place, holdings, None, most - n_bytes, dry_run=False, keep=keep)
+    removed, _ = _prune(storage, holdings, None, most - n_bytes, dry_run=False, keep=keep)
     return [holding.path for holding in removed]
 
 

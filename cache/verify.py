@@ -12,8 +12,8 @@ import numpy as np
 from cache.chunks import chunk_path, decode
 from cache.errors import DamagedCodesError, StoreError
 from cache.part import COMMITTED, IMAGES, Part
-from cache.records import read_record, write_record
-from cache.storage.base import DIGESTS, FILE, USE, Place, groups, parts
+from cache.records import groups, parts, read_record, write_record
+from cache.storage.base import DIGESTS, FILE, USE, Storage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +41,14 @@ class Fault:
     repair: str | None
 
 
-def verify(place: Place, *, advance: Callable[[int], None] | None = None) -> Iterator[Fault]:
+def verify(storage: Storage, *, advance: Callable[[int], None] | None = None) -> Iterator[Fault]:
     """Compare everything in a store with its checksums.
 
     Rows that a running or killed process has not committed are no fault: nothing reads them.
 
     Parameters
     ----------
-    place : Place
+    storage : Storage
     advance : callable, optional
         Called with 1 after each part.
 
@@ -57,23 +57,23 @@ def verify(place: Place, *, advance: Callable[[int], None] | None = None) -> Ite
     fault : Fault
     """
     known = {DIGESTS, f"{DIGESTS}-journal", f"{DIGESTS}-wal", f"{DIGESTS}-shm", USE}
-    known |= set(groups(place))
-    for name in sorted({file.path.split("/")[0] for file in place.files("")} - known):
+    known |= set(groups(storage))
+    for name in sorted({file.path.split("/")[0] for file in storage.files("")} - known):
         yield _foreign(name)
-    for group in groups(place):
-        yield from _verify_group(place, group)
-        for path in parts(place, group):
-            yield from _verify_part(place, path)
+    for group in groups(storage):
+        yield from _verify_group(storage, group)
+        for path in parts(storage, group):
+            yield from _verify_part(storage, path)
             if advance is not None:
                 advance(1)
 
 
-def repair(place: Place, faults: list[Fault]) -> None:
+def repair(storage: Storage, faults: list[Fault]) -> None:
     """Remove what is faulty, so that it is extracted again; what is not the store's stays.
 
     Parameters
     ----------
-    place : Place
+    storage : Storage
     faults : list of Fault
         As `verify` found them.
 
@@ -88,64 +88,64 @@ def repair(place: Place, faults: list[Fault]) -> None:
     paths = list(dict.fromkeys(str(fault.repair) for fault in damaged if fault not in markers))
     with ExitStack() as locks:
         for group in sorted({path.split("/")[0] for path in paths}):
-            if not locks.enter_context(place.alone(group)):
-                raise StoreError(f"{group!r} in {place.name!r} {place.busy} Repair it then.")
+            if not locks.enter_context(storage.lock_exclusive(group)):
+                raise StoreError(f"{group!r} in {storage.name!r} {storage.busy} Repair it then.")
         for path in paths:
-            place.remove(path)
+            storage.remove(path)
         for fault in markers:
-            place.remove(str(fault.repair))
+            storage.remove(str(fault.repair))
             if fault.array is not None:
-                place.remove(fault.path)  # So that other readers of Zarr see NaN.
-    for group in groups(place):
+                storage.remove(fault.path)  # So that other readers of Zarr see NaN.
+    for group in groups(storage):
         # The key of a group stands in each of its parts too.
-        if read_record(place, group) is None:
-            records = (read_record(place, path) for path in parts(place, group))
+        if read_record(storage, group) is None:
+            records = (read_record(storage, path) for path in parts(storage, group))
             record = next((record for record in records if record is not None), None)
             if record is not None:
-                write_record(place, group, {"key": record["key"]})
+                write_record(storage, group, {"key": record["key"]})
 
 
-def _verify_group(place: Place, group: str) -> Iterator[Fault]:
+def _verify_group(storage: Storage, group: str) -> Iterator[Fault]:
     try:
-        if read_record(place, group) is None and any(
-            place.read(f"{path}/{FILE}") is not None for path in parts(place, group)
+        if read_record(storage, group) is None and any(
+            storage.read(f"{path}/{FILE}") is not None for path in parts(storage, group)
         ):
             path = f"{group}/{FILE}"
             yield Fault(path=path, why="it is gone", repair=path)
     except DamagedCodesError:
         path = f"{group}/{FILE}"
         yield Fault(path=path, why="it is not as it was written", repair=path)
-    ours = {path.split("/")[1] for path in parts(place, group)} | {FILE}
-    for name in sorted({file.path.split("/")[1] for file in place.files(group)} - ours):
+    ours = {path.split("/")[1] for path in parts(storage, group)} | {FILE}
+    for name in sorted({file.path.split("/")[1] for file in storage.files(group)} - ours):
         if not name.endswith(".partial"):  # A killed writer's.
             yield _foreign(f"{group}/{name}")
 
 
-def _verify_part(place: Place, path: str) -> Iterator[Fault]:
-    files = {file.path for file in place.files(path)}
+def _verify_part(storage: Storage, path: str) -> Iterator[Fault]:
+    files = {file.path for file in storage.files(path)}
     if f"{path}/{FILE}" not in files:
         if any(re.fullmatch(rf".*/{COMMITTED}/\d+/{FILE}", file) for file in files):
             yield Fault(path=f"{path}/{FILE}", why="it is gone", repair=path)
             return
         # Its writer did not live to finish them: nothing reads them.
-        part = Part(place, path)
+        part = Part(storage, path)
         yield from (_foreign(file) for file in sorted(files) if not part.owns(file))
         return
-    for name in place.folders(f"{path}/{COMMITTED}"):
+    for name in storage.folders(f"{path}/{COMMITTED}"):
         marker = f"{path}/{COMMITTED}/{name}"
         try:
-            if read_record(place, marker) is None:
+            if read_record(storage, marker) is None:
                 continue
         except DamagedCodesError:
             yield Fault(path=f"{marker}/{FILE}", why="it is not as it was written", repair=marker)
             return  # What else is wrong is found when this is mended.
     try:
-        read_record(place, f"{path}/{COMMITTED}")
+        read_record(storage, f"{path}/{COMMITTED}")
     except DamagedCodesError:
         record = f"{path}/{COMMITTED}/{FILE}"  # Only readers of the whole hierarchy look at it.
         yield Fault(path=record, why="it is not as it was written", repair=record)
     try:
-        part = Part(place, path)
+        part = Part(storage, path)
     except DamagedCodesError:
         yield Fault(path=f"{path}/{FILE}", why="it is not as it was written", repair=path)
         return
@@ -176,7 +176,7 @@ def _verify_array(part: Part, array: str) -> Iterator[Fault]:
             path = chunk_path(part.path, array, chunk)
             why = None
             try:
-                data = part.place.read(path)
+                data = part.storage.read(path)
                 if data is None or checksum is None:
                     raise ValueError("the chunk is gone, or its marker does not count it")
                 decode(data, checksum, rows)

@@ -108,7 +108,7 @@ class CodesView:
             starts = np.flatnonzero(np.diff(chunk_of, prepend=-1))
             tasks = np.split(places, starts[1:]) if len(places) else []
             read = partial(source.read, row_of=row_of, result=result)
-            n_threads = min(source.part.place.n_threads, len(tasks))
+            n_threads = min(source.part.storage.n_threads, len(tasks))
             if n_threads <= 1:
                 read(tasks)
             else:
@@ -151,7 +151,7 @@ class _Source:
     def _decode(self, chunk: int, data: bytearray, rows: NDArray[Any]) -> None:
         try:
             path = chunk_path(self.part.path, self._array, chunk)
-            n_bytes, checksum = self.part.place.read_into(path, data), self._checksums[chunk]
+            n_bytes, checksum = self.part.storage.read_into(path, data), self._checksums[chunk]
             if n_bytes is None or checksum is None:
                 raise self._damaged(chunk, "the chunk is gone, or its marker does not count it")
             decode(memoryview(data)[:n_bytes], checksum, rows)
@@ -163,6 +163,6 @@ class _Source:
         last = min(first + self.chunk_rows, max(segment.stop for segment in self.part.segments)) - 1
         return DamagedCodesError(
             f"The stored codes {self._array}, rows {first} to {last} of {self.part.path} in "
-            f"{self.part.place.name!r}, are damaged: {why}. Run `cnn-codes cache verify --repair` "
-            "and then this again: these images are then extracted again."
+            f"{self.part.storage.name!r}, are damaged: {why}. Run `cnn-codes cache verify "
+            "--repair` and then this again: these images are then extracted again."
         )

@@ -25,7 +25,7 @@ from cache.errors import StoreError
 from cache.key import CodesKey, ExtractionKey
 from cache.part import COMMITTED, IMAGES
 from cache.records import sha256, write_record
-from cache.storage.base import FILE, USE, Place
+from cache.storage.base import FILE, USE, Storage
 
 SEGMENT_ROWS = 1024
 """Images between two commits: at most so many are computed again after a crash."""
@@ -42,7 +42,7 @@ class PartWriter:
 
     Parameters
     ----------
-    place : Place
+    storage : Storage
     key : ExtractionKey
     arrays : mapping of CodesKey to int
         The arrays and their widths (n_features).
@@ -54,7 +54,7 @@ class PartWriter:
 
     def __init__(
         self,
-        place: Place,
+        storage: Storage,
         key: ExtractionKey,
         *,
         arrays: Mapping[CodesKey, int],
@@ -64,13 +64,13 @@ class PartWriter:
         now = datetime.now(UTC)
         self.path = f"{key.folder()}/{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
         self.n_committed = 0
-        self._place = place
+        self._storage = storage
         self._row = 0
         self._segment_start = 0
         self._unreadable: dict[int, str] = {}
-        with place.asking():
+        with storage.asking():
             images = zarr.create_array(
-                place.zarr(f"{self.path}/{IMAGES}"),
+                storage.zarr(f"{self.path}/{IMAGES}"),
                 shape=digests.shape,
                 dtype="uint8",
                 chunks=(65_536, 32),
@@ -80,17 +80,17 @@ class PartWriter:
             )
             images[:] = digests
             self._columns = {
-                array: _Column(place, self.path, array, (len(digests), n_features))
+                array: _Column(storage, self.path, array, (len(digests), n_features))
                 for array, n_features in arrays.items()
             }
-        write_record(place, f"{self.path}/{COMMITTED}", {})
+        write_record(storage, f"{self.path}/{COMMITTED}", {})
         folders = [f"{self.path}/{array}" for array in self._names()]
-        files = [file.path for file in place.files(self.path)]
-        place.sync([*files, *folders, f"{self.path}/{IMAGES}"])
+        files = [file.path for file in storage.files(self.path)]
+        storage.sync([*files, *folders, f"{self.path}/{IMAGES}"])
         described = [IMAGES, *self._names()]
-        metadata = {name: place.read(f"{self.path}/{name}/{FILE}") for name in described}
+        metadata = {name: storage.read(f"{self.path}/{name}/{FILE}") for name in described}
         write_record(
-            place,
+            storage,
             self.path,
             {
                 "created": now.isoformat(),
@@ -102,12 +102,12 @@ class PartWriter:
                 "provenance": dict(provenance),
             },
         )
-        place.touch(f"{USE}/{self.path}")
+        storage.touch(f"{USE}/{self.path}")
         self._n_images = len(digests)
         # This thread alone changes what follows: Ctrl-C, which the main thread gets anywhere, finds
         # a batch or a commit whole.
         self._owner = ThreadPoolExecutor(1)
-        self._threads = ThreadPoolExecutor(place.n_threads)
+        self._threads = ThreadPoolExecutor(storage.n_threads)
         self._sent: deque[Future[tuple[str, int, str]]] = deque()
         self._written: dict[str, dict[str, str]] = {name: {} for name in self._names()}
 
@@ -132,7 +132,7 @@ class PartWriter:
             self._threads.shutdown()
             if self.n_committed == 0:
                 with suppress(OSError, StoreError):
-                    self._place.remove(self.path)
+                    self._storage.remove(self.path)
 
     def write(
         self, codes: Mapping[CodesKey, NDArray[np.float32]], unreadable: Mapping[int, str]
@@ -216,11 +216,11 @@ class PartWriter:
         for column in self._columns.values():
             if len(self._written[column.name]) < -(-(stop - start) // column.chunk_rows):
                 return  # A write failed before: these rows are not all there.
-        self._place.sync([f"{self.path}/{name}" for name in self._names()])
+        self._storage.sync([f"{self.path}/{name}" for name in self._names()])
         chunks, self._written = self._written, {name: {} for name in self._names()}
         unreadable = {str(row): why for row, why in self._unreadable.items() if start <= row < stop}
         write_record(
-            self._place,
+            self._storage,
             f"{self.path}/{COMMITTED}/{start:09d}",
             {"start": start, "stop": stop, "unreadable": unreadable, "chunks": chunks},
         )
@@ -230,11 +230,11 @@ class PartWriter:
     def _send(self, name: str, chunk: int, rows: NDArray[Any]) -> None:
         """Have a chunk compressed and written beside what comes next; few wait at a time."""
         self._sent.append(self._threads.submit(self._keep, name, chunk, rows))
-        self._collect(2 * self._place.n_threads)
+        self._collect(2 * self._storage.n_threads)
 
     def _keep(self, name: str, chunk: int, rows: NDArray[Any]) -> tuple[str, int, str]:
         data, checksum = encode(rows)
-        self._place.write(chunk_path(self.path, name, chunk), data)
+        self._storage.write(chunk_path(self.path, name, chunk), data)
         return name, chunk, checksum
 
     def _collect(self, most: int) -> None:
@@ -247,14 +247,14 @@ class PartWriter:
 class _Column:
     """One array of codes: rows come in, chunks go out."""
 
-    def __init__(self, place: Place, part: str, key: CodesKey, shape: tuple[int, int]) -> None:
+    def __init__(self, storage: Storage, part: str, key: CodesKey, shape: tuple[int, int]) -> None:
         self.name = key.array()
         self._dtype = np.dtype(key.dtype)
         # A segment is whole chunks: both are powers of two.
         rows = min(chunk_rows(shape[1], self._dtype.itemsize), SEGMENT_ROWS)
         self.chunk_rows, self.n_features = self._shape = rows, shape[1]
         zarr.create_array(
-            place.zarr(f"{part}/{self.name}"),
+            storage.zarr(f"{part}/{self.name}"),
             shape=shape,
             dtype=key.dtype,
             chunks=self._shape,

@@ -17,7 +17,7 @@ from obstore.store import from_url
 
 from cache import CodeStore, DamagedCodesError, StoreError
 from cache.digests import DigestMemory
-from cache.storage.base import open_place
+from cache.storage.opening import open_storage
 from cache.upkeep import list_parts, prune
 from cache.verify import repair, verify
 from tests.test_store import CONV, FC7, KEY, _codes, _digests, _write
@@ -70,27 +70,27 @@ def _interrupted(store: CodeStore) -> None:
 
 
 def test_a_marker_is_created_once(url: str) -> None:
-    place = open_place(url)
-    place.create("group/zarr.json", b"first")
+    storage = open_storage(url)
+    storage.create("group/zarr.json", b"first")
     with pytest.raises(FileExistsError):
-        place.create("group/zarr.json", b"second")
-    assert place.read("group/zarr.json") == b"first"
-    assert place.read("group/nothing") is None
+        storage.create("group/zarr.json", b"second")
+    assert storage.read("group/zarr.json") == b"first"
+    assert storage.read("group/nothing") is None
 
 
 def test_damage_is_found_and_repaired(url: str) -> None:
     store = CodeStore(url)
     _write(store, range(1200), {FC7: 40})
     objects = from_url(url)
-    [chunk] = [f.path for f in store.place.files(KEY.folder()) if f.path.endswith("c.1.0")]
+    [chunk] = [f.path for f in store.storage.files(KEY.folder()) if f.path.endswith("c.1.0")]
     whole = bytes(obstore.get(objects, chunk).bytes())
     obstore.put(objects, chunk, whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(DamagedCodesError, match="rows 1024 to 1199"):
         store.codes(KEY, FC7, _digests(range(1200)))
-    faults = list(verify(store.place))
+    faults = list(verify(store.storage))
     assert [fault.rows for fault in faults] == [(1024, 1199)]
-    repair(store.place, faults)
-    assert list(verify(store.place)) == []
+    repair(store.storage, faults)
+    assert list(verify(store.storage)) == []
     [gap] = store.missing(KEY, [FC7], _digests(range(1200)))
     assert gap.images.tolist() == list(range(1024, 1200))
 
@@ -98,12 +98,12 @@ def test_damage_is_found_and_repaired(url: str) -> None:
 def test_list_and_prune(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = CodeStore(url)
     _write(store, range(100), {FC7: 4})
-    [holding] = list_parts(store.place)
+    [holding] = list_parts(store.storage)
     assert (holding.n_images, holding.n_copies) == (100, 0)
-    assert prune(store.place, older_than=0) == ([], [holding])
+    assert prune(store.storage, older_than=0) == ([], [holding])
     monkeypatch.setattr("cache.storage.s3.IN_USE", -1.0)
-    assert prune(store.place, older_than=0) == ([holding], [])
-    assert list_parts(store.place) == []
+    assert prune(store.storage, older_than=0) == ([holding], [])
+    assert list_parts(store.storage) == []
 
 
 def test_an_extraction_resumes_and_its_secrets_stay_where_they_are(
@@ -129,8 +129,8 @@ def test_an_extraction_resumes_and_its_secrets_stay_where_they_are(
     told = [first.stdout, first.stderr, compared.stdout, compared.stderr]
     files = [path.read_text(errors="replace") for path in out.iterdir()]
     kept = [
-        (open_place(url).read(file.path) or b"").decode(errors="replace")
-        for file in open_place(url).files("")
+        (open_storage(url).read(file.path) or b"").decode(errors="replace")
+        for file in open_storage(url).files("")
     ]
     for text in [*told, *files, *kept]:
         assert SECRET not in text
@@ -169,8 +169,8 @@ def test_without_the_extra_its_name_is_given(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_writer_that_is_refused_says_so(url: str) -> None:
     store = CodeStore(url)
     part = store.write(KEY, {FC7: 4}, _digests(range(3)))
-    gone = CodeStore(url.replace(url.split("/")[2], "no-such-bucket")).place
-    part._place = gone
+    gone = CodeStore(url.replace(url.split("/")[2], "no-such-bucket")).storage
+    part._storage = gone
     with pytest.raises(StoreError, match="does not answer"), part:
         part.write({FC7: _codes(range(3), 4)}, {})
 
@@ -185,6 +185,6 @@ def test_without_a_home_folder_nothing_is_remembered(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "image.png").write_bytes(b"pixels")
     for digest in (b"first", b"second"):
-        with DigestMemory(open_place(url).digests) as memory:
+        with DigestMemory(open_storage(url).digests) as memory:
             assert memory.of("image.png", lambda found=digest: found) == digest
     assert [path.name for path in tmp_path.iterdir()] == ["image.png"]

@@ -21,7 +21,8 @@ from PIL import Image
 
 from cache import writer
 from cache.part import Part
-from cache.storage.base import groups, open_place
+from cache.records import groups
+from cache.storage.opening import open_storage
 from cache.verify import verify
 from codes import load_images
 from pipelines.extraction.distributed import Share
@@ -79,9 +80,11 @@ def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 def _stored(store: Path) -> list[bytes]:
     """Digests of all committed rows of all parts, as they stand on the disk."""
-    place = open_place(store)
+    storage = open_storage(store)
     parts = [
-        Part(place, f"{group}/{name}") for group in groups(place) for name in place.folders(group)
+        Part(storage, f"{group}/{name}")
+        for group in groups(storage)
+        for name in storage.folders(group)
     ]
     return [
         digest.tobytes()
@@ -121,7 +124,7 @@ def _kill_at_random(
 def _assert_equal(
     folder: Path, store: Path, undisturbed: dict[str, NDArray]  # type: ignore[type-arg]
 ) -> None:  # fmt: skip
-    assert list(verify(open_place(store))) == []
+    assert list(verify(open_storage(store))) == []
     found = _extract(folder, store, Share())
     assert found.n_extracted == 0
     for layer, codes in undisturbed.items():

@@ -23,10 +23,9 @@ from torchvision.models import SqueezeNet1_0_Weights, squeezenet1_0
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import pipelines.linear.path
-from pipelines.linear import problems as spaces
-from pipelines.linear import scaling, symmetric
-from pipelines.linear.path import Problem, make_space
-from pipelines.linear.problems import FeatureSpace, SampleSpace
+from pipelines.linear import problems, scaling, symmetric
+from pipelines.linear.path import Settings, make_problem
+from pipelines.linear.problems import DualProblem, PrimalProblem
 from tests.oracle import FAST, assert_same_answer, stock
 
 KINDS = ("svm", "logistic")
@@ -196,15 +195,16 @@ def test_both_sides_of_the_problem_agree(kind: str) -> None:
         np.testing.assert_array_equal(side.scores_, sides[0].scores_)
         np.testing.assert_allclose(side.coef_[:, :79], sides[0].coef_, atol=1e-6)
         np.testing.assert_allclose(side.coef_[:, 79:], 0.0, atol=1e-12)
-        kinds = {0: FeatureSpace, 100: SampleSpace if kind == "svm" else FeatureSpace}
+        kinds = {0: PrimalProblem, 100: DualProblem if kind == "svm" else PrimalProblem}
         rows = np.arange(300)
         codes = np.c_[X, np.ones((300, n_constant))]
-        problem = Problem(
-            kind="hinge" if kind == "svm" else "softmax", classes=np.unique(y), scale="standard",
-            class_weight=None, tol=1e-7, max_iter=100,
+        loss = "squared_hinge" if kind == "svm" else "softmax"
+        settings = Settings(
+            kind=loss, classes=np.unique(y), scale="standard", class_weight=None, tol=1e-7,
+            max_iter=100,
         )  # fmt: skip
-        space = make_space(codes, rows, rows[:0], problem)
-        assert type(space) is kinds.get(n_constant, SampleSpace)
+        problem = make_problem(codes, rows, rows[:0], settings)
+        assert type(problem) is kinds.get(n_constant, DualProblem)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -216,9 +216,9 @@ def test_large_codes_are_scaled_block_by_block(
     monkeypatch.setattr(scaling, "SMALL", 0)  # as if every code were large
     monkeypatch.setattr(pipelines.linear.path, "SMALL", 0)
     monkeypatch.setattr(scaling, "MIN_COLUMNS", 7)
-    for module in (scaling, spaces, symmetric):
+    for module in (scaling, problems, symmetric):
         monkeypatch.setattr(module, "BLOCK_SIZE", 999)
-    monkeypatch.setattr(spaces, "MIN_COLUMNS", 7)
+    monkeypatch.setattr(problems, "MIN_COLUMNS", 7)
     X, y = wide(n, d, 3)
     X = (X + 5).astype(dtype)
     X[n // 2] = X[0]  # dependent rows, which the Gram matrix is reordered for

@@ -26,8 +26,8 @@ from cache import CodesKey, CodeStore, DamagedCodesError, ExtractionKey, StoreEr
 from cache.chunks import chunk_rows
 from cache.key import canonical_json
 from cache.records import read_record, write_record
-from cache.storage.base import open_place
-from cache.storage.local import Disk
+from cache.storage.local import LocalStorage
+from cache.storage.opening import open_storage
 from cache.verify import repair, verify
 from codes.data.readers.published import load_torchvision
 from pipelines import LinearSVCCV
@@ -137,7 +137,7 @@ def test_a_group_under_a_wrong_name_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(DamagedCodesError, match="is not as it was written"):
         store.codes(other, FC7, _digests(range(3)))
     (tmp_path / other.folder() / "zarr.json").unlink()
-    write_record(store.place, other.folder(), {"key": KEY.fields()})
+    write_record(store.storage, other.folder(), {"key": KEY.fields()})
     with pytest.raises(StoreError, match="another extraction"):
         store.codes(other, FC7, _digests(range(3)))
 
@@ -239,11 +239,11 @@ def test_codes_too_small_for_float16_name_the_layer(tmp_path: Path) -> None:
     exact = dataclasses.replace(CONV, dtype="float32")
     zero, beside = np.zeros((2, 2), np.float32), np.array([[1, 6e-10], [0, 0]], np.float32)
     for key, codes in ((CONV, zero), (CONV, beside), (exact, small)):
-        place = CodeStore(tmp_path / f"{len(list(tmp_path.iterdir()))}")
-        with place.write(KEY, {key: 2}, _digests([0, 1])) as part:
+        storage = CodeStore(tmp_path / f"{len(list(tmp_path.iterdir()))}")
+        with storage.write(KEY, {key: 2}, _digests([0, 1])) as part:
             part.write({key: codes}, {})
         np.testing.assert_allclose(
-            place.codes(KEY, key, _digests([0, 1])), codes, rtol=0, atol=2**-25
+            storage.codes(KEY, key, _digests([0, 1])), codes, rtol=0, atol=2**-25
         )
 
 
@@ -270,14 +270,14 @@ def test_a_disk_that_fills_up_keeps_the_committed_segments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = CodeStore(tmp_path)
-    write = Disk.write
+    write = LocalStorage.write
 
-    def full(place: Disk, path: str, data: bytes) -> None:
+    def full(storage: LocalStorage, path: str, data: bytes) -> None:
         if not path.endswith("/c.0.0"):
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(place, path, data)
+        write(storage, path, data)
 
-    monkeypatch.setattr(Disk, "write", full)
+    monkeypatch.setattr(LocalStorage, "write", full)
     with pytest.raises(OSError, match="No space"):
         _write(store, range(2000), {FC7: 4})
     monkeypatch.undo()
@@ -315,11 +315,11 @@ def test_two_writers_of_the_same_images_do_no_harm(tmp_path: Path) -> None:
 
 
 def test_a_marker_is_created_once(tmp_path: Path) -> None:
-    place = open_place(tmp_path)
-    write_record(place, "000", {"first": True})
+    storage = open_storage(tmp_path)
+    write_record(storage, "000", {"first": True})
     with pytest.raises(FileExistsError):
-        write_record(place, "000", {"first": False})
-    assert read_record(place, "000") == {"first": True}
+        write_record(storage, "000", {"first": False})
+    assert read_record(storage, "000") == {"first": True}
     assert zarr.open_group(tmp_path / "000", mode="r").attrs["first"] is True
     assert os.listdir(tmp_path / "000") == ["zarr.json"]
 
@@ -403,9 +403,9 @@ def test_ctrl_c_at_any_moment_keeps_what_arrived(
     numbers, wide = np.arange(2500), {FC7: 700, CONV: 10}
     codes = {key: _codes(numbers, n) for key, n in wide.items()}
     store = CodeStore(tmp_path)
-    really = Disk.write
+    really = LocalStorage.write
 
-    def slowly(disk: Disk, path: str, data: bytes) -> None:
+    def slowly(disk: LocalStorage, path: str, data: bytes) -> None:
         time.sleep(0.02)
         really(disk, path, data)
 
@@ -423,11 +423,11 @@ def test_ctrl_c_at_any_moment_keeps_what_arrived(
     timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # Off in background jobs.
     with monkeypatch.context() as patch:
-        patch.setattr(Disk, "write", slowly)
+        patch.setattr(LocalStorage, "write", slowly)
         with pytest.raises(KeyboardInterrupt):
             write()
     signal.signal(signal.SIGINT, before)
-    assert list(verify(store.place)) == []
+    assert list(verify(store.storage)) == []
     gaps = store.missing(KEY, [FC7], _digests(numbers))
     lacking = gaps[0].images if gaps else np.empty(0, int)
     assert lacking.min(initial=2500) >= arrived
@@ -440,16 +440,16 @@ def test_a_marker_that_counts_too_few_chunks_is_a_fault(tmp_path: Path) -> None:
     store = CodeStore(tmp_path)
     _write(store, range(100), {FC7: 40_000})
     marker = next(tmp_path.glob("*/*/committed/0*"))
-    attributes = read_record(store.place, marker.relative_to(tmp_path).as_posix())
+    attributes = read_record(store.storage, marker.relative_to(tmp_path).as_posix())
     assert attributes is not None
     attributes["chunks"][FC7.array()].popitem()
     shutil.rmtree(marker)
-    write_record(store.place, marker.relative_to(tmp_path).as_posix(), attributes)
+    write_record(store.storage, marker.relative_to(tmp_path).as_posix(), attributes)
     with pytest.raises(DamagedCodesError, match="its marker does not count it"):
         store.codes(KEY, FC7, _digests(range(100)))
-    faults = list(verify(store.place))
+    faults = list(verify(store.storage))
     assert [fault.array for fault in faults] == [FC7.array()]
-    repair(store.place, faults)
+    repair(store.storage, faults)
     assert len(store.missing(KEY, [FC7], _digests(range(100)))[0].images) == 100
 
 

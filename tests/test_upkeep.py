@@ -23,7 +23,7 @@ import codes.data.images
 from cache import CodesKey, CodeStore, StoreError
 from cache.contents import list_entries
 from cache.digests import DigestMemory
-from cache.storage.base import open_place
+from cache.storage.opening import open_storage
 from cache.upkeep import _remove, list_parts, parse_age, parse_size, prune
 from cache.verify import repair, verify
 from codes import load_images
@@ -38,7 +38,7 @@ from tests.test_store import CONV, FC7, KEY, _codes, _digests, _write
 
 
 def _faults(root: Path) -> list[str]:
-    return [fault.path for fault in verify(open_place(root))]
+    return [fault.path for fault in verify(open_storage(root))]
 
 
 def _stored_files(root: Path) -> list[Path]:
@@ -69,7 +69,7 @@ def test_fifty_flipped_bits_are_fifty_faults_and_repair_makes_them_missing(tmp_p
         bad = bytearray(whole)
         bad[rng.integers(len(bad))] ^= 1 << int(rng.integers(8))
         file.write_bytes(bytes(bad))
-        faults = list(verify(open_place(tmp_path)))
+        faults = list(verify(open_storage(tmp_path)))
         assert faults, file
         # Several files can depend on one; the one that was damaged, or its array, is named.
         assert any(
@@ -80,10 +80,10 @@ def test_fifty_flipped_bits_are_fifty_faults_and_repair_makes_them_missing(tmp_p
     chunks = [f for f in files if f.name.startswith("c.") and FC7.array() in str(f)]
     chunk = max(chunks, key=lambda file: file.stat().st_size)
     chunk.write_bytes(chunk.read_bytes()[:-9])
-    place = open_place(tmp_path)
-    [fault] = verify(place)
+    storage = open_storage(tmp_path)
+    [fault] = verify(storage)
     assert (fault.array, fault.rows) == (FC7.array(), (0, 1023))
-    repair(place, [fault])
+    repair(storage, [fault])
     assert _faults(tmp_path) == []
     gaps = CodeStore(tmp_path).missing(KEY, [FC7, CONV], _digests(range(1200)))
     assert sorted(len(gap.images) for gap in gaps) == [100, 1024]
@@ -106,9 +106,9 @@ def test_a_lost_file_is_an_error_or_missing_codes_and_never_numbers(
     in_committed = lost.parent.name == "committed"
     assert bool(found) != (is_marker or in_committed), lost
     if found:
-        place = open_place(tmp_path)
-        while faults := list(verify(place)):
-            repair(place, faults)
+        storage = open_storage(tmp_path)
+        while faults := list(verify(storage)):
+            repair(storage, faults)
     store = CodeStore(tmp_path)
     for gap in store.missing(KEY, [FC7], _digests(range(1200))):
         _write(store, gap.images, {FC7: 30})
@@ -137,8 +137,8 @@ def test_swapped_chunks_and_foreign_files_are_found(tmp_path: Path) -> None:
         file.parent.mkdir(exist_ok=True)
         file.write_text("mine")
     assert sorted(_faults(tmp_path)) == sorted(str(f.relative_to(tmp_path)) for f in foreign)
-    place = open_place(tmp_path)
-    repair(place, list(verify(place)))
+    storage = open_storage(tmp_path)
+    repair(storage, list(verify(storage)))
     assert all(file.read_text() == "mine" for file in foreign)
 
 
@@ -161,13 +161,13 @@ def test_what_is_no_store_is_left_as_it_is(tmp_path: Path, run_cli) -> None:  # 
         run_cli("cache", "prune", "--max-size", "0B", "--store", tmp_path / "mine").returncode == 0
     )
     assert all(file.read_text() == "mine" for file in mine)
-    assert list_parts(open_place(tmp_path / "mine")) == []
+    assert list_parts(open_storage(tmp_path / "mine")) == []
     assert run_cli("cache", "list", "--store", "").returncode == 1
 
 
 def test_a_marker_that_is_a_copy_of_another_is_found_and_repaired(tmp_path: Path) -> None:
     _fill(tmp_path)
-    place = open_place(tmp_path)
+    storage = open_storage(tmp_path)
     [marker] = tmp_path.glob("*/*/committed/000001024/zarr.json")
     for other in (
         marker.parent.parent / "zarr.json",
@@ -175,12 +175,12 @@ def test_a_marker_that_is_a_copy_of_another_is_found_and_repaired(tmp_path: Path
     ):
         whole = marker.read_bytes()
         marker.write_bytes(other.read_bytes())
-        [fault] = verify(place)
+        [fault] = verify(storage)
         assert fault.path == str(marker.relative_to(tmp_path))
         marker.write_bytes(whole)
     marker.write_bytes(other.read_bytes())
-    repair(place, list(verify(place)))
-    assert list(verify(place)) == []
+    repair(storage, list(verify(storage)))
+    assert list(verify(storage)) == []
 
 
 def test_a_damaged_lock_locks_nobody_out(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_damaged_lock_locks_nobody_out(tmp_path: Path) -> None:
         CodeStore(tmp_path).codes(KEY, FC7, _digests([3])), _codes([3], 30)
     )
     lock.write_bytes(b"xx" * 5000)
-    removed, busy = prune(open_place(tmp_path), max_size=0)
+    removed, busy = prune(open_storage(tmp_path), max_size=0)
     assert (len(removed), busy) == (2, [])
 
 
@@ -266,7 +266,7 @@ def test_a_file_system_without_locks_is_refused_at_once(
         lambda: store.missing(KEY, [FC7], _digests([3])),
         lambda: store.codes(KEY, FC7, _digests([3])),
         lambda: store.write(KEY, {FC7: 30}, _digests([3])),
-        lambda: prune(store.place, max_size=0),
+        lambda: prune(store.storage, max_size=0),
         lambda: extract(
             load_images(image_folder), ExtractionOptions(backbone="bundled", store=root)
         ),
@@ -276,7 +276,7 @@ def test_a_file_system_without_locks_is_refused_at_once(
     # What takes no lock works: digests are not remembered, and the store is listed.
     with DigestMemory(root / "digests.sqlite") as memory:
         assert memory.of(str(image_folder / "red/00.png"), lambda: b"x" * 32) == b"x" * 32
-    assert len(list_parts(store.place)) == 2
+    assert len(list_parts(store.storage)) == 2
 
 
 def test_a_lock_that_cannot_be_taken_is_not_removed(
@@ -321,8 +321,8 @@ def test_copies_are_accounted_for(tmp_path: Path) -> None:
     store = CodeStore(tmp_path)
     _write(store, range(100), {FC7: 4})
     _write(store, range(60, 120), {FC7: 4})
-    assert sorted(h.n_copies for h in list_parts(store.place)) == [0, 40]
-    assert sum(h.n_images - h.n_copies for h in list_parts(store.place)) == 120
+    assert sorted(h.n_copies for h in list_parts(store.storage)) == [0, 40]
+    assert sum(h.n_images - h.n_copies for h in list_parts(store.storage)) == 120
 
 
 def test_the_list_has_a_line_for_a_dataset_and_a_backbone(
@@ -335,7 +335,7 @@ def test_the_list_has_a_line_for_a_dataset_and_a_backbone(
     extract(images.take(np.arange(20)), replace(options, layers="conv1.relu,fc6.relu"))
     random = extract(images, replace(options, weights="none"))
     # What a comparison keeps besides: raw pixels, and what similarity is told from.
-    beside = fc7.store.place
+    beside = fc7.store.storage
     pixels = pixels_backbone(fc7.backbone.preprocessing)
     extract(images, replace(options, layers="pixels", pool="grid:16"), backbone=pixels)
     moments = CodesKey(layer="output", activation="pre", pool="surrogate:2", dtype="float32")
@@ -397,15 +397,16 @@ def _age(root: Path, part: str, days: float) -> None:
 
 def test_prune_removes_what_was_not_used_for_longest(tmp_path: Path) -> None:
     _fill(tmp_path)
-    place = open_place(tmp_path)
-    recent, old = sorted(list_parts(place), key=lambda h: -h.n_images)
+    storage = open_storage(tmp_path)
+    recent, old = sorted(list_parts(storage), key=lambda h: -h.n_images)
     _age(tmp_path, old.path, 40)
     _age(tmp_path, recent.path, 3)
     store = CodeStore(tmp_path)
     del store
     code = (
-        "import sys; from cache.storage.base import open_place; from cache.upkeep import prune;"
-        "removed, busy = prune(open_place(sys.argv[1]), older_than=float(sys.argv[2]),"
+        "import sys; from cache.storage.opening import open_storage;"
+        "from cache.upkeep import prune;"
+        "removed, busy = prune(open_storage(sys.argv[1]), older_than=float(sys.argv[2]),"
         "                      max_size=eval(sys.argv[3]), dry_run=eval(sys.argv[4]));"
         "print(*[h.path for h in removed], '|', *[h.path for h in busy])"
     )
@@ -420,14 +421,14 @@ def test_prune_removes_what_was_not_used_for_longest(tmp_path: Path) -> None:
     month = 30 * 86_400
     # This process has read from the store, so another must leave it alone.
     reading = CodeStore(tmp_path)
-    reading.place.hold(KEY.folder())
+    reading.storage.lock_shared(KEY.folder())
     assert in_another_process(month, None, False) == [[], [old.path]]
-    reading.place._held.clear()  # type: ignore[attr-defined]
+    reading.storage._held.clear()  # type: ignore[attr-defined]
     del reading
     assert in_another_process(month, None, True) == [[old.path], []]
-    assert len(list_parts(place)) == 2
+    assert len(list_parts(storage)) == 2
     assert in_another_process(month, None, False) == [[old.path], []]
-    assert [h.path for h in list_parts(place)] == [recent.path]
+    assert [h.path for h in list_parts(storage)] == [recent.path]
     assert in_another_process(1e9, recent.size, False) == [[], []]
     assert in_another_process(1e9, recent.size - 1, False) == [[recent.path], []]
 
@@ -435,23 +436,23 @@ def test_prune_removes_what_was_not_used_for_longest(tmp_path: Path) -> None:
 def test_prune_clears_away_what_a_crash_left(tmp_path: Path) -> None:
     store = CodeStore(tmp_path)
     part = store.write(KEY, {FC7: 4}, _digests(range(5)))  # and never finished
-    place = open_place(tmp_path)
-    removed, busy = prune(store.place)
+    storage = open_storage(tmp_path)
+    removed, busy = prune(store.storage)
     assert (removed, busy) == ([], [])  # It may still be written to.
-    store.place._held.clear()  # type: ignore[attr-defined]
-    removed, _ = prune(place)
+    store.storage._held.clear()  # type: ignore[attr-defined]
+    removed, _ = prune(storage)
     assert [holding.path for holding in removed] == [part.path]
-    assert list_parts(place) == []
+    assert list_parts(storage) == []
 
 
 def test_a_limit_makes_room_or_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _fill(tmp_path)
-    total = sum(holding.size for holding in list_parts(open_place(tmp_path)))
+    total = sum(holding.size for holding in list_parts(open_storage(tmp_path)))
     monkeypatch.setenv("CNN_CODES_STORE_LIMIT", f"{total + 500}B")
     assert CodeStore(tmp_path).require_limit(400) == []
     with pytest.raises(StoreError, match=r"CNN_CODES_STORE_LIMIT allows .* Raise it"):
         CodeStore(tmp_path).require_limit(10 * total)
-    assert len(list_parts(open_place(tmp_path))) == 2  # Nothing is removed in vain.
+    assert len(list_parts(open_storage(tmp_path))) == 2  # Nothing is removed in vain.
     monkeypatch.setenv("CNN_CODES_STORE_LIMIT", "1B")
     assert CodeStore(tmp_path).require_limit(0) == []  # What is there can be used.
     monkeypatch.setenv("CNN_CODES_STORE_LIMIT", f"{total + 500}B")
@@ -461,32 +462,32 @@ def test_a_limit_makes_room_or_refuses(tmp_path: Path, monkeypatch: pytest.Monke
         CodeStore(tmp_path).require_limit(600)  # Another reads this group.
     [removed] = reader.require_limit(600)  # Its own parts go, but for what it needs.
     assert reader.missing(KEY, [FC7], _digests([0])) == []
-    assert removed not in [holding.path for holding in list_parts(open_place(tmp_path))]
+    assert removed not in [holding.path for holding in list_parts(open_storage(tmp_path))]
     with pytest.raises(StoreError, match="in use"):
         reader.require_limit(total)
 
 
 def test_a_part_written_since_it_was_listed_stays(tmp_path: Path) -> None:
     writing = CodeStore(tmp_path).write(KEY, {FC7: 3}, _digests(range(5)))
-    place = open_place(tmp_path)
-    [holding] = list_parts(place)
+    storage = open_storage(tmp_path)
+    [holding] = list_parts(storage)
     assert holding.n_images == 0
     with writing as part:
         part.write({FC7: _codes(range(5), 3)}, {})
-    assert not _remove(place, holding)
-    assert list_parts(place)[0].n_images == 5
+    assert not _remove(storage, holding)
+    assert list_parts(storage)[0].n_images == 5
 
 
 def test_what_is_foreign_stays_when_a_part_goes(tmp_path: Path) -> None:
     store = _fill(tmp_path)
     del store
-    paths = [holding.path for holding in list_parts(open_place(tmp_path))]
+    paths = [holding.path for holding in list_parts(open_storage(tmp_path))]
     other = tmp_path / "results-0123456789abcdef" / "20250101T000000-abcdef12"
     notes = [tmp_path / paths[0] / "notes.txt", other / "important.csv"]
     for note in notes:
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text("mine")
-    prune(open_place(tmp_path), max_size=0)
+    prune(open_storage(tmp_path), max_size=0)
     assert all(note.read_text() == "mine" for note in notes)
     assert not list(tmp_path.rglob("c.*"))
 
@@ -506,11 +507,11 @@ def test_a_killed_prune_leaves_nothing_that_is_read(
         really(path, *rest, **named)  # type: ignore[arg-type]
 
     really = os.unlink
-    place = open_place(tmp_path)
+    storage = open_storage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("os.unlink", unlink)
         with pytest.raises(KeyboardInterrupt):
-            prune(place, max_size=0)
+            prune(storage, max_size=0)
     assert _faults(tmp_path) == []
     store = CodeStore(tmp_path)
     for gap in store.missing(KEY, [FC7], _digests(range(1200))):

@@ -1,4 +1,4 @@
-"""Where a store lies: a folder on a disk, or a prefix of an object store.
+"""What a store asks of where it lies; `local` and `s3` are the two storages there are.
 
 Everything above this module names files by their path inside the store, with slashes, and is the
 same for both.
@@ -6,8 +6,6 @@ same for both.
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -46,12 +44,12 @@ class File:
     modified: float
 
 
-class Place(Protocol):
-    """The few things that a store asks of what it lies on."""
+class Storage(Protocol):
+    """Files by their path, in folders; and who uses which of these."""
 
     name: str  # what a user calls it
     n_threads: int  # how many files are best read or written side by side
-    busy: str  # why `alone` was refused, and until when
+    busy: str  # why `lock_exclusive` was refused, and until when
     digests: Path  # on this machine: where the digests of its files are remembered
 
     def exists(self) -> bool:
@@ -91,75 +89,20 @@ class Place(Protocol):
         """Refuse, with ``OSError(ENOSPC)``, to begin what does not fit."""
 
     def require_locks(self) -> None:
-        """Refuse, with `StoreError`, a place where `hold` and `alone` cannot work."""
+        """Refuse, with `StoreError`, a storage without locks."""
 
     def asking(self) -> AbstractContextManager[None]:
-        """Turn the errors of a library that talks to this place into ours."""
+        """Turn the errors of a library that talks to this storage into ours."""
 
-    def hold(self, group: str) -> None:
-        """Keep `alone` from others until this process ends."""
+    def lock_shared(self, group: str) -> None:
+        """Keep `lock_exclusive` from others until this process ends."""
 
-    def alone(self, group: str, *, mine: bool = False) -> AbstractContextManager[bool]:
-        """Keep others from `hold`; whether nobody holds it, or, if `mine`, nobody but this."""
-
-
-def groups(place: Place) -> list[str]:
-    """List the extractions of a store; whatever else lies there is nobody's business."""
-    return [name for name in place.folders("") if re.fullmatch(r".+-[0-9a-f]{16}", name)]
-
-
-def parts(place: Place, group: str) -> list[str]:
-    """List the paths of an extraction's parts."""
-    names = place.folders(group)
-    return [f"{group}/{n}" for n in names if re.fullmatch(r"\d{8}T\d{6}-[0-9a-f]{8}", n)]
-
-
-def open_place(root: str | Path) -> Place:
-    """Find out what a store's name stands for.
-
-    Parameters
-    ----------
-    root : str or Path
-        A folder, or the URL of an object store such as ``s3://bucket/prefix``.
-
-    Raises
-    ------
-    StoreError
-        If it is a file, a URL of no known kind, in the folder of an unknown user, or an object
-        store without its extra installed.
-    """
-    text = os.fspath(root)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text) and not text.startswith("s3://"):
-        kind = text.split(":")[0]  # What follows can hold a password.
-        raise StoreError(
-            f"The store is of an unknown kind, {kind}:…; allowed are a folder, or "
-            "s3://bucket/prefix as a str."
-        )
-    if not text.strip():
-        raise StoreError("The store's name is empty. Allowed: a folder, or s3://bucket/prefix.")
-    if "://" in text:
-        try:
-            from cache.storage.s3 import Bucket
-        except ModuleNotFoundError as error:
-            raise StoreError(
-                f"The store {text!r} needs the package {error.name!r}. Install it: "
-                "pip install 'cnn-codes[s3]'."
-            ) from error
-        return Bucket(text)
-    from cache.storage.local import Disk
-
-    try:
-        folder = Path(text).expanduser()
-    except RuntimeError as error:
-        raise StoreError(
-            f"The store {text!r} lies in a home folder that is not known: {error} Name a folder "
-            "without ~ with --store or CNN_CODES_STORE."
-        ) from error
-    return Disk(folder)
+    def lock_exclusive(self, group: str, *, mine: bool = False) -> AbstractContextManager[bool]:
+        """Keep others from `lock_shared`, if nobody else has it (or this process, if `mine`)."""
 
 
 def user_folder() -> Path:
-    """Give this user's cache folder, where codes are kept unless another place is named.
+    """Give this user's cache folder, where codes are kept unless another storage is named.
 
     Raises
     ------

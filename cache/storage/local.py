@@ -20,7 +20,7 @@ from cache.storage.base import DIGESTS, USE, File
 from cache.storage.locks import missing_locks, said_if_long
 
 
-class Disk:
+class LocalStorage:
     """A folder.
 
     Parameters
@@ -38,9 +38,9 @@ class Disk:
         self.digests = root / DIGESTS
         self._held: dict[str, ReadWriteLock] = {}
 
-    def __reduce__(self) -> tuple[type[Disk], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[LocalStorage], tuple[Path]]:
         # Another process takes its own locks.
-        return Disk, (self.root,)
+        return LocalStorage, (self.root,)
 
     def exists(self) -> bool:
         """Tell whether the folder is there."""
@@ -163,14 +163,14 @@ class Disk:
         """Do nothing: the system's errors say what they mean."""
         return nullcontext()
 
-    def hold(self, group: str) -> None:
+    def lock_shared(self, group: str) -> None:
         """Take a shared lock; the system drops it when the process ends, however it ends."""
         if group in self._held or not self._lockable(group):
             return  # Somebody else's store: its owner alone can remove anything.
         self._held[group] = self._lock(group, lambda lock: lock.acquire_read())
 
     @contextmanager
-    def alone(self, group: str, *, mine: bool = False) -> Iterator[bool]:
+    def lock_exclusive(self, group: str, *, mine: bool = False) -> Iterator[bool]:
         """Take the lock for this process alone, if nobody has it."""
         if not self._lockable(group):
             raise StoreError(
@@ -188,7 +188,7 @@ class Disk:
                 yield taken
         finally:
             if held:
-                self.hold(group)
+                self.lock_shared(group)
 
     def _lockable(self, group: str) -> bool:
         file = self.root / USE / f"{group}.db"

@@ -22,7 +22,7 @@ from cache.storage.base import DIGESTS, USE, File, user_folder
 IN_USE = 24 * 3600.0
 
 
-class Bucket:
+class S3Storage:
     """A prefix of a bucket.
 
     Parameters
@@ -57,8 +57,8 @@ class Bucket:
             self.digests = Path(os.devnull, DIGESTS)  # Nothing is remembered.
         self._objects = self._open("")
 
-    def __reduce__(self) -> tuple[type[Bucket], tuple[str]]:
-        return Bucket, (self.name,)
+    def __reduce__(self) -> tuple[type[S3Storage], tuple[str]]:
+        return S3Storage, (self.name,)
 
     def _open(self, path: str) -> Any:
         try:
@@ -138,11 +138,11 @@ class Bucket:
     def require_locks(self) -> None:
         """Do nothing: an object store is not locked."""
 
-    def hold(self, group: str) -> None:
-        """Do nothing: using a part notes the time, which `alone` looks at."""
+    def lock_shared(self, group: str) -> None:
+        """Do nothing: using a part notes the time, which `lock_exclusive` looks at."""
 
     @contextmanager
-    def alone(self, group: str, *, mine: bool = False) -> Iterator[bool]:
+    def lock_exclusive(self, group: str, *, mine: bool = False) -> Iterator[bool]:
         """Tell whether nothing was used or written lately."""
         folders = (group, f"{USE}/{group}")
         newest = max((file.modified for at in folders for file in self.files(at)), default=0.0)

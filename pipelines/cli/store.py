@@ -12,7 +12,8 @@ from cyclopts import App, Parameter
 
 from cache import CodeStore, DamagedCodesError, StoreError
 from cache.contents import Entry, list_entries
-from cache.storage.base import Place, groups, parts
+from cache.records import groups, parts
+from cache.storage.base import Storage
 from cache.upkeep import Holding, list_parts, parse_age, parse_size
 from cache.upkeep import prune as prune_parts
 from cache.verify import Fault, repair
@@ -36,8 +37,8 @@ def list_(*, store: Store = None, json_: Annotated[bool, Parameter(name="--json"
     json_
         Print everything that is known as JSON: the layers with their poolings, sizes in bytes.
     """
-    place = _open(store)
-    holdings = list_parts(place)
+    storage = _open(store)
+    holdings = list_parts(storage)
     entries = list_entries(holdings)
     console = stdout()
     if json_:
@@ -52,7 +53,7 @@ def list_(*, store: Store = None, json_: Annotated[bool, Parameter(name="--json"
     for line in lines:
         print(line, file=console.file)
     total = _megabytes(sum(holding.size for holding in holdings))
-    console.print(f"{place.name}: {total} in {_count(len(holdings), 'part')}", soft_wrap=True)
+    console.print(f"{storage.name}: {total} in {_count(len(holdings), 'part')}", soft_wrap=True)
 
 
 def _row(entry: Entry, entries: list[Entry]) -> tuple[str, ...]:
@@ -124,32 +125,34 @@ def verify(
     repair_
         Remove what is damaged, so that the next run extracts it again.
     """
-    place = _open(store)
-    n_parts = sum(len(parts(place, group)) for group in groups(place))
+    storage = _open(store)
+    n_parts = sum(len(parts(storage, group)) for group in groups(storage))
     with terminal().step("Verifying", n_parts) as advance:
-        faults = list(find_faults(place, advance=advance))
+        faults = list(find_faults(storage, advance=advance))
     for fault in faults:
         stdout().print(_describe(fault), soft_wrap=True)
     damaged = [fault for fault in faults if fault.repair is not None]
     n_foreign = len(faults) - len(damaged)
     if damaged and not repair_:
         raise DamagedCodesError(
-            f"{_count(len(damaged), 'fault')} in {place.name!r}. Run `cnn-codes cache verify "
+            f"{_count(len(damaged), 'fault')} in {storage.name!r}. Run `cnn-codes cache verify "
             "--repair` to remove what is damaged; the next run extracts it again."
         )
     if damaged:
         # What is wrong behind a damaged record shows when the record is gone.
         while damaged:
-            repair(place, damaged)
-            damaged = [fault for fault in find_faults(place) if fault.repair is not None]
+            repair(storage, damaged)
+            damaged = [fault for fault in find_faults(storage) if fault.repair is not None]
         stdout().print("Repaired: what was removed is extracted again by the next run.")
     if n_foreign:
         raise StoreError(
-            f"{_count(n_foreign, 'file')} or folders in {place.name!r} do not belong to the store; "
-            "they are left alone. Move them away, or give the store a folder of its own."
+            f"{_count(n_foreign, 'file')} or folders in {storage.name!r} do not belong to the "
+            "store; they are left alone. Move them away, or give the store a folder of its own."
         )
     if not faults:
-        stdout().print(f"{place.name}: {_count(n_parts, 'part')}, nothing damaged", soft_wrap=True)
+        stdout().print(
+            f"{storage.name}: {_count(n_parts, 'part')}, nothing damaged", soft_wrap=True
+        )
 
 
 @cache.command
@@ -175,8 +178,8 @@ def prune(
     """
     age = None if older_than is None else parse_age(older_than, "--older-than")
     size = None if max_size is None else parse_size(max_size, "--max-size")
-    place = _open(store)
-    removed, busy = prune_parts(place, older_than=age, max_size=size, dry_run=dry_run)
+    storage = _open(store)
+    removed, busy = prune_parts(storage, older_than=age, max_size=size, dry_run=dry_run)
     for holding in removed:
         stdout().print(f"{'would remove' if dry_run else 'removed'} {_name(holding)}")
     for holding in busy:
@@ -185,11 +188,11 @@ def prune(
     stdout().print(f"{_count(len(removed), 'part')}, {total}")
 
 
-def _open(store: str | Path | None) -> Place:
-    place = CodeStore(store).place
-    if not place.exists():
-        raise StoreError(f"There is no store at {place.name!r} yet.")
-    return place
+def _open(store: str | Path | None) -> Storage:
+    storage = CodeStore(store).storage
+    if not storage.exists():
+        raise StoreError(f"There is no store at {storage.name!r} yet.")
+    return storage
 
 
 def _name(holding: Holding) -> str:

@@ -294,7 +294,7 @@ def read_digests(images: ImageList, store: CodeStore, narrator: Narrator) -> NDA
     digests : ndarray of shape (n_images, 32), uint8
     """
     with (
-        DigestMemory(store.place.digests) as memory,
+        DigestMemory(store.storage.digests) as memory,
         narrator.step("Reading files", len(images)) as advance,
     ):
         return digest_images(images, memory=memory, advance=advance)

@@ -20,7 +20,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pipelines.linear.path import (
-    Problem,
+    Settings,
     decide,
     judge,
     log_probabilities,
@@ -47,7 +47,7 @@ DEFAULT_CS = tuple(10.0**power for power in range(-6, 3))
 class _LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """What the two classifiers share: everything but the loss."""
 
-    _kind: ClassVar[Literal["hinge", "softmax"]]
+    _kind: ClassVar[Literal["squared_hinge", "softmax"]]
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class _LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"y holds one class only, {self.classes_.tolist()[0]!r}; a classifier needs at "
                 "least 2 classes. Add samples of another class."
             )
-        problem = Problem(
+        settings = Settings(
             kind=self._kind,
             classes=self.classes_,
             scale=self.scale,
@@ -117,10 +117,10 @@ class _LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             tol=self.tol,
             max_iter=self.max_iter,
         )
-        worst = self._score(codes, labels, problem)
+        worst = self._score(codes, labels, settings)
         self.C_ = _choose(self.Cs_, self.scores_)
         self.C_at_edge_ = _edge(self.Cs_, self.scores_, self.C_)
-        self.coef_, self.intercept_, last, self.n_iter_ = refit(codes, labels, self.C_, problem)
+        self.coef_, self.intercept_, last, self.n_iter_ = refit(codes, labels, self.C_, settings)
         self.certificate_ = max(worst, last)
         if not (np.isfinite(self.coef_).all() and np.isfinite(self.certificate_)):
             raise ValueError(
@@ -138,15 +138,15 @@ class _LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         return self
 
-    def _score(self, codes: Array, labels: NDArray[np.intp], problem: Problem) -> float:
+    def _score(self, codes: Array, labels: NDArray[np.intp], settings: Settings) -> float:
         """Set ``scores_`` and return the worst certificate."""
         splits = make_splits(self.cv, labels, self.classes_, self.random_state)
         scorer = None
         if self.scoring is not None:
-            scorer = check_scoring(judge(problem), self.scoring)
+            scorer = check_scoring(judge(settings), self.scoring)
         order = np.argsort(self.Cs_, kind="stable")
         results = Parallel(n_jobs=self.n_jobs)(
-            delayed(score_fold)(codes, labels, train, test, self.Cs_[order], problem, scorer)
+            delayed(score_fold)(codes, labels, train, test, self.Cs_[order], settings, scorer)
             for train, test in splits
         )
         self.scores_ = np.empty((len(order), len(splits)))
@@ -274,7 +274,7 @@ class LinearSVCCV(_LinearCV):
     True
     """
 
-    _kind = "hinge"
+    _kind = "squared_hinge"
 
 
 class LogisticCV(_LinearCV):

@@ -1,4 +1,4 @@
-"""What a linear classifier pays for its margins: squared hinge and softmax.
+"""Losses: squared hinge and softmax, their gradients and their curvatures.
 
 Margins are arrays of shape ``(n_outputs, n_samples)``, a row a class, as the rows of
 scikit-learn's ``coef_``. ``loss.at(margins)`` is the local quadratic model that a Newton step
@@ -60,7 +60,7 @@ class Loss(Protocol):
     """A convex loss of the margins."""
 
     def at(self, margins: Array) -> LocalModel:
-        """Build the local model at ``margins``."""
+        """Build the local model at ``matvec``."""
 
     def total(self, terms: Array) -> Array:
         """Sum ``terms`` over what is solved together: shape ``(n_problems, 1)``."""
@@ -123,7 +123,7 @@ class SquaredHinge:
     weights: Array
 
     def at(self, margins: Array) -> LocalModel:
-        """Build the local model at ``margins``."""
+        """Build the local model at ``matvec``."""
         slack = np.maximum(1.0 - self.signs * margins, 0.0)
         gradient = -self.weights * self.signs * slack
         return HingeModel(self.signs, self.weights, slack, gradient, self.weights * (slack > 0))
@@ -208,7 +208,7 @@ class Softmax:
         self.intercept = intercept
 
     def at(self, margins: Array) -> LocalModel:
-        """Build the local model at ``margins``, the intercept being the best there."""
+        """Build the local model at ``matvec``, the intercept being the best there."""
         model = self._model(margins)
         for _ in range(100):
             if model.balanced:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.linear.losses import LocalModel, Loss
-from pipelines.linear.problems import Space
+from pipelines.linear.problems import LinearProblem
 
 Array = NDArray[np.floating[Any]]
 
@@ -41,7 +41,7 @@ class Point:
 
     Attributes
     ----------
-    unknown : ndarray of shape (n_outputs, space.size)
+    unknown : ndarray of shape (n_outputs, problem.size)
     margins : ndarray of shape (n_outputs, n_train)
     certificate : float
         Upper bound of ``‖W - W*‖ / ‖W‖``, the worst output's.
@@ -58,7 +58,9 @@ class Point:
     n_cg: int = 0
 
 
-def minimise(space: Space, loss: Loss, start: Point, *, tol: float, max_iter: int) -> Point:
+def minimise(
+    problem: LinearProblem, loss: Loss, start: Point, *, tol: float, max_iter: int
+) -> Point:
     """Minimise ``½‖W‖² + loss`` from ``start``.
 
     Returns
@@ -68,12 +70,12 @@ def minimise(space: Space, loss: Loss, start: Point, *, tol: float, max_iter: in
         or the last steps did not improve it.
     """
     unknown, margins = start.unknown.copy(), start.margins.copy()
-    iterative = _IterativeStep(space, start.n_cg)
+    iterative = _IterativeStep(problem, start.n_cg)
     best, stuck = np.inf, 0
     for iteration in range(max_iter + 1):
         local = loss.at(margins)
-        gradient = unknown + space.pull(local.gradient, exact=True)
-        bound = _distance_bound(space, loss, local, unknown, margins, gradient)
+        gradient = unknown + problem.rmatvec(local.gradient, exact=True)
+        bound = _distance_bound(problem, loss, local, unknown, margins, gradient)
         certificate = float(bound.max())
         best, stuck = (certificate, 0) if certificate < best else (best, stuck + 1)
         if certificate <= tol or iteration == max_iter or stuck == PATIENCE:
@@ -81,36 +83,36 @@ def minimise(space: Space, loss: Loss, start: Point, *, tol: float, max_iter: in
         part = np.arange(len(margins))
         if bound.size > 1:
             part = np.flatnonzero(bound > tol)
-        step, solved = _direct_step(space, local, unknown, part, iterative.n_cg)
+        step, solved = _direct_step(problem, local, unknown, part, iterative.n_cg)
         rest = part[~solved]
         if rest.size:
             step[~solved] = iterative(loss.take(rest), margins[rest], gradient[rest], certificate)
-        sub, step_margins = loss.take(part), space.margins(step)
-        size = _line_search(space, sub, unknown[part], margins[part], step, step_margins)
+        sub, step_margins = loss.take(part), problem.matvec(step)
+        size = _line_search(problem, sub, unknown[part], margins[part], step, step_margins)
         unknown[part] += size * step
         margins[part] += size * step_margins
     return Point(unknown, margins, certificate, iteration, iterative.n_cg)
 
 
 def _direct_step(
-    space: Space, local: LocalModel, unknown: Array, part: NDArray[np.intp], n_cg: int
+    problem: LinearProblem, local: LocalModel, unknown: Array, part: NDArray[np.intp], n_cg: int
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """Solve the Newton systems of these outputs exactly, where the space finds that quicker.
+    """Solve the Newton systems of these outputs exactly, where the problem finds that quicker.
 
     Returns
     -------
-    step : ndarray of shape (len(part), space.size)
+    step : ndarray of shape (len(part), problem.size)
     solved : ndarray of shape (len(part),), bool
         Where ``step`` is valid.
     """
-    step, solved = np.zeros((len(part), space.size)), np.zeros(len(part), bool)
+    step, solved = np.zeros((len(part), problem.size)), np.zeros(len(part), bool)
     quadratics = local.quadratics()
     if quadratics is not None:
         for i, output in enumerate(part):
             quadratic = quadratics[output]
-            optimum: Array | None = np.zeros(space.size)  # of the penalty alone
+            optimum: Array | None = np.zeros(problem.size)  # of the penalty alone
             if len(quadratic.samples):
-                optimum = space.least_squares(quadratic, n_cg)
+                optimum = problem.least_squares(quadratic, n_cg)
             if optimum is not None:
                 step[i], solved[i] = optimum - unknown[output], True
     return step, solved
@@ -119,29 +121,29 @@ def _direct_step(
 class _IterativeStep:
     """Newton steps by conjugate gradients, preconditioned at a cost that they must first earn."""
 
-    def __init__(self, space: Space, n_cg: int) -> None:
+    def __init__(self, problem: LinearProblem, n_cg: int) -> None:
         self.n_cg = n_cg  # iterations of the last step
-        self._space = space
+        self._problem = problem
         self._spent, self._each = np.inf, False
         self._forcing, self._before = FORCING, np.inf
 
     def __call__(self, loss: Loss, margins: Array, gradient: Array, certificate: float) -> Array:
         """Take a step, of the shape of ``gradient``, less roughly if the last one led nowhere."""
-        space, model, n_outputs = self._space, loss.at(margins), len(margins)
+        problem, model, n_outputs = self._problem, loss.at(margins), len(margins)
         # A factorisation is bought once iterating has cost as much, so that the cost is at most
         # twice that of the best plan: one factor for all outputs, then one for each.
-        cost = space.prepare_cost(n_outputs)
+        cost = problem.prepare_cost(n_outputs)
         if self._each or self._spent >= cost:
             diagonal = model.diagonal()
-            space.prepare(diagonal if self._each else diagonal.mean(axis=0, keepdims=True))
+            problem.prepare(diagonal if self._each else diagonal.mean(axis=0, keepdims=True))
             self._spent = 0.0
-        last = self._each or n_outputs > space.room
+        last = self._each or n_outputs > problem.room
         limit = CG_LIMIT if last else max(CG_FEWEST, int(cost * n_outputs))
         # A rough solution of the system zigzags where stiff directions hide the others.
         slow = certificate >= 0.5 * self._before
         self._forcing = max(0.1 * self._forcing, 1e-8) if slow else FORCING
         self._before = certificate
-        step, n_iter = _conjugate_gradients(space, loss, model, gradient, self._forcing, limit)
+        step, n_iter = _conjugate_gradients(problem, loss, model, gradient, self._forcing, limit)
         self._spent += n_iter
         self.n_cg = n_iter
         self._each = self._each or (n_iter == limit and not last)
@@ -149,18 +151,23 @@ class _IterativeStep:
 
 
 def _distance_bound(
-    space: Space, loss: Loss, local: LocalModel, unknown: Array, margins: Array, gradient: Array
+    problem: LinearProblem,
+    loss: Loss,
+    local: LocalModel,
+    unknown: Array,
+    margins: Array,
+    gradient: Array,
 ) -> Array:
     """Upper bound of ``‖W - W*‖ / ‖W‖`` of each problem, shape ``(n_problems,)``."""
     if not local.balanced:
         return np.full(len(loss.total(gradient)), np.inf)
-    split = local.dual_gap(unknown) if space.is_dual else None
+    split = local.dual_gap(unknown) if problem.is_dual else None
     rest, gap = (gradient, None) if split is None else split
-    squared = loss.total(space.inner(rest, rest, space.margins(rest)))
+    squared = loss.total(problem.inner(rest, rest, problem.matvec(rest)))
     if gap is not None:
         squared = squared + 2.0 * loss.total(gap)
-    norm = np.sqrt(np.maximum(loss.total(space.inner(unknown, unknown, margins)), 0.0))
-    pull = np.sqrt(loss.total(np.square(local.gradient))) * space.radius
+    norm = np.sqrt(np.maximum(loss.total(problem.inner(unknown, unknown, margins)), 0.0))
+    pull = np.sqrt(loss.total(np.square(local.gradient))) * problem.radius
     scale = np.maximum(norm, ZERO * pull)
     bound = np.sqrt(np.maximum(squared, 0.0))
     # Without any pull the weights are exactly zero.
@@ -168,23 +175,28 @@ def _distance_bound(
 
 
 def _conjugate_gradients(
-    space: Space, loss: Loss, local: LocalModel, gradient: Array, forcing: float, limit: int
+    problem: LinearProblem,
+    loss: Loss,
+    local: LocalModel,
+    gradient: Array,
+    forcing: float,
+    limit: int,
 ) -> tuple[Array, int]:
     """Solve the Newton system by preconditioned conjugate gradients; count the iterations."""
     residual = -gradient
-    z, z_margins = space.precondition(residual)
-    rho = loss.total(space.inner(residual, z, z_margins))
+    z, z_margins = problem.precondition(residual)
+    rho = loss.total(problem.inner(residual, z, z_margins))
     target = forcing**2 * rho
     p, p_margins = z, z_margins
     step = np.zeros_like(gradient)
     for n_iter in range(1, limit + 1):  # noqa: B007
         slope = local.product(p_margins)
-        curvature = loss.total(space.inner(p, p, p_margins)) + loss.total(p_margins * slope)
+        curvature = loss.total(problem.inner(p, p, p_margins)) + loss.total(p_margins * slope)
         size = _ratio(rho, curvature)
         step += size * p
-        residual = residual - size * (p + space.pull(slope, exact=False))
-        z, z_margins = space.precondition(residual)
-        new = loss.total(space.inner(residual, z, z_margins))
+        residual = residual - size * (p + problem.rmatvec(slope, exact=False))
+        z, z_margins = problem.precondition(residual)
+        new = loss.total(problem.inner(residual, z, z_margins))
         if (new <= target).all():
             break
         beta, rho = _ratio(new, rho), new
@@ -193,15 +205,20 @@ def _conjugate_gradients(
 
 
 def _line_search(
-    space: Space, loss: Loss, unknown: Array, margins: Array, step: Array, step_margins: Array
+    problem: LinearProblem,
+    loss: Loss,
+    unknown: Array,
+    margins: Array,
+    step: Array,
+    step_margins: Array,
 ) -> Array:
     """Where the slope along ``step`` vanishes, to a hundredth: shape ``(n_problems, 1)``.
 
     The slope is increasing, so Newton in one dimension with a bracket finds it; for the squared
     hinge it is piecewise linear and this is exact in a few evaluations.
     """
-    linear = loss.total(space.inner(unknown, step, step_margins))
-    square = loss.total(space.inner(step, step, step_margins))
+    linear = loss.total(problem.inner(unknown, step, step_margins))
+    square = loss.total(problem.inner(step, step, step_margins))
     first = np.abs(linear + loss.total(loss.at(margins).gradient * step_margins))
     size, low, high = np.ones_like(first), np.zeros_like(first), np.full_like(first, np.inf)
     for _ in range(50):

@@ -18,7 +18,7 @@ from threadpoolctl import ThreadpoolController
 
 from pipelines.linear.losses import Loss, Softmax, SquaredHinge, log_softmax
 from pipelines.linear.newton import Point, minimise
-from pipelines.linear.problems import FeatureSpace, SampleSpace, Space
+from pipelines.linear.problems import DualProblem, LinearProblem, PrimalProblem
 from pipelines.linear.scaling import SMALL, Scale, ScaledRows, scaled_blocks
 from pipelines.linear.symmetric import add_square, mirror
 
@@ -34,19 +34,19 @@ Scorer = Callable[[BaseEstimator, Array, NDArray[Any]], float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class Settings:
     """What is to be minimised, whatever the fold and the C.
 
     Attributes
     ----------
-    kind : {"hinge", "softmax"}
+    kind : {"squared_hinge", "softmax"}
     classes : ndarray of shape (n_classes,)
         The labels, sorted.
     scale, class_weight, tol, max_iter
         As in the estimators.
     """
 
-    kind: Literal["hinge", "softmax"]
+    kind: Literal["squared_hinge", "softmax"]
     classes: NDArray[Any]
     scale: Scale
     class_weight: dict[Any, float] | Literal["balanced"] | None
@@ -118,10 +118,10 @@ class DecidedWithProbabilities(Decided):
         return probabilities(X)
 
 
-def judge(problem: Problem) -> Decided:
-    """Make what a scorer is shown of this problem."""
-    kind = Decided if problem.kind == "hinge" else DecidedWithProbabilities
-    return kind(problem.classes)
+def judge(settings: Settings) -> Decided:
+    """Make what a scorer is shown of a classifier with these settings."""
+    kind = Decided if settings.kind == "squared_hinge" else DecidedWithProbabilities
+    return kind(settings.classes)
 
 
 def decide(values: Array) -> Index:
@@ -149,7 +149,7 @@ def score_fold(
     train: Index,
     test: Index,
     Cs: Array,
-    problem: Problem,
+    settings: Settings,
     scorer: Scorer | None,
 ) -> tuple[Array, Array]:
     """Score every C on one fold.
@@ -164,20 +164,20 @@ def score_fold(
     scores, certificates : ndarrays of shape (n_Cs,)
     """
     with one_thread():
-        space = make_space(X, train, test, problem)
-        point = origin(space, problem, len(train))
+        problem = make_problem(X, train, test, settings)
+        point = origin(problem, settings, len(train))
         scores, certificates = np.empty(len(Cs)), np.empty(len(Cs))
         for i, C in enumerate(Cs):
-            loss = problem.loss(labels[train], C)
-            point = minimise(space, loss, point, tol=problem.tol, max_iter=problem.max_iter)
-            rows = space.held_out(point.unknown) + intercept_of(loss)
-            values = problem.decisions(rows).T
+            loss = settings.loss(labels[train], C)
+            point = minimise(problem, loss, point, tol=settings.tol, max_iter=settings.max_iter)
+            rows = problem.held_out(point.unknown) + intercept_of(loss)
+            values = settings.decisions(rows).T
             certificates[i] = point.certificate
             if scorer is None:
                 scores[i] = np.mean(decide(values) == labels[test])
             else:
                 try:
-                    scores[i] = scorer(judge(problem), values, problem.classes[labels[test]])
+                    scores[i] = scorer(judge(settings), values, settings.classes[labels[test]])
                 except (AttributeError, TypeError, ValueError) as error:
                     raise ValueError(
                         f"scoring does not work here: {error} A score of probabilities needs "
@@ -186,7 +186,7 @@ def score_fold(
     return scores, certificates
 
 
-def refit(X: Array, labels: Index, C: float, problem: Problem) -> tuple[Array, Array, float, int]:
+def refit(X: Array, labels: Index, C: float, settings: Settings) -> tuple[Array, Array, float, int]:
     """Fit all rows.
 
     Returns
@@ -199,55 +199,57 @@ def refit(X: Array, labels: Index, C: float, problem: Problem) -> tuple[Array, A
     """
     rows = np.arange(len(X))
     with one_thread():
-        space = make_space(X, rows, rows[:0], problem)
-        loss = problem.loss(labels, C)
-        point = origin(space, problem, len(X))
-        point = minimise(space, loss, point, tol=problem.tol, max_iter=problem.max_iter)
-        among_samples, unknown = isinstance(space, SampleSpace), point.unknown
-        if isinstance(space, SampleSpace):
-            unknown = space.on_all_rows(unknown)
-        unknown = problem.decisions(unknown)
-        intercept = problem.decisions(intercept_of(loss)).ravel()
+        problem = make_problem(X, rows, rows[:0], settings)
+        loss = settings.loss(labels, C)
+        point = origin(problem, settings, len(X))
+        point = minimise(problem, loss, point, tol=settings.tol, max_iter=settings.max_iter)
+        among_samples, unknown = isinstance(problem, DualProblem), point.unknown
+        if isinstance(problem, DualProblem):
+            unknown = problem.on_all_rows(unknown)
+        unknown = settings.decisions(unknown)
+        intercept = settings.decisions(intercept_of(loss)).ravel()
         coef = np.empty((len(unknown), X.shape[1]))
-        for block in scaled_blocks(X, rows, len(rows), scale=problem.scale, centre=problem.centre):
+        for block in scaled_blocks(
+            X, rows, len(rows), scale=settings.scale, centre=settings.centre
+        ):
             part = unknown @ block.codes if among_samples else unknown[:, block.columns]
             coef[:, block.columns] = part * block.factor
             intercept = intercept - coef[:, block.columns] @ block.mean
-        if problem.kind == "hinge":
+        if settings.kind == "squared_hinge":
             # The penalised intercept is the weight of a column of ones.
             intercept = intercept + (unknown.sum(axis=1) if among_samples else unknown[:, -1])
     return coef, intercept, point.certificate, max(1, point.n_iter)
 
 
-def _among_samples(n_train: int, n_rows: int, n_features: int, problem: Problem) -> bool:
+def _among_samples(n_train: int, n_rows: int, n_features: int, settings: Settings) -> bool:
     """Whether the Gram matrix of the rows takes less work than the features, and fits."""
     size = 8 * n_rows**2
     if n_train <= n_features:
         return size <= GRAM_SIZE or 2 * n_train <= n_features
     # The hinge's Newton systems are solved exactly, and cut straight out of a Gram matrix.
-    return problem.kind == "hinge" and n_train <= GRAM_RATIO * n_features and size <= SMALL
+    return settings.kind == "squared_hinge" and n_train <= GRAM_RATIO * n_features and size <= SMALL
 
 
-def make_space(X: Array, train: Index, test: Index, problem: Problem) -> Space:
+def make_problem(X: Array, train: Index, test: Index, settings: Settings) -> LinearProblem:
     """Reduce the codes to a Gram matrix of their rows, or scale them, whichever is less work."""
     rows = np.concatenate([train, test])
-    ones = problem.kind == "hinge"
-    if _among_samples(len(train), len(rows), X.shape[1], problem):
+    ones = settings.kind == "squared_hinge"
+    if _among_samples(len(train), len(rows), X.shape[1], settings):
         gram = np.full((len(rows), len(rows)), 1.0 if ones else 0.0, order="F")
-        blocks = scaled_blocks(X, rows, len(train), scale=problem.scale, centre=problem.centre)
+        blocks = scaled_blocks(X, rows, len(train), scale=settings.scale, centre=settings.centre)
         for block in blocks:
             add_square(gram, block.codes.T)
         mirror(gram)
-        return SampleSpace(gram, len(train))
-    codes = ScaledRows(X, rows, len(train), scale=problem.scale, centre=problem.centre, ones=ones)
-    return FeatureSpace(codes, len(train))
+        return DualProblem(gram, len(train))
+    codes = ScaledRows(X, rows, len(train), scale=settings.scale, centre=settings.centre, ones=ones)
+    return PrimalProblem(codes, len(train))
 
 
-def origin(space: Space, problem: Problem, n_train: int) -> Point:
+def origin(problem: LinearProblem, settings: Settings, n_train: int) -> Point:
     """Start with all weights zero."""
-    n_classes = len(problem.classes)
-    n_outputs = 1 if n_classes == 2 and problem.kind == "hinge" else n_classes
-    return Point(np.zeros((n_outputs, space.size)), np.zeros((n_outputs, n_train)))
+    n_classes = len(settings.classes)
+    n_outputs = 1 if n_classes == 2 and settings.kind == "squared_hinge" else n_classes
+    return Point(np.zeros((n_outputs, problem.size)), np.zeros((n_outputs, n_train)))
 
 
 def intercept_of(loss: Loss) -> Array:

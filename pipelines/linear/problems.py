@@ -2,9 +2,10 @@
 
 The minimiser of ``½‖W‖² + loss(Z W)`` is a combination of the training rows. With fewer samples
 than features the unknown is that combination, and the Gram matrix is all that is needed of the
-codes (`SampleSpace`); otherwise it is the weights themselves (`FeatureSpace`). The solver in
-`newton` sees only what the two have in common: margins, the pull of a loss gradient back into
-the space, inner products, and a preconditioner.
+codes (`DualProblem`); otherwise it is the weights themselves (`PrimalProblem`). The solver in
+`newton` sees only what the two have in common: products with the scaled codes (`matvec`) and with
+their transpose (`rmatvec`), as in `scipy.sparse.linalg.LinearOperator`, inner products, and a
+preconditioner.
 
 Unknowns are of shape ``(n_outputs, n_samples)`` or ``(n_outputs, n_features)``.
 """
@@ -42,7 +43,7 @@ DIRECT_SHARE, SAMPLES_GAIN = 0.7, 4
 DIRECT_PASSES, FEATURES_GAIN = 250, 8
 
 
-class Space(Protocol):
+class LinearProblem(Protocol):
     """What the Newton solver needs of the data."""
 
     size: int
@@ -50,14 +51,14 @@ class Space(Protocol):
     radius: float  # length of the longest training row
     room: int  # how many factors of the preconditioner may be held
 
-    def margins(self, unknown: Array) -> Array:
+    def matvec(self, unknown: Array) -> Array:
         """Compute the decision values of the training rows, in float64."""
 
     def held_out(self, unknown: Array) -> Array:
         """Compute the decision values of the held-out rows."""
 
-    def pull(self, slope: Array, *, exact: bool) -> Array:
-        """Map a loss gradient into this space; inexactly means in the codes' own precision."""
+    def rmatvec(self, slope: Array, *, exact: bool) -> Array:
+        """Map a loss gradient back onto the unknown; inexactly: in the codes' own precision."""
 
     def inner(self, left: Array, right: Array, right_margins: Array) -> Array:
         """Give the terms whose sum is the inner product of two points."""
@@ -86,7 +87,7 @@ def _solve(factors: list[Preconditioner], rows: Array) -> Array:
     return np.concatenate([factor.solve(row[None]) for factor, row in pairs])
 
 
-class SampleSpace:
+class DualProblem:
     """The span of the training rows; a point is its coefficients on them.
 
     Rows that others span (duplicates; one row, once the mean is subtracted) get no coefficient:
@@ -121,7 +122,7 @@ class SampleSpace:
         coefficients[:, self._order[: self.size]] = unknown
         return coefficients
 
-    def margins(self, unknown: Array) -> Array:
+    def matvec(self, unknown: Array) -> Array:
         """Compute the decision values of the training rows."""
         return self._in_order(unknown @ self._gram)
 
@@ -137,7 +138,7 @@ class SampleSpace:
         """Compute the decision values of the held-out rows."""
         return np.asarray(unknown @ self._cross)
 
-    def pull(self, slope: Array, *, exact: bool) -> Array:
+    def rmatvec(self, slope: Array, *, exact: bool) -> Array:
         """Return the slope, a combination of rows already, on the independent ones."""
         if self.is_dual:
             return slope
@@ -186,7 +187,7 @@ class SampleSpace:
             return None
         coefficients = np.zeros((1, n))
         coefficients[0, quadratic.samples] = solution
-        optimum: Array = self.pull(coefficients, exact=True)[0]
+        optimum: Array = self.rmatvec(coefficients, exact=True)[0]
         return optimum
 
     def prepare_cost(self, n_outputs: int) -> float:
@@ -194,11 +195,11 @@ class SampleSpace:
         return (self.size + 120) / (12.0 * n_outputs)
 
 
-class FeatureSpace:
+class PrimalProblem:
     """The features themselves; a point is a row of weights an output.
 
-    Products inside conjugate gradients run in the precision of the codes; `margins` and an exact
-    `pull` accumulate in float64, so the answer does not depend on the inner precision, as in
+    Products inside conjugate gradients run in the precision of the codes; `matvec` and an exact
+    `rmatvec` accumulate in float64, so the answer does not depend on the inner precision, as in
     iterative refinement.
 
     Parameters
@@ -219,22 +220,22 @@ class FeatureSpace:
         self._n_train, self._dtype = n_train, codes.dtype
         self._factors: list[Preconditioner] = []
 
-    def margins(self, unknown: Array) -> Array:
+    def matvec(self, unknown: Array) -> Array:
         """Compute the decision values of the training rows."""
-        return self._margins(unknown, self._train, np.float64)
+        return self._matvec(unknown, self._train, np.float64)
 
     def held_out(self, unknown: Array) -> Array:
         """Compute the decision values of the held-out rows."""
-        return self._margins(unknown, self._test, np.float64)
+        return self._matvec(unknown, self._test, np.float64)
 
-    def _margins(self, unknown: Array, rows: slice, dtype: Any) -> Array:
+    def _matvec(self, unknown: Array, rows: slice, dtype: Any) -> Array:
         margins = np.empty((len(unknown), rows.stop - rows.start), dtype=dtype)
         for part in self._blocks(rows.start, rows.stop):
             block = self._codes.take(part, dtype)
             margins[:, part.start - rows.start : part.stop - rows.start] = unknown @ block.T
         return margins
 
-    def pull(self, slope: Array, *, exact: bool) -> Array:
+    def rmatvec(self, slope: Array, *, exact: bool) -> Array:
         """Multiply ``Zᵀ`` with the slope."""
         dtype = np.float64 if exact else self._dtype
         slope = slope.astype(dtype, copy=False)
@@ -279,7 +280,7 @@ class FeatureSpace:
             for root in self._roots:
                 self._factors.append(Preconditioner(partial(self._hessian, rows, root, dtype)))
         solution = _solve(self._factors, residual.astype(self._dtype, copy=False))
-        return solution, self._margins(solution, self._train, self._dtype)
+        return solution, self._matvec(solution, self._train, self._dtype)
 
     def least_squares(self, quadratic: Quadratic, n_cg: int) -> Array | None:
         """Solve among the samples that cost anything, or among the features, if few."""
@@ -294,12 +295,12 @@ class FeatureSpace:
             matrix = self._gram(samples)
             matrix[np.diag_indices(few)] += 1.0 / weights
             solution = solve_positive(matrix, targets)
-            return None if solution is None else self._pull_back(samples, solution)
+            return None if solution is None else self._rmatvec_of(samples, solution)
         matrix = self._hessian(samples, np.sqrt(weights), np.float64)
         matrix[np.diag_indices(size)] += 1.0
-        return solve_positive(matrix, self._pull_back(samples, weights * targets))
+        return solve_positive(matrix, self._rmatvec_of(samples, weights * targets))
 
-    def _pull_back(self, samples: Index, values: Array) -> Array:
+    def _rmatvec_of(self, samples: Index, values: Array) -> Array:
         """Multiply these samples, as columns, with ``values``."""
         pulled = np.zeros(self.size)
         for part in self._blocks(0, len(samples)):
