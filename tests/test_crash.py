@@ -25,7 +25,7 @@ from cache.records import groups
 from cache.storage.opening import open_storage
 from cache.verify import verify
 from codes import load_images
-from pipelines.extraction.distributed import Share
+from pipelines.extraction.distributed import Shard
 from pipelines.extraction.extract import Extraction, extract
 from pipelines.extraction.options import ExtractionOptions
 from tests.conftest import ROOT
@@ -42,16 +42,16 @@ def _options(store: Path) -> ExtractionOptions:
     )  # fmt: skip
 
 
-def _extract(folder: Path, store: Path, share: Share) -> Extraction:
+def _extract(folder: Path, store: Path, shard: Shard) -> Extraction:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         # Commits as often as a day's work has in all.
         patch.setattr(writer, "SEGMENT_ROWS", SEGMENT)
-        return extract(load_images(folder), _options(store), share=share)
+        return extract(load_images(folder), _options(store), shard=shard)
 
 
-def _begin(folder: Path, store: Path, share: Share) -> BaseProcess:
-    process = _FORKS.Process(target=_extract, args=(folder, store, share))
+def _begin(folder: Path, store: Path, shard: Shard) -> BaseProcess:
+    process = _FORKS.Process(target=_extract, args=(folder, store, shard))
     process.start()
     return process
 
@@ -74,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, NDArray]:  # type: ignore[type-arg]
-    done = _extract(folder, tmp_path_factory.mktemp("undisturbed"), Share())
+    done = _extract(folder, tmp_path_factory.mktemp("undisturbed"), Shard())
     return {layer: done.codes(layer) for layer in done.arrays}
 
 
@@ -125,7 +125,7 @@ def _assert_equal(
     folder: Path, store: Path, undisturbed: dict[str, NDArray]  # type: ignore[type-arg]
 ) -> None:  # fmt: skip
     assert list(verify(open_storage(store))) == []
-    found = _extract(folder, store, Share())
+    found = _extract(folder, store, Shard())
     assert found.n_extracted == 0
     for layer, codes in undisturbed.items():
         np.testing.assert_array_equal(found.codes(layer), codes)
@@ -138,12 +138,12 @@ def test_twenty_kills_leave_a_store_that_equals_an_undisturbed_one(
 ) -> None:
     rng = np.random.default_rng(0)
     store = tmp_path / "store"
-    share = Share()
-    kills = _kill_at_random(rng, lambda: _begin(folder, store, share), store, 20)
+    shard = Shard()
+    kills = _kill_at_random(rng, lambda: _begin(folder, store, shard), store, 20)
     assert kills >= 20, "the data are too few for so many kills"
     before = len(_stored(store))
     assert 0 < before < N_IMAGES
-    done = _extract(folder, store, share)
+    done = _extract(folder, store, shard)
     assert done.n_extracted == N_IMAGES - before  # No image that was committed is done again.
     _assert_equal(folder, store, undisturbed)
 
@@ -155,15 +155,15 @@ def test_two_ranks_killed_and_resumed_lose_no_row_and_rewrite_none(
 ) -> None:
     rng = np.random.default_rng(1)
     store = tmp_path / "store"
-    other = Share(rank=1, world_size=2)
+    other = Shard(rank=1, world_size=2)
     beside = _begin(folder, store, other)
     kills = _kill_at_random(
-        rng, lambda: _begin(folder, store, Share(rank=0, world_size=2)), store, 4
+        rng, lambda: _begin(folder, store, Shard(rank=0, world_size=2)), store, 4
     )
     assert kills >= 1
     beside.join()
     assert beside.exitcode == 0
-    last = _begin(folder, store, Share(rank=0, world_size=2))
+    last = _begin(folder, store, Shard(rank=0, world_size=2))
     last.join()
     assert last.exitcode == 0
     images = _stored(store)
@@ -196,7 +196,7 @@ def test_torchrun_fills_one_store_killed_once_and_run_again(folder: Path, tmp_pa
     assert found >= 1024, "what was committed before the kill is there"
     assert extracted > 0
     assert extracted + found == N_IMAGES
-    assert min(sum(map(int, share)) for share in said) > 0.4 * N_IMAGES
+    assert min(sum(map(int, shard)) for shard in said) > 0.4 * N_IMAGES
     options = ExtractionOptions(
         backbone="squeezenet1_1", weights="none", image_size=64, layers="features.1",
         store=tmp_path / "store",

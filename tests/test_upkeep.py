@@ -29,7 +29,7 @@ from cache.verify import repair, verify
 from codes import load_images
 from codes.backbones.backbone import pixels_backbone
 from pipelines.cli.app import main
-from pipelines.extraction.distributed import Share, find_share
+from pipelines.extraction.distributed import Shard, find_shard
 from pipelines.extraction.extract import extract
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.output import results
@@ -609,25 +609,25 @@ def test_shares_are_a_partition(n: int, world_size: int, segment: int, n_copies:
     digests = np.repeat(_digests(range(n)) if n else np.empty((0, 32), np.uint8), n_copies, axis=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipelines.extraction.distributed.SEGMENT_ROWS", segment)
-        shares = [Share(rank=rank, world_size=world_size).of(digests) for rank in range(world_size)]
-    taken = np.concatenate(shares)
+        shards = [Shard(rank=rank, world_size=world_size).of(digests) for rank in range(world_size)]
+    taken = np.concatenate(shards)
     assert len(taken) == n
     assert len({digests[place].tobytes() for place in taken}) == n
-    sizes = [len(share) for share in shares]
+    sizes = [len(shard) for shard in shards]
     assert max(sizes) - min(sizes) <= -(-n // (segment * world_size))  # one a block
 
 
 def test_who_starts_the_processes_says_which_share() -> None:
-    assert find_share(None, None, {}) == Share(rank=0, world_size=1)
-    assert find_share(2, 3, {"RANK": "0", "WORLD_SIZE": "9"}) == Share(rank=2, world_size=3)
+    assert find_shard(None, None, {}) == Shard(rank=0, world_size=1)
+    assert find_shard(2, 3, {"RANK": "0", "WORLD_SIZE": "9"}) == Shard(rank=2, world_size=3)
     slurm = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4"}
-    assert find_share(None, None, slurm) == Share(rank=3, world_size=4)
+    assert find_shard(None, None, slurm) == Shard(rank=3, world_size=4)
     array = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_ARRAY_TASK_ID": "7",
              "SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_COUNT": "3"}  # fmt: skip
-    assert find_share(None, None, array) == Share(rank=2, world_size=3)
+    assert find_shard(None, None, array) == Shard(rank=2, world_size=3)
     stepped = {"SLURM_ARRAY_TASK_ID": "15", "SLURM_ARRAY_TASK_MIN": "5",
                "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_STEP": "10"}  # fmt: skip
-    assert find_share(None, None, stepped) == Share(rank=1, world_size=3)
+    assert find_shard(None, None, stepped) == Shard(rank=1, world_size=3)
     for rank, world_size in ((3, 3), (-1, 2), (0, 0), (None, 2), (1, None)):
         with pytest.raises(ValueError, match="rank="):
-            find_share(rank, world_size, {})
+            find_shard(rank, world_size, {})

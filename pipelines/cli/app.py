@@ -224,14 +224,14 @@ def extract(
         How many processes fill the store. Default: torchrun's or Slurm's.
     """
     from codes import load_images
-    from pipelines.extraction.distributed import find_share
+    from pipelines.extraction.distributed import find_shard
     from pipelines.extraction.extract import extract
 
-    share = find_share(rank, world_size)
+    shard = find_shard(rank, world_size)
     done = extract(
-        load_images(dataset, page=options.page), options, share=share, narrator=terminal()
+        load_images(dataset, page=options.page), options, shard=shard, narrator=terminal()
     )
-    who = f"Rank {share.rank} of {share.world_size}: " if share.world_size > 1 else ""
+    who = f"Rank {shard.rank} of {shard.world_size}: " if shard.world_size > 1 else ""
     told = done.counts.sentence(done.store.name, n_skipped=len(done.skipped))
     stdout().print(who + told, soft_wrap=True)
 

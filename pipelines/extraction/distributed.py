@@ -1,4 +1,4 @@
-"""Shares: which images of a dataset a process extracts where several fill one store."""
+"""Shards: which images of a dataset each of several processes that fill one store extracts."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _NAMES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
+class Shard:
     """One of several processes that fill a store together.
 
-    The shares are fixed by number before anyone looks at what is stored already, so that a rank
+    The shards are fixed by number before anyone looks at what is stored already, so that a rank
     that starts late or again leaves out no image and takes none of another's.
 
     Attributes
@@ -60,7 +60,7 @@ class Share:
         Examples
         --------
         >>> digests = np.repeat(np.arange(5, dtype=np.uint8), 32).reshape(5, 32)
-        >>> [Share(rank=rank, world_size=2).of(digests).tolist() for rank in (0, 1)]
+        >>> [Shard(rank=rank, world_size=2).of(digests).tolist() for rank in (0, 1)]
         [[0, 1, 2], [3, 4]]
         """
         places = distinct(digests)
@@ -71,10 +71,10 @@ class Share:
         return np.asarray(places[mine])
 
 
-def find_share(
+def find_shard(
     rank: int | None, world_size: int | None, environment: Mapping[str, str] = os.environ
-) -> Share:
-    """Take the share that was asked for, or the one that torchrun or Slurm gives this process.
+) -> Shard:
+    """Take the shard that was asked for, or the one that torchrun or Slurm gives this process.
 
     Parameters
     ----------
@@ -84,13 +84,13 @@ def find_share(
 
     Returns
     -------
-    share : Share
+    shard : Shard
         The whole, where nobody speaks of several processes.
 
     Examples
     --------
-    >>> find_share(None, None, {"RANK": "1", "WORLD_SIZE": "4"})
-    Share(rank=1, world_size=4)
+    >>> find_shard(None, None, {"RANK": "1", "WORLD_SIZE": "4"})
+    Shard(rank=1, world_size=4)
     """
     if (rank is None) != (world_size is None):
         raise ValueError(
@@ -98,7 +98,7 @@ def find_share(
             "Slurm's."
         )
     if rank is not None and world_size is not None:
-        return Share(rank=rank, world_size=world_size)
+        return Shard(rank=rank, world_size=world_size)
     for names in _NAMES:
         if all(name in environment for name in names):
             number, count = (_number(environment, name) for name in names)
@@ -106,8 +106,8 @@ def find_share(
                 number -= _number(environment, "SLURM_ARRAY_TASK_MIN")
                 number //= max(1, _number(environment, "SLURM_ARRAY_TASK_STEP"))
             if count > 1:
-                return Share(rank=number, world_size=count)
-    return Share()
+                return Shard(rank=number, world_size=count)
+    return Shard()
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

@@ -18,8 +18,8 @@ from codes.data.readers.archives import CHANGED
 from codes.extractor import EXTRACTOR_VERSION
 from codes.graph.cutting import Tap
 from pipelines.extraction.counts import Counts
-from pipelines.extraction.distributed import Share
-from pipelines.extraction.fill import Filling
+from pipelines.extraction.distributed import Shard
+from pipelines.extraction.fill import fill_missing
 from pipelines.extraction.normalization import choose, normalized, require_norm
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.progress import Narrator, Silent, timed
@@ -161,7 +161,7 @@ def extract(
     options: ExtractionOptions,
     *,
     backbone: Backbone | None = None,
-    share: Share | None = None,
+    shard: Shard | None = None,
     narrator: Narrator | None = None,
 ) -> Extraction:
     """Make sure that the store holds the codes of every image of a dataset.
@@ -173,7 +173,7 @@ def extract(
     options : ExtractionOptions
     backbone : Backbone, optional
         One that is loaded already, in place of the options'.
-    share : Share, optional
+    shard : Shard, optional
         Leave the images of other ranks to them. Default: all are this process's.
     narrator : Narrator, optional
 
@@ -222,8 +222,8 @@ def extract(
         narrator.say(chosen)
         backbone = normalized(backbone, options)
         extractor = extractor_of(backbone, options)
-    if share is not None and share.world_size > 1:
-        own = share.of(digests)
+    if shard is not None and shard.world_size > 1:
+        own = shard.of(digests)
         images, digests = images.take(own), digests[own]
     key = key_of(backbone, options.precision)
     arrays = {
@@ -236,16 +236,9 @@ def extract(
         for tap in extractor.taps
     }
     with timed(seconds, "extract"):
-        counts, unreadable = Filling(
-            store=store,
-            key=key,
-            arrays=arrays,
-            extractor=extractor,
-            images=images,
-            digests=digests,
-            options=options,
-            narrator=narrator,
-        ).run()
+        counts, unreadable = fill_missing(
+            store, key, arrays, images, digests, extractor, options=options, narrator=narrator
+        )
     bad = [i for i, digest in enumerate(digests) if digest.tobytes() in unreadable]
     skipped = {images.source.names[i]: unreadable[digests[i].tobytes()] for i in bad}
     changed = [name for name, why in skipped.items() if why == CHANGED]
