@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from codes.data.images import ImageList, ImageSource
-from codes.decoding.decode import UnreadableImageError
+from codes.decoding.decode import ArchiveChangedError, ChangedReason, UnreadableImageError
 from codes.preprocessing import Preprocessing
 
 Batch = tuple[Tensor, list[str | None]]
@@ -151,6 +151,8 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
             ):
                 return pixels, None
             return None, "it was changed while the dataset was read; run it again"
+        except ArchiveChangedError as error:
+            return None, ChangedReason(error)
         except (UnreadableImageError, OSError) as error:
             return None, str(error)
 

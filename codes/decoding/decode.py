@@ -37,6 +37,16 @@ class UnreadableImageError(ValueError):
     """One image cannot be decoded; the message says why."""
 
 
+class ArchiveChangedError(UnreadableImageError):
+    """An image that can be read was not, as its archive was changed or removed meanwhile."""
+
+
+class ChangedReason(str):
+    """The message of an `ArchiveChangedError`, as it travels between processes."""
+
+    __slots__ = ()
+
+
 def is_image(name: str) -> bool:
     """Tell by its ending whether a file is taken for an image."""
     return PurePath(name).suffix.lower() in EXTENSIONS

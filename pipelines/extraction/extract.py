@@ -14,7 +14,7 @@ from cache import CodesKey, CodeStore, CodesView, ExtractionKey
 from cache.digests import DigestMemory
 from codes import Backbone, CodeExtractor, ImageList, Preprocessing, load_backbone
 from codes.data.images import digest_images
-from codes.data.readers.archives import CHANGED
+from codes.decoding.decode import ChangedReason
 from codes.extractor import EXTRACTOR_VERSION
 from codes.graph.cutting import Tap
 from pipelines.extraction.counts import Counts
@@ -241,12 +241,12 @@ def extract(
         )
     bad = [i for i, digest in enumerate(digests) if digest.tobytes() in unreadable]
     skipped = {images.source.names[i]: unreadable[digests[i].tobytes()] for i in bad}
-    changed = [name for name, why in skipped.items() if why == CHANGED]
+    changed = [name for name, why in skipped.items() if isinstance(why, ChangedReason)]
     if changed:  # They can be read: to skip them would be to lose them.
         raise UnreadableImagesError(
             f"{len(changed)} of {len(images)} images were not read, the first {changed[0]!r}, as "
-            "the archive that they are in was changed or taken away meanwhile. The codes of the "
-            "others are stored: put it back, or leave it in peace, and run it again."
+            "the archive that they are in was changed or removed meanwhile. The codes of the "
+            "others are stored. Restore the archive and run it again."
         )
     if skipped and not options.skip_unreadable:
         raise UnreadableImagesError(list_unreadable(skipped, len(images)))

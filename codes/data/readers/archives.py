@@ -18,7 +18,13 @@ from codes.data.images import DigestMemory, digest_file, no_digest, of_page, pri
 from codes.data.names import hidden_part
 from codes.data.readers.folders import count_hidden
 from codes.data.readers.listings import RAW, REFUSED, Listing, starting_with, state_of
-from codes.decoding.decode import UnreadableImageError, decode_bytes, is_image, open_file
+from codes.decoding.decode import (
+    ArchiveChangedError,
+    UnreadableImageError,
+    decode_bytes,
+    is_image,
+    open_file,
+)
 
 ARCHIVES = (".zip", ".tar")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -34,7 +40,7 @@ DAMAGED = (
 MAX_MEMBER = 2**30
 """Bytes of a file in an archive; what claims to be larger is taken for a decompression bomb."""
 
-CHANGED = "its archive was changed or taken away while the dataset was read; run it again"
+_CHANGED = "its archive was changed or removed while the dataset was read; run it again"
 
 ZIP_HEADER = 30
 """Bytes before the name of a file in a zip archive, whose length is in the last four."""
@@ -194,7 +200,7 @@ class ArchiveSource:
         try:
             with open_file(self._archive) as file:
                 if state_of(file) != self._state:
-                    raise UnreadableImageError(CHANGED)
+                    raise ArchiveChangedError(_CHANGED)
                 file.seek(start)
                 if method == RAW:
                     return _all_of(file, size)
@@ -202,7 +208,7 @@ class ArchiveSource:
         except UnreadableImageError:
             raise
         except FileNotFoundError as error:
-            raise UnreadableImageError(CHANGED) from error
+            raise ArchiveChangedError(_CHANGED) from error
         except Exception as error:  # BadZipFile, NotImplementedError, zlib.error, OSError, …
             raise UnreadableImageError(f"it cannot be taken from its archive: {error}") from error
 
