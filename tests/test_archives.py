@@ -231,7 +231,7 @@ def test_an_archive_that_changes_while_it_is_read(
     with pytest.raises(UnreadableImageError, match=r"archive was changed.*run it again"):
         images.source.open(0)
     packed_again = packed.rename(packed.with_name("moved"))
-    with pytest.raises(UnreadableImageError, match=r"archive was .*taken away.*run it again"):
+    with pytest.raises(UnreadableImageError, match=r"archive was .*removed.*run it again"):
         images.source.open(0)
     for there in (packed, packed_again):
         packed_again = packed_again.rename(there)
