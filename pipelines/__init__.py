@@ -2,8 +2,8 @@
 
 # `pipelines.extraction.extract.extract` is not among these: it imports torch, which takes seconds.
 from pipelines.comparison.compare import compare_layers
+from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import Comparison
-from pipelines.comparison.splits import Protocol
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 

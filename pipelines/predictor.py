@@ -16,9 +16,10 @@ from cache.key import canonical_json
 from codes import ImageList
 from pipelines.comparison.duplicates import find_leaks, leaks_sentence
 from pipelines.comparison.evaluate import ESTIMATORS, average_views, decision_values, training_rows
+from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import Best, Comparison, LayerScore
 from pipelines.comparison.scoring import scorer
-from pipelines.comparison.splits import Protocol, inner_splits
+from pipelines.comparison.splits import inner_splits
 from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.normalization import check_normalization
 from pipelines.extraction.options import ExtractionOptions
@@ -179,14 +180,14 @@ def fit(
     splits = inner_splits(images.labels, done.groups, protocol.cv, rng)
     X, y, splits = training_rows(extraction.codes(layer), images.labels, splits)
     classifier = ESTIMATORS[kind](
-        Cs=np.array(protocol.Cs),
+        Cs=np.array(protocol.grid),
         cv=splits,
         scoring=scorer(done.comparison.scoring, done.comparison.classes),
         random_state=protocol.random_state,
     ).fit(X, y)
     # The folds are no part of what is kept.
     classifier.cv, classifier.scoring = protocol.cv, done.comparison.scoring
-    classifier.Cs = list(protocol.Cs)
+    classifier.Cs = list(protocol.grid)
     backbone = extraction.backbone
     return FittedPipeline(
         classifier=classifier,

@@ -15,8 +15,9 @@ from codes.backbones.backbone import pixels_backbone
 from pipelines.comparison.compare import compare_layers
 from pipelines.comparison.controls import CHEAP, CONTROLS, DEFAULT_CONTROLS, Control, run_controls
 from pipelines.comparison.duplicates import copies_in_test, group_copies, without_leaks
+from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import Comparison
-from pipelines.comparison.splits import Protocol, make_draws
+from pipelines.comparison.splits import make_draws
 from pipelines.diagnostics.advice import Advice, advise
 from pipelines.diagnostics.reproducibility import Reproducibility, measure_reproducibility
 from pipelines.diagnostics.similarity import Similarity, measure_similarity
@@ -111,7 +112,7 @@ def compare_depths(
     n_fits = len(extraction.taps) * len(protocol.classifiers) * len(draws)
     narrator.say(
         f"Comparing {', '.join(tap.name for tap in extraction.taps)}: {n_fits:,} classifiers to "
-        f"train, each with the best of {len(protocol.Cs)} values of C by {protocol.cv}-fold "
+        f"train, each with the best of {len(protocol.grid)} values of C by {protocol.cv}-fold "
         "cross-validation."
     )
     with timed(extraction.seconds, "compare"), narrator.step("Comparing", n_fits) as advance:

@@ -206,7 +206,7 @@ def test_unreadable_images_are_all_listed_and_can_be_skipped(
         (["compare", "images", *QUICK, "--device", "cuda:7"], "not to be had"),
         (["compare", "images", "--backbone", "bundled", "--cv", "13"], "13 folds need 13 images"),
         (["compare", "images", *QUICK, "--train-sizes", "few"], "Allowed: numbers"),
-        (["compare", "images", "--backbone", "bundled", "--Cs", "0:1:3"], "is no grid"),
+        (["compare", "images", "--backbone", "bundled", "--Cs", "0:1:3"], "is not a grid"),
         (["extract", "images", "--backbone", "alexnett"], "Nearest: alexnet"),
         (["extract", "images", "--backbone", "bundled", "--dtype", "int8"], "float16, float32"),
         (["layers", "--backbone", "alexnet", "--image-size", "20"], "choose another --image-size"),

@@ -103,7 +103,7 @@ def test_draws_follow_their_seed_alone() -> None:
         ({"repeats": 0}, "1 or more repeats"),
         ({"Cs": (1.0, -1.0)}, "positive"),
         ({"Cs": (1.0, 0.1)}, "larger than the last"),
-        ({"classifiers": ("forest",)}, "Allowed: svm, logistic"),
+        ({"classifier": ("forest",)}, "Allowed: svm, logistic"),
         ({"train_sizes": (1,)}, "2 or more images"),
         ({"train_sizes": ("some",)}, "2 or more images"),
         ({"scoring": "luck"}, "Allowed: accuracy"),
@@ -137,7 +137,7 @@ def test_a_layer_scores_as_a_grid_search_of_scikit_learn() -> None:
     for draw, fit in zip(draws, evaluate_layer(X, y, draws, "svm", protocol), strict=True):
         search = GridSearchCV(
             make_pipeline(StandardScaler(), LinearSVC(dual=True, tol=1e-8, max_iter=200_000)),
-            {"linearsvc__C": list(protocol.Cs)},
+            {"linearsvc__C": list(protocol.grid)},
             cv=draw.inner,
         ).fit(X[draw.train], y[draw.train])
         assert search.best_params_["linearsvc__C"] == fit.C
@@ -198,9 +198,7 @@ def test_a_layer_scores_as_the_scorer_of_scikit_learn(scoring: str) -> None:
     y = y.astype(str)
     keep = np.random.default_rng(0).permutation(len(y))[:300]
     X, y = X[keep], y[keep]
-    protocol = Protocol(
-        cv=3, Cs=(1e-3, 1e-2), scoring=scoring, classifiers=("logistic",), repeats=1
-    )
+    protocol = Protocol(cv=3, Cs=(1e-3, 1e-2), scoring=scoring, classifier=("logistic",), repeats=1)
     found = compare_layers({"pixels": X}, y, protocol=protocol)
     draws, _ = make_draws(y, protocol)
     for draw, row in zip(draws, found.folds, strict=True):
@@ -242,7 +240,7 @@ def test_the_better_layer_wins_and_its_score_is_not_a_maximum(with_test: bool) -
         protocol=Protocol(
             Cs=(0.01, 0.1, 1.0),
             train_sizes=(5, "all"),
-            classifiers=("svm", "logistic"),
+            classifier=("svm", "logistic"),
             repeats=4,
         ),
         n_jobs=2,

@@ -42,7 +42,7 @@ def test_controls_stand_where_they_must(scoring: str, with_test: bool) -> None:
     X, y = _made()
     test = np.arange(len(y)) >= 100 if with_test else None
     protocol = Protocol(
-        Cs=(1e-3, 1e-2, 1e-1), cv=3, repeats=1, scoring=scoring, classifiers=("logistic",)
+        Cs=(1e-3, 1e-2, 1e-1), cv=3, repeats=1, scoring=scoring, classifier=("logistic",)
     )
     found = compare_layers({"good": X}, y, protocol=protocol, test=test)
     controls = run_controls(
@@ -78,8 +78,8 @@ def test_controls_cost_no_more_than_the_comparison(
         X: np.ndarray, y: np.ndarray, draws: list[Draw], classifier: str, protocol: Protocol
     ) -> list[Fit]:
         # Features times fits; what a search reduces but once is left aside.
-        costs[stage] = costs.get(stage, 0) + X.shape[1] * len(draws) * len(protocol.Cs)
-        grids.append(protocol.Cs)
+        costs[stage] = costs.get(stage, 0) + X.shape[1] * len(draws) * len(protocol.grid)
+        grids.append(protocol.grid)
         return evaluate_layer(X, y, draws, classifier, protocol)
 
     monkeypatch.setattr("pipelines.comparison.compare.evaluate_layer", count)

@@ -26,7 +26,7 @@ from pipelines.predictor import FittedPipeline, fit, load, save
 from tests.conftest import draw_image
 
 OPTIONS = ExtractionOptions(backbone="bundled", layers="fc7.relu")
-PROTOCOL = Protocol(cv=2, repeats=1, Cs=(1e-4, 1e-3), classifiers=("logistic",))
+PROTOCOL = Protocol(cv=2, repeats=1, Cs=(1e-4, 1e-3), classifier=("logistic",))
 
 
 @pytest.fixture

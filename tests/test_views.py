@@ -45,7 +45,7 @@ def test_scores_are_those_of_scikit_learn_on_rows_made_by_hand() -> None:
             return model.decision_function(scaler.transform(rows))
 
         means = []
-        for C in protocol.Cs:
+        for C in protocol.grid:
             scores = []
             for train, held_out in draw.inner:  # Each held-out view counts.
                 rows = np.concatenate([X[draw.train[i]] for i in held_out])

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -23,28 +24,21 @@ from pipelines.cli.arguments import (
     convert,
     count,
     each_backbone,
-    parse_classifiers,
     parse_controls,
-    parse_grid,
-    parse_train_sizes,
 )
 from pipelines.cli.fit import fit, predict
 from pipelines.cli.parameters import (
+    COMPARED_BY,
+    ComparedBy,
     Dataset,
     DropLeaks,
-    Folds,
-    Grid,
-    GroupDuplicates,
     Jobs,
-    MaxLoss,
-    Repeats,
-    ScoringName,
     like_field,
 )
 from pipelines.cli.similarity import similarity
 from pipelines.cli.store import cache
 from pipelines.comparison.controls import DEFAULT_CONTROLS
-from pipelines.comparison.splits import Protocol
+from pipelines.comparison.protocol import Protocol
 from pipelines.extraction.options import ExtractionOptions, Options
 from pipelines.output import ClosedOutputError, results, results_only
 from pipelines.progress import stdout, table, terminal
@@ -241,17 +235,10 @@ def compare(
     dataset: Dataset,
     /,
     options: Options,
+    protocol: ComparedBy = COMPARED_BY,
     *,
     out: Path = Path("cnn-codes-report"),
-    classifier: str = "svm",
-    Cs: Grid = "1e-6:1e2:9",
-    cv: Folds = 5,
-    repeats: Repeats = None,
-    train_sizes: str = "all",
-    scoring: ScoringName = None,
-    group_duplicates: GroupDuplicates = True,
     drop_leaks: DropLeaks = False,
-    max_loss: MaxLoss = 0.02,
     controls: str = ",".join(DEFAULT_CONTROLS),
     jobs: Jobs = -1,
 ) -> None:
@@ -261,25 +248,11 @@ def compare(
     ----------
     out
         Folder of the report.
-    classifier
-        "svm" (LinearSVC), "logistic" or "both".
-    train_sizes
-        Training images of each class, joined by commas, such as 5,20,all.
     controls
         What the chosen depth is compared with, joined by commas: majority, shuffled (labels),
         pixels, random (weights), concatenated (all depths), pre (before the activation); or none.
     """
-    protocol = Protocol(
-        classifiers=parse_classifiers(classifier),
-        Cs=parse_grid(Cs),
-        cv=cv,
-        repeats=repeats,
-        train_sizes=parse_train_sizes(train_sizes),
-        scoring=scoring,
-        max_loss=max_loss,
-        group_duplicates=group_duplicates,
-        random_state=options.random_state,
-    )
+    protocol = replace(protocol, random_state=options.random_state)
     _compare(dataset, options, protocol, out, jobs, parse_controls(controls), drop_leaks)
 
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import cyclopts
 
-from pipelines.comparison.splits import CLASSIFIERS, TrainSize
-
 
 def convert(kind: Any, tokens: Sequence[cyclopts.Token]) -> Any:
     """Read words as what an option takes; unlike cyclopts, round no fraction to a whole number."""
@@ -43,59 +41,6 @@ def check_jobs(jobs: int) -> None:
     """Refuse no process at all."""
     if jobs == 0:
         raise ValueError("--jobs 0: allowed are 1 or more, or -1 for one on each core.")
-
-
-def parse_grid(text: str) -> tuple[float, ...]:
-    """Read values of C.
-
-    Examples
-    --------
-    >>> parse_grid("1e-2:1:3")
-    (0.01, 0.1, 1.0)
-    """
-    try:
-        if ":" not in text:
-            return tuple(float(part) for part in text.split(","))
-        low, high, count = text.split(":")
-        start, stop, n = float(low), float(high), int(count)
-        if not (0 < start < stop and n >= 2):
-            raise ValueError
-        return tuple(start * (stop / start) ** (i / (n - 1)) for i in range(n))
-    except ValueError:
-        raise ValueError(
-            f"--Cs {text!r} is no grid. Allowed: LOW:HIGH:COUNT, such as 1e-6:1e2:9, or values "
-            "joined by commas, each positive and larger than the last."
-        ) from None
-
-
-def parse_train_sizes(text: str) -> tuple[TrainSize, ...]:
-    """Read numbers of training images of each class.
-
-    Examples
-    --------
-    >>> parse_train_sizes("20,5,all")
-    (5, 20, 'all')
-    """
-    parts = [part.strip() for part in text.split(",")]
-    try:
-        numbers = sorted({int(part) for part in parts if part != "all"})
-        return (*numbers, "all") if "all" in parts else tuple(numbers)
-    except ValueError:
-        raise ValueError(
-            f"--train-sizes {text!r} is no list. Allowed: numbers of images of each class and "
-            "all, joined by commas, such as 5,20,all."
-        ) from None
-
-
-def parse_classifiers(text: str) -> tuple[str, ...]:
-    """Read which classifiers are meant.
-
-    Examples
-    --------
-    >>> parse_classifiers("both"), parse_classifiers("svm")
-    (('svm', 'logistic'), ('svm',))
-    """
-    return CLASSIFIERS if text == "both" else (text,)
 
 
 def parse_controls(text: str) -> list[str]:

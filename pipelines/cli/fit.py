@@ -7,21 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from pipelines.cli.arguments import check_file, check_jobs, parse_classifiers, parse_grid
+from pipelines.cli.arguments import check_file, check_jobs
 from pipelines.cli.parameters import (
+    FITTED_BY,
     Dataset,
     DropLeaks,
-    Folds,
-    Grid,
-    GroupDuplicates,
+    FittedBy,
     Jobs,
-    MaxLoss,
-    Repeats,
-    ScoringName,
     like_field,
 )
 from pipelines.comparison.scoring import SCORINGS
-from pipelines.comparison.splits import Protocol
 from pipelines.extraction.options import Options
 from pipelines.output import results
 from pipelines.progress import stdout, terminal
@@ -31,16 +26,10 @@ def fit(
     dataset: Dataset,
     /,
     options: Options,
+    protocol: FittedBy = FITTED_BY,
     *,
     out: Path,
-    classifier: str = "logistic",
-    Cs: Grid = "1e-6:1e2:9",
-    cv: Folds = 5,
-    repeats: Repeats = None,
-    scoring: ScoringName = None,
-    group_duplicates: GroupDuplicates = True,
     drop_leaks: DropLeaks = False,
-    max_loss: MaxLoss = 0.02,
     jobs: Jobs = -1,
 ) -> None:
     """Fit the depth that compare recommends on all images, and save it for predict.
@@ -51,23 +40,12 @@ def fit(
     ----------
     out
         The file, such as cells.skops.
-    classifier
-        "logistic" (gives probabilities), "svm" (LinearSVC) or "both".
     """
     from pipelines.predictor import fit, save
 
     check_file(out)
     check_jobs(jobs)
-    protocol = Protocol(
-        classifiers=parse_classifiers(classifier),
-        Cs=parse_grid(Cs),
-        cv=cv,
-        repeats=repeats,
-        scoring=scoring,
-        max_loss=max_loss,
-        group_duplicates=group_duplicates,
-        random_state=options.random_state,
-    )
+    protocol = replace(protocol, random_state=options.random_state)
     fitted = fit(
         dataset, options, protocol, drop_leaks=drop_leaks, n_jobs=jobs, narrator=terminal()
     )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import dataclass
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from pipelines.comparison.protocol import Protocol
 from pipelines.extraction.options import ExtractionOptions
+from pipelines.linear.validation import DEFAULT_GRID
 
 _DOCSTRING = inspect.getdoc(ExtractionOptions) or ""
 _HELP = dict(re.findall(r"^(\w+) : .*\n((?: +.*\n?)+)", _DOCSTRING, re.MULTILINE))
@@ -33,48 +36,33 @@ Dataset = Annotated[
         "hf:NAME, wds:PATTERN (WebDataset shards), or sklearn:digits."
     ),
 ]
-Grid = Annotated[
-    str,
-    Parameter(
-        name=["--Cs", "--cs"],
-        help="Values of C to choose from: LOW:HIGH:COUNT, spaced evenly on a log scale, or joined "
-        "by commas.",
-    ),
-]
-Folds = Annotated[int, Parameter(help="Folds of every cross-validation.")]
-Repeats = Annotated[
-    int | None,
-    Parameter(
-        help="Repeats of the outer cross-validation (default: as many as test some 2,000 images, "
-        "one to five), or, with a test split, draws of each smaller training size (default 5)."
-    ),
-]
-ScoringName = Annotated[
-    str | None,
-    Parameter(
-        help='"accuracy", "balanced_accuracy", "f1_macro", "average_precision", or, with '
-        'classifier logistic, "neg_log_loss". Default: accuracy, or balanced accuracy where '
-        "classes are unequal."
-    ),
-]
-GroupDuplicates = Annotated[
-    bool,
-    Parameter(
-        negative="--no-group-duplicates",
-        help="Keep copies of an image, byte by byte, on the same side of every fold.",
-    ),
-]
 DropLeaks = Annotated[
     bool,
     Parameter(
         help="Leave out test images that are copies of training images, and images with two labels."
     ),
 ]
-MaxLoss = Annotated[
-    float,
-    Parameter(
-        help="Most that the recommended depth may score below the chosen one, of whose score it is "
-        "also within one standard error of the difference. With 0, no score is given up."
-    ),
-]
 Jobs = Annotated[int, Parameter(help="Processes that train classifiers; -1 for one on each core.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ComparedBy(Protocol):
+    # Typed as one word each; a seed is one of the extraction's options.
+    classifier: str = "svm"
+    Cs: Annotated[str, Parameter(name=["--Cs", "--cs"])] = DEFAULT_GRID
+    train_sizes: str = "all"
+    group_duplicates: Annotated[bool, Parameter(negative="--no-group-duplicates")] = True
+    random_state: Annotated[int, Parameter(parse=False)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FittedBy(_ComparedBy):
+    classifier: str = "logistic"
+    train_sizes: Annotated[str, Parameter(parse=False)] = "all"
+
+
+COMPARED_BY, FITTED_BY = _ComparedBy(), _FittedBy()
+ComparedBy = Annotated[_ComparedBy, Parameter(name="*")]
+"""Each field of the protocol an option of ``compare``."""
+FittedBy = Annotated[_FittedBy, Parameter(name="*")]
+"""And of ``fit``, which gives probabilities unless told otherwise, and fits on all images."""

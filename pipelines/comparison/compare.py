@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from pipelines.comparison.decision import Decision
 from pipelines.comparison.evaluate import Fit, evaluate_layer, in_pieces
+from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import Comparison
 from pipelines.comparison.scoring import default_scoring
-from pipelines.comparison.splits import Draw, Protocol, make_draws
+from pipelines.comparison.splits import Draw, make_draws
 from pipelines.comparison.verdict import Candidate, Verdict
 
 Codes = NDArray[Any] | Callable[[], NDArray[Any]]

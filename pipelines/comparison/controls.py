@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from pipelines.comparison.evaluate import Fit, evaluate_layer
 from pipelines.comparison.guessing import guess
+from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import Comparison
 from pipelines.comparison.scoring import image_weights
-from pipelines.comparison.splits import Draw, Protocol, inner_splits, make_draws
+from pipelines.comparison.splits import Draw, inner_splits, make_draws
 from pipelines.comparison.verdict import Verdict
 
 CONTROLS = {
@@ -156,10 +157,10 @@ def _affordable(
         if name not in CHEAP
     )
     step = math.ceil(cost * share / len(rows)) if cost else 1
-    logs = np.log(protocol.Cs)
+    logs = np.log(protocol.grid)
     [C] = [row.C for row in rows if (row.layer, row.classifier) == (best.layer, best.classifier)]
     chosen = int(np.abs(logs - np.log(C)).argmin())  # A median: perhaps between two of the grid.
-    return protocol.Cs[chosen % step :: step]
+    return protocol.grid[chosen % step :: step]
 
 
 def better_than_chance(

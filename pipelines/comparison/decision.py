@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pipelines.comparison.evaluate import Fit
 from pipelines.comparison.guessing import guess
 from pipelines.comparison.intervals import Told, explained_range, tell_apart
+from pipelines.comparison.protocol import TrainSize
 from pipelines.comparison.results import Best, Comparison, FoldScore, Mistake
-from pipelines.comparison.splits import TrainSize
 from pipelines.comparison.verdict import Candidate, Verdict
 
 

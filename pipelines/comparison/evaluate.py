@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
+from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.scoring import SCORINGS, default_scoring, score_answers, scorer
-from pipelines.comparison.splits import Draw, Protocol, Split
+from pipelines.comparison.splits import Draw, Split
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 
 ESTIMATORS = {"svm": LinearSVCCV, "logistic": LogisticCV}
@@ -80,7 +81,7 @@ def evaluate_layer(
     """
     scoring = protocol.scoring or default_scoring(y)
     classes, truth = np.unique(y, return_inverse=True)
-    Cs = np.array(protocol.Cs)
+    Cs = np.array(protocol.grid)
     fits = []
     tested = average_views(X)
     for draw in draws:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipelines.comparison.splits import TrainSize
+from pipelines.comparison.protocol import TrainSize
 from pipelines.comparison.tested import HeldOutAnswers
 
 

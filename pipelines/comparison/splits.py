@@ -8,90 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import RepeatedStratifiedKFold, StratifiedGroupKFold, StratifiedKFold
 
-from pipelines.comparison.scoring import SCORINGS
+from pipelines.comparison.protocol import Protocol, TrainSize
 
-CLASSIFIERS = ("svm", "logistic")
-
-TrainSize = int | str
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """How depths are compared.
-
-    Attributes
-    ----------
-    classifiers : tuple of str
-        Of ``"svm"`` and ``"logistic"``.
-    Cs : tuple of float
-        The grid that C is chosen from, increasing.
-    cv : int
-        Folds, of the outer cross-validation (where there is no test split) and of the inner one
-        that chooses C; at least 2.
-    repeats : int or None
-        Repeats of the outer cross-validation, or draws of each smaller training size where there
-        is a test split. None: as many as test about 2,000 images, one to five; and five.
-    train_sizes : tuple of (int or "all")
-        Training images of each class.
-    scoring : str or None
-        "accuracy", "balanced_accuracy", "f1_macro", "neg_log_loss" (logistic regression alone) or
-        "average_precision". None: balanced accuracy where the largest class has over 1.5 times the
-        images of the smallest, otherwise accuracy.
-    max_loss : float
-        Most that the recommended depth may score below the chosen one, of whose score it must also
-        be within one standard error of the difference; 0 or more.
-    group_duplicates : bool
-        Whether `pipelines.study.compare` keeps copies of an image, byte by byte, on the same
-        side of every fold. `compare_layers` sees codes only: give it `leaks.group_copies`.
-    random_state : int
-    """
-
-    classifiers: tuple[str, ...] = ("svm",)
-    Cs: tuple[float, ...] = tuple(10.0**power for power in range(-6, 3))
-    cv: int = 5
-    repeats: int | None = None
-    train_sizes: tuple[TrainSize, ...] = ("all",)
-    scoring: str | None = None
-    max_loss: float = 0.02
-    group_duplicates: bool = True
-    random_state: int = 0
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.classifiers if name not in CLASSIFIERS]
-        if unknown or not self.classifiers:
-            raise ValueError(
-                f"classifier={', '.join(unknown) or 'none'} is unknown. Allowed: "
-                f"{', '.join(CLASSIFIERS)}; both on the command line."
-            )
-        if self.scoring not in (None, *SCORINGS):
-            raise ValueError(
-                f"scoring={self.scoring!r} is unknown. Allowed: {', '.join(SCORINGS)}."
-            )
-        if self.scoring == "neg_log_loss" and self.classifiers != ("logistic",):
-            raise ValueError(
-                "scoring='neg_log_loss' needs probabilities, which a linear SVM does not give. Use "
-                "classifier logistic, or another score."
-            )
-        positive = all(0 < C < float("inf") for C in self.Cs)
-        if not self.Cs or not positive or list(self.Cs) != sorted(set(self.Cs)):
-            raise ValueError(
-                f"Cs={list(self.Cs)}: allowed are positive finite values, each larger than the "
-                "last."
-            )
-        if self.cv < 2 or (self.repeats is not None and self.repeats < 1):
-            raise ValueError(
-                f"cv={self.cv}, repeats={self.repeats}: allowed are 2 or more folds, 1 or more "
-                "repeats."
-            )
-        if not 0 <= self.max_loss < float("inf"):
-            raise ValueError(f"max_loss={self.max_loss}: allowed are 0 or more.")
-        wrong = [s for s in self.train_sizes if s != "all" and (isinstance(s, str) or s < 2)]
-        if wrong or not self.train_sizes:
-            raise ValueError(
-                f"train_sizes={list(self.train_sizes)}: allowed are 2 or more images of each class "
-                "(C is cross-validated among them), and all."
-            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,7 +76,7 @@ def make_draws(
         untested = np.setdiff1d(y[~test], y[test]).tolist()
         if untested:
             notes.append(f"no test image is of {', '.join(untested)}: the scores leave it out")
-    for size in protocol.train_sizes:
+    for size in protocol.sizes:
         if size != "all" and int(size) > smallest:
             notes.append(
                 f"train size {size} was dropped: the smallest class has {smallest} training images"

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from pipelines.comparison.evaluate import Fit
 from pipelines.comparison.intervals import HeldOut, score_interval
+from pipelines.comparison.protocol import TrainSize
 from pipelines.comparison.results import LayerScore
 from pipelines.comparison.scoring import score_answers
-from pipelines.comparison.splits import Draw, TrainSize
+from pipelines.comparison.splits import Draw
 from pipelines.comparison.tested import HeldOutAnswers
 
 Candidate = tuple[str, str]

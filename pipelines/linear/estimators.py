@@ -30,18 +30,20 @@ from pipelines.linear.path import (
 )
 from pipelines.linear.scaling import BLOCK_SIZE, Scale, row_lengths
 from pipelines.linear.validation import (
+    DEFAULT_GRID,
     check_class_weight,
     check_finite,
     check_grid,
     check_options,
     check_scoring_name,
     make_splits,
+    parse_grid,
     read_codes,
 )
 
 Array = NDArray[np.floating[Any]]
 
-DEFAULT_CS = tuple(10.0**power for power in range(-6, 3))
+DEFAULT_CS = parse_grid(DEFAULT_GRID)
 
 
 class _LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

@@ -5,6 +5,7 @@ Each error says what was got, what is allowed and what to do.
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,9 @@ from pipelines.linear.scaling import BLOCK_SIZE
 Array = NDArray[np.floating[Any]]
 Index = NDArray[np.intp]
 Split = tuple[Index, Index]
+
+DEFAULT_GRID = "1e-6:1e2:9"
+"""Values of C, as `parse_grid` reads them."""
 
 # Of values in size, of Cs and of weights: what is formed of them stays within float64.
 LARGEST = 1e75
@@ -171,3 +175,36 @@ def make_splits(
             )
         splits.append((train, test))
     return splits
+
+
+def parse_grid(text: str) -> tuple[float, ...]:
+    """Read values of C: LOW:HIGH:COUNT, spaced evenly on a log scale, or joined by commas.
+
+    Powers of ten are exact, as they are when typed.
+
+    Examples
+    --------
+    >>> parse_grid("1e-2:1:3")
+    (0.01, 0.1, 1.0)
+    >>> parse_grid("0.5,2")
+    (0.5, 2.0)
+    """
+    try:
+        if ":" not in text:
+            return tuple(float(part) for part in text.split(","))
+        low, high, count = text.split(":")
+        start, stop, n = float(low), float(high), int(count)
+        if not (0 < start < stop and n >= 2):
+            raise ValueError
+        first, step = math.log10(start), math.log10(stop / start) / (n - 1)
+        return tuple(_power_of_ten(first + i * step) for i in range(n))
+    except ValueError:
+        raise ValueError(
+            f"Cs={text!r} is not a grid. Allowed: LOW:HIGH:COUNT, such as 1e-6:1e2:9, or values "
+            "joined by commas, each positive and larger than the last."
+        ) from None
+
+
+def _power_of_ten(exponent: float) -> float:
+    whole = round(exponent)
+    return float(f"1e{whole}") if abs(exponent - whole) < 1e-9 else 10.0**exponent

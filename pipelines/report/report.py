@@ -20,8 +20,8 @@ from PIL import Image
 from codes import ImageList
 from pipelines.comparison.controls import CONTROLS
 from pipelines.comparison.duplicates import find_leaks
+from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import Comparison
-from pipelines.comparison.splits import Protocol
 from pipelines.comparison.tested import ANSWERS, by_content, read_answers, write_answers
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.provenance import versions
@@ -93,10 +93,10 @@ def make_report(
             "evaluation": "test split" if images.test is not None else "nested cross-validation",
             "scoring": comparison.scoring,
             "classifiers": list(protocol.classifiers),
-            "Cs": list(protocol.Cs),
+            "Cs": list(protocol.grid),
             "cv": protocol.cv,
             "repeats": 1 + max(fold.repeat for fold in comparison.folds),
-            "train_sizes": list(protocol.train_sizes),
+            "train_sizes": list(protocol.sizes),
             "group_duplicates": protocol.group_duplicates,
             "max_loss": protocol.max_loss,
             "random_state": protocol.random_state,

@@ -1,0 +1,133 @@
+"""The protocol: how depths are compared, as typed on the command line or given in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.comparison.scoring import SCORINGS
+from pipelines.linear.validation import DEFAULT_GRID, parse_grid
+
+CLASSIFIERS = ("svm", "logistic")
+
+TrainSize = int | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How depths are compared.
+
+    Attributes
+    ----------
+    classifier : str, or sequence of str
+        "svm" (LinearSVC), "logistic" or "both".
+    Cs : str, or sequence of float
+        Values of C to choose from, increasing: LOW:HIGH:COUNT, spaced evenly on a log scale, or
+        joined by commas.
+    cv : int
+        Folds of every cross-validation, 2 or more.
+    repeats : int, optional
+        Repeats of the outer cross-validation (default: as many as test some 2,000 images, one to
+        five), or, with a test split, draws of each smaller training size (default 5).
+    train_sizes : str, or sequence of (int or "all")
+        Training images of each class, joined by commas, such as 5,20,all.
+    scoring : str, optional
+        "accuracy", "balanced_accuracy", "f1_macro", "average_precision", or, with classifier
+        logistic, "neg_log_loss". Default: accuracy, or balanced accuracy where the largest class
+        has over 1.5 times the images of the smallest.
+    max_loss : float
+        Most that the recommended depth may score below the chosen one, of whose score it is also
+        within one standard error of the difference. With 0, no score is given up.
+    group_duplicates : bool
+        Keep copies of an image, byte by byte, on the same side of every fold.
+    random_state : int
+        Seed of every split that is drawn, from 0 to 4294967295.
+
+    Notes
+    -----
+    `compare_layers` sees codes only: to keep copies together there, give it the groups of
+    `pipelines.comparison.duplicates.group_copies`.
+
+    Examples
+    --------
+    >>> protocol = Protocol(classifier="both", Cs="1e-2:1:3", train_sizes="20,5,all")
+    >>> protocol.classifiers, protocol.grid, protocol.sizes
+    (('svm', 'logistic'), (0.01, 0.1, 1.0), (5, 20, 'all'))
+    """
+
+    classifier: str | Sequence[str] = "svm"
+    Cs: str | Sequence[float] = DEFAULT_GRID
+    cv: int = 5
+    repeats: int | None = None
+    train_sizes: str | Sequence[TrainSize] = "all"
+    scoring: str | None = None
+    max_loss: float = 0.02
+    group_duplicates: bool = True
+    random_state: int = 0
+
+    @property
+    def classifiers(self) -> tuple[str, ...]:
+        """Which classifiers are compared."""
+        if isinstance(self.classifier, str):
+            return CLASSIFIERS if self.classifier == "both" else (self.classifier,)
+        return tuple(self.classifier)
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The values of C."""
+        return parse_grid(self.Cs) if isinstance(self.Cs, str) else tuple(self.Cs)
+
+    @property
+    def sizes(self) -> tuple[TrainSize, ...]:
+        """The training sizes, ascending where they were given as one str."""
+        if not isinstance(self.train_sizes, str):
+            return tuple(self.train_sizes)
+        return _parse_sizes(self.train_sizes)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.classifiers if name not in CLASSIFIERS]
+        if unknown or not self.classifiers:
+            raise ValueError(
+                f"classifier={', '.join(unknown) or 'none'} is unknown. Allowed: "
+                f"{', '.join(CLASSIFIERS)}, both."
+            )
+        if self.scoring not in (None, *SCORINGS):
+            raise ValueError(
+                f"scoring={self.scoring!r} is unknown. Allowed: {', '.join(SCORINGS)}."
+            )
+        if self.scoring == "neg_log_loss" and self.classifiers != ("logistic",):
+            raise ValueError(
+                "scoring='neg_log_loss' needs probabilities, which a linear SVM does not give. Use "
+                "classifier logistic, or another score."
+            )
+        positive = all(0 < C < float("inf") for C in self.grid)
+        if not self.grid or not positive or list(self.grid) != sorted(set(self.grid)):
+            raise ValueError(
+                f"Cs={list(self.grid)}: allowed are positive finite values, each larger than the "
+                "last."
+            )
+        if self.cv < 2 or (self.repeats is not None and self.repeats < 1):
+            raise ValueError(
+                f"cv={self.cv}, repeats={self.repeats}: allowed are 2 or more folds, 1 or more "
+                "repeats."
+            )
+        if not 0 <= self.max_loss < float("inf"):
+            raise ValueError(f"max_loss={self.max_loss}: allowed are 0 or more.")
+        wrong = [s for s in self.sizes if s != "all" and (isinstance(s, str) or s < 2)]
+        if wrong or not self.sizes:
+            raise ValueError(
+                f"train_sizes={list(self.sizes)}: allowed are 2 or more images of each class "
+                "(C is cross-validated among them), and all."
+            )
+
+
+def _parse_sizes(text: str) -> tuple[TrainSize, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        numbers = sorted({int(part) for part in parts if part != "all"})
+    except ValueError:
+        raise ValueError(
+            f"train_sizes={text!r} is not a list of sizes. Allowed: numbers of images of each "
+            "class and all, joined by commas, such as 5,20,all."
+        ) from None
+    return (*numbers, "all") if "all" in parts else tuple(numbers)
