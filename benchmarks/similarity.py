@@ -92,9 +92,16 @@ def tiles(rng: np.random.Generator, image: Image.Image) -> Image.Image:
     return Image.fromarray(whole.reshape(224, 224, 3))
 
 
+def inverted(rng: np.random.Generator, image: Image.Image, side: int) -> Image.Image:
+    """Make a noisy negative of an image, of this many pixels a side."""
+    pixels = np.asarray(image.convert("RGB").resize((side, side)), float)
+    noisy = 255 - pixels + rng.normal(0, 8, pixels.shape)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
 def make_folders(scratch: Path, data: Path | None, n: int, seed: int) -> dict[str, Path]:
     """Gather n images of each kind."""
-    rng = np.random.default_rng(seed)
+    rng, later = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     digits = load_images("sklearn:digits")
     drawings = Drawings(n_classes=N_CLASSES)
     kinds = {
@@ -119,6 +126,12 @@ def make_folders(scratch: Path, data: Path | None, n: int, seed: int) -> dict[st
         photographs = {
             "photographs of clothing": clothing,
             "the same in shuffled tiles": [tiles(rng, image) for image in clothing],
+            **{
+                f"the same, noisy negatives, {side} pixels": [
+                    inverted(later, image, side) for image in clothing
+                ]
+                for side in (256, 128, 32)
+            },
             "CIFAR-10, 32 pixels": cifar,
         }
         kinds = photographs | kinds
@@ -154,10 +167,8 @@ def main() -> None:
         for kind, folder in folders.items():
             asking = ExtractionOptions(**asked, store=scratch)
             found, check = compare_with_training(list_images([folder]), asking)
-            side = {True: "similar", False: "dissimilar", None: "–"}[found.similar]
-            row = (
-                f"| {kind} | {found.value:.2f} ({found.ci_low:.2f} – {found.ci_high:.2f}) | {side}"
-            )
+            value = f"{found.value:.2f} ({found.ci_low:.2f} – {found.ci_high:.2f})"
+            row = f"| {kind} | {value} | {found.side or '–'}"
             if check is None:
                 print(f"{row} | – | – |", flush=True)
             else:

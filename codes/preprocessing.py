@@ -135,8 +135,9 @@ class Preprocessing:
         Parameters
         ----------
         how : str
-            A name among `NORMALIZATIONS`, or ``"MEAN:STD"``: one number each, or three joined by
-            commas, for values in [0, 1].
+            A name among `NORMALIZATIONS`, or ``"MEAN:STD"``: one number each, or three of red,
+            green and blue joined by commas, for values in [0, 1]; with ``":BGR"`` behind it where
+            the network takes blue first.
 
         Returns
         -------
@@ -155,21 +156,22 @@ class Preprocessing:
         if how in NORMALIZATIONS:
             return replace(self, **NORMALIZATIONS[how])
         try:
-            mean, std = (tuple(map(float, part.split(","))) for part in how.split(":"))
+            numbers, channels = how.removesuffix(":BGR"), "BGR" if how.endswith(":BGR") else "RGB"
+            mean, std = (tuple(map(float, part.split(","))) for part in numbers.split(":"))
         except ValueError:
             raise ValueError(
                 f"The normalisation {how!r} is unknown. Allowed: {', '.join(NORMALIZATIONS)}, or "
-                "MEAN:STD, such as 0.5:0.25 or 0.5,0.5,0.5:0.2,0.2,0.2."
+                "MEAN:STD or MEAN:STD:BGR, such as 0.5:0.25 or 0.5,0.5,0.5:0.2,0.2,0.2."
             ) from None
         three = [part * 3 if len(part) == 1 else part for part in (mean, std)]
         try:
-            return replace(self, mean=three[0], std=three[1], channels="RGB")
+            return replace(self, mean=three[0], std=three[1], channels=channels)
         except ValueError as error:
             raise ValueError(f"The normalisation {how!r} is not valid: {error}") from None
 
     @property
     def normalization(self) -> str:
-        """How values are normalised, as `normalized` takes it where the channels are RGB."""
+        """How values are normalised, as `normalized` takes it."""
         own = {"mean": tuple(self.mean), "std": tuple(self.std), "channels": self.channels}
         for name, steps in NORMALIZATIONS.items():
             if own == steps:
@@ -178,7 +180,7 @@ class Preprocessing:
             ",".join(f"{value:.6g}" for value in (values if len(set(values)) > 1 else values[:1]))
             for values in (self.mean, self.std)
         )
-        return f"{mean}:{std}" + (" (BGR)" if self.channels == "BGR" else "")
+        return f"{mean}:{std}" + (":BGR" if self.channels == "BGR" else "")
 
     @classmethod
     def from_torchvision(cls, preset: object) -> Preprocessing:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from codes import CodeExtractor, ImageList, Preprocessing, load_backbone
 from codes.data.images import ArraySource
 from codes.graph.agreement import Agreement, GraphDiffersError
-from codes.graph.trace import trace
+from codes.graph.tracing import trace
 
 
 @dataclass

@@ -19,7 +19,7 @@ from codes import Preprocessing, load_backbone
 from codes.backbones import building
 from codes.backbones.backbone import digest_weights
 from codes.backbones.fingerprint import fingerprint
-from codes.graph.trace import trace
+from codes.graph.tracing import trace
 
 
 def _alexnet_like(tmp_path: Path, name: str, **arguments: int) -> Path:

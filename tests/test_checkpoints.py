@@ -18,6 +18,7 @@ from torchvision import models
 
 from codes import load_backbone, load_images
 from codes.backbones.backbone import digest_weights
+from codes.backbones.state_dicts import find_weights, read_checkpoint
 from codes.evidence import EvidenceReader
 from codes.extractor import CodeExtractor
 from pipelines.cli.app import main
@@ -78,10 +79,73 @@ def test_two_sets_that_fit_are_both_named(tmp_path: Path) -> None:
     state = _state()
     average = {key: value + 1 for key, value in state.items()}
     torch.save({"model": state, "ema": average}, tmp_path / "two.pt")
-    with pytest.raises(ValueError, match="'model' and 'ema'"):
+    with pytest.raises(ValueError, match=r"'model' and 'ema'.*two\.pt::model.*two\.pt::ema"):
         _load(tmp_path / "two.pt")
     torch.save({"model": state, "again": state}, tmp_path / "same.pt")
     assert "under 'model'" in _load(tmp_path / "same.pt").weights
+
+
+def _headless(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if not key.startswith("fc.")}
+
+
+def _pair(first: str, second: str) -> dict[str, Tensor]:
+    """Two networks in one state dict, of which the second, another, lacks its head."""
+    other = {f"{second}{key}": value + 1 for key, value in _headless(_state()).items()}
+    return _prefixed(first) | other
+
+
+@pytest.mark.parametrize(
+    ("made", "first", "second"),
+    [
+        (
+            lambda: {"state_dict": _pair("module.encoder_q.", "module.encoder_k.")},
+            "state_dict.module.encoder_q",
+            "state_dict.module.encoder_k",
+        ),
+        (lambda: _pair("online.net.", "target.net."), "online.net", "target.net"),
+        (lambda: _pair("model.", "model_ema.module."), "model", "model_ema.module"),
+        (lambda: _pair("", "ema."), "", "ema"),
+        (
+            lambda: {
+                "student": _prefixed("module.backbone."),
+                "teacher": {k: v + 1 for k, v in _headless(_state()).items()},
+            },
+            "student.module.backbone",
+            "teacher",
+        ),
+    ],
+)
+def test_of_two_networks_in_a_file_one_is_named(
+    made: Callable[[], Any], first: str, second: str, tmp_path: Path
+) -> None:
+    file, wanted = tmp_path / "two.pth", _state()
+    torch.save(made(), file)
+    found = read_checkpoint(file)
+    with pytest.raises(ValueError, match="two sets of tensors") as error:
+        find_weights(found, wanted, origin=str(file))
+    assert f"{first!r} and {second!r}" in str(error.value)
+    assert f"--weights {file}::{first} or {file}::{second}." in str(error.value)
+    for place, more in ((first, 0), (second, 1), (f"{second}.", 1)):
+        state = find_weights(found, wanted, origin=str(file), place=place).state
+        assert torch.equal(state["conv1.weight"], wanted["conv1.weight"] + more)
+    with pytest.raises(ValueError, match=f"at 'encoder'.*{first!r}, {second!r}"):
+        find_weights(found, wanted, origin=str(file), place="encoder")
+
+
+def test_a_place_in_a_file_of_weights_is_read_and_said(tmp_path: Path) -> None:
+    file = f"{tmp_path / 'two.pth'}::online.net"
+    torch.save(_pair("online.net.", "target.net."), tmp_path / "two.pth")
+    backbone = _load(Path(file))
+    expected = models.resnet18(num_classes=7)
+    expected.load_state_dict(_state())
+    assert backbone.weights_digest == digest_weights(expected)
+    assert backbone.weights.startswith(f"{file} (prefix 'online.net.' removed")
+
+
+def test_a_part_that_is_the_same_does_not_count() -> None:
+    found = {"cut": _headless(_state()), "whole": _state()}
+    assert find_weights(found, _state(), origin="f.pth").said == ("under 'whole'",)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg11", "efficientnet_b0", "densenet121"])

@@ -18,7 +18,7 @@ from codes import CodeExtractor, ImageList, load_backbone
 from codes.backbones.backbone import digest_weights
 from codes.data.images import ArraySource
 from codes.graph.copies import copy_module
-from codes.graph.trace import trace
+from codes.graph.tracing import trace
 from codes.inference.tuning import _PackedConvolution
 
 

@@ -27,7 +27,7 @@ from codes.data.loading import WorkerDiedError
 from codes.extractor import NonFiniteCodesError
 from codes.graph.layers import find_layers
 from codes.graph.pooling import pool_codes, pooled_width, resolve_pooling
-from codes.graph.trace import trace
+from codes.graph.tracing import trace
 from codes.inference.devices import find_device
 from codes.inference.reading import BatchReader
 from tests.test_layers import _Twice

@@ -21,7 +21,7 @@ from codes.data.images import ArraySource
 from codes.evidence import EvidenceReader
 from codes.graph.agreement import GraphDiffersError
 from codes.graph.copies import copy_network, move_network
-from codes.graph.trace import trace
+from codes.graph.tracing import trace
 
 
 class Plain(nn.Module):
@@ -78,6 +78,34 @@ class ReadsWeight(Plain):
         return self.head(self.codes(x) + self.conv.weight.mean((1, 2, 3)))
 
 
+class ChecksShapes(Plain):
+    """What people write at the top of a forward pass; none of it depends on the images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.dim() == 4
+        assert x.size(1) in (1, 3)
+        if x.shape[-1] != 32 or tuple(x.shape[1:]) != (3, 32, 32):
+            raise ValueError(f"wants 32 pixels, not {x.shape}")
+        if len(x.shape) == 3 or x.ndim == 3:
+            x = x[None]
+        if x.dtype != torch.float32 or x.is_cuda or not x.is_floating_point():
+            x = x.float() * 0
+        return super().forward(x)
+
+
+class PadsAndCounts(Plain):
+    """What is known of shapes is used: for padding, in loops, as numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, channels, height, width = x.shape
+        if height % 5 or width % 5:
+            x = F.pad(x, (0, 5 - width % 5, 0, 5 - height % 5))
+        for channel in range(channels):
+            x = x * (1 + channel / int(height / 2))
+        x = x.view(n, *x.shape[1:3], -1) / max(width, 3)
+        return super().forward(x if self.conv.weight.size(0) > 3 else -x)
+
+
 class Tied(Plain):
     def __init__(self) -> None:
         super().__init__()
@@ -104,8 +132,8 @@ class NoSelfWithin(nn.Module):
 
 
 NETWORKS = (
-    Plain, NoneByDefault, FlagByDefault, Collecting, ReadsType, ReadsParameters, ReadsWeight, Tied,
-    NoSelf, NoSelfWithin,
+    Plain, NoneByDefault, FlagByDefault, Collecting, ReadsType, ReadsParameters, ReadsWeight,
+    ChecksShapes, PadsAndCounts, Tied, NoSelf, NoSelfWithin,
 )  # fmt: skip
 
 
@@ -179,6 +207,41 @@ def test_a_required_argument_is_named(own: Callable[..., Backbone]) -> None:
 
     with pytest.raises(ValueError, match="'prompt'"):
         own(Needs)
+
+
+def test_a_check_of_shapes_leaves_no_trace() -> None:
+    checked, plain = trace(_made(ChecksShapes).eval(), 32), trace(_made(Plain).eval(), 32)
+    assert str(checked.graph) == str(plain.graph)
+    assert list(checked.nodes) == list(plain.nodes)
+
+
+class BranchesOnValues(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return x if x.max().item() > 1 else -x
+
+
+class BranchesOnNumber(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.shape[0] > 500 else -x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (BranchesOnValues, ["values", "return x if x.max().item() > 1 else -x", "torch.where"]),
+        (BranchesOnNumber, ["number of images", "if x.shape[0] > 500", "take the branch away"]),
+        (ChecksShapes, ["64 x 64", "wants 32 pixels", "raise ValueError", "--image-size"]),
+    ],
+)
+def test_what_a_forward_pass_branches_on_is_named_with_its_line(
+    kind: type[nn.Module], words: list[str]
+) -> None:
+    with pytest.raises(
+        ValueError, match=rf"^{kind.__name__} .*test_networks\.py, line \d+"
+    ) as error:
+        trace(_made(kind).eval(), 64)
+    assert all(word in str(error.value) for word in words)
 
 
 def test_a_network_that_goes_on_training_is_named(own: Callable[..., Backbone]) -> None:

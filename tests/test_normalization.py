@@ -36,7 +36,10 @@ def plain() -> tuple[nn.Module, Preprocessing]:
 PLAIN = "tests.test_normalization:plain"
 
 
-@pytest.mark.parametrize("how", [*NORMALIZATIONS, "0.4:0.3", "0.4,0.5,0.6:0.1,0.2,0.3"])
+NUMBERS = ("0.4:0.3", "0.4,0.5,0.6:0.1,0.2,0.3")
+
+
+@pytest.mark.parametrize("how", [*NORMALIZATIONS, *NUMBERS, *(f"{how}:BGR" for how in NUMBERS)])
 def test_pixels_are_normalised_as_by_hand(how: str) -> None:
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(0, 256, (2, 3, 5, 4), dtype=np.uint8))
@@ -52,7 +55,9 @@ def test_pixels_are_normalised_as_by_hand(how: str) -> None:
         "0.4:0.3": (rgb / 255 - 0.4) / 0.3,
         "0.4,0.5,0.6:0.1,0.2,0.3": (rgb / 255 - torch.tensor([0.4, 0.5, 0.6])[:, None, None])
         / torch.tensor([0.1, 0.2, 0.3])[:, None, None],
-    }[how]
+    }[how.removesuffix(":BGR")]
+    if how.endswith(":BGR"):
+        oracle = oracle[:, [2, 1, 0]]
     steps = Preprocessing().normalized(how)
     found = steps.normalize(pixels)
     assert found.is_contiguous(memory_format=torch.channels_last)
@@ -73,7 +78,7 @@ def test_keys_are_those_of_the_versions_before() -> None:
 @pytest.mark.parametrize(
     ("how", "word"),
     [("imagnet", "imagnet"), ("0.5:0", "0.0"), ("0.5,0.5:0.2", "3 numbers"), ("0.5:nan", "nan"),
-     ("1:2:3", "1:2:3"), ("0.5:", "0.5:")],
+     ("1:2:3", "1:2:3"), ("1:2:GBR", "1:2:GBR"), ("BGR", "BGR"), ("0.5:", "0.5:")],
 )  # fmt: skip
 def test_what_cannot_normalise_is_refused(how: str, word: str) -> None:
     with pytest.raises(ValueError, match=word):

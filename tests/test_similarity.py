@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -13,13 +14,17 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import nn
 
+import pipelines.diagnostics.similarity
 from cache import CodeStore
 from codes import ImageList, Preprocessing, load_backbone
 from codes.backbones.backbone import Backbone
 from codes.data.images import digest_images
 from codes.data.readers.datasets import list_images
 from codes.evidence import EvidenceReader, divergences
+from codes.graph.heads import class_weights
+from codes.untrained import looks_untrained
 from pipelines.cli.app import main
+from pipelines.diagnostics.advice import _similar
 from pipelines.diagnostics.similarity import (
     BORDER,
     BORDER_DIVERGENCE,
@@ -127,6 +132,7 @@ def test_similarity_is_that_of_brute_force(backbone: Backbone, tmp_path: Path) -
     assert found.value == pytest.approx(value, rel=1e-3)
     assert found.ci_low < found.value < found.ci_high
     assert (found.n_images, found.similar) == (40, found.value >= BORDER)
+    assert found.side == ("similar" if found.similar else "dissimilar")
     assert "batch normalisation" in found.witness
 
 
@@ -167,7 +173,83 @@ def test_a_network_without_statistics_has_no_border(image_folder: Path, tmp_path
     found, _ = measured(load_backbone("bundled"), image_folder, tmp_path / "store")
     assert (found.witness, found.similar) == ("the source classifier", None)
     assert "an order under this one network" in found.scale
+    assert "separates only strongly different images" in found.scale
     assert not EvidenceReader(load_backbone("resnet18", weights="none")).norms  # As it is made.
+
+
+def test_a_border_within_the_interval_is_said(
+    backbone: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, store = save(tmp_path / "images", photographs(40)), tmp_path / "store"
+    value = measured(backbone, folder, store)[0].value
+    assert value is not None
+    for above in (-1e-4, 1e-4):
+        monkeypatch.setattr(pipelines.diagnostics.similarity, "BORDER", value + above)
+        found = measured(backbone, folder, store)[0]
+        assert (found.similar, found.side) == (None, "close to the border")
+        assert _similar(found)[0] is None
+        assert "close to the border" in _similar(found)[1]
+    assert main(["similarity", str(folder), "--backbone", "tests.test_similarity:build"]) == 0
+    assert f"Similarity {value:.2f}, close to the border" in capsys.readouterr().out
+
+
+def test_class_weights_that_know_nothing_are_not_asked(image_folder: Path, tmp_path: Path) -> None:
+    state = load_backbone("bundled").model.state_dict()
+    kept = {name: value for name, value in state.items() if not name.startswith("classifier.")}
+    torch.manual_seed(0)
+    head = {f"classifier.{k}": v for k, v in nn.Linear(512, 1000).state_dict().items()}
+    for name, content, words in (
+        ("cut", kept, "the file of weights lacks 'classifier.weight'"),
+        ("anew", kept | head, "'classifier.weight' cannot be distinguished from random ones"),
+    ):
+        torch.save(content, tmp_path / f"{name}.pth")
+        network = load_backbone("bundled", weights=tmp_path / f"{name}.pth")
+        found, _ = measured(network, image_folder, tmp_path / "store")
+        assert (found.value, found.side) == (None, "")
+        assert words in found.witness
+
+
+INITIALISATIONS: dict[str, Callable[[torch.Tensor], object]] = {
+    "PyTorch's": lambda weight: None,
+    "normal": lambda weight: nn.init.normal_(weight, 0, 0.01),
+    "cut": lambda weight: nn.init.trunc_normal_(weight, std=0.02, a=-0.04, b=0.04),
+    "Glorot's": nn.init.xavier_uniform_,
+    "He's": nn.init.kaiming_normal_,
+    "orthogonal": nn.init.orthogonal_,
+    "zeros": nn.init.zeros_,
+}
+
+
+@pytest.mark.parametrize("how", INITIALISATIONS)
+@pytest.mark.parametrize("n_classes", [1, 2, 100])
+def test_a_head_looks_untrained_until_it_is_trained(how: str, n_classes: int) -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(64, n_classes)
+    INITIALISATIONS[how](head.weight)
+    assert looks_untrained(head.weight)
+    features, labels = torch.rand(256, 64), torch.arange(256) % max(2, n_classes)
+    features[torch.arange(256), labels % 64] += 3
+    steps = torch.optim.SGD(head.parameters(), 0.3, momentum=0.9)
+    for _ in range(100):
+        steps.zero_grad()
+        scores = head(features)
+        if n_classes == 1:
+            loss = nn.functional.binary_cross_entropy_with_logits(scores[:, 0], labels.float())
+        else:
+            loss = nn.functional.cross_entropy(scores, labels)
+        loss.backward()
+        steps.step()
+    assert not looks_untrained(head.weight)
+
+
+def test_published_heads_look_trained() -> None:
+    head = class_weights(load_backbone("bundled").graph)
+    assert head is not None
+    assert head[0] == "classifier.weight"
+    assert not looks_untrained(head[1])
 
 
 def test_random_weights_know_nothing(image_folder: Path, tmp_path: Path) -> None:

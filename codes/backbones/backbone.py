@@ -16,7 +16,8 @@ from codes.backbones.fingerprint import fingerprint, traced_alike
 from codes.graph.agreement import Agreement
 from codes.graph.dense import as_convolutions
 from codes.graph.layers import Layer, find_layers, measure_layers
-from codes.graph.trace import TracedGraph, alone, mark_missing, trace
+from codes.graph.trace import TracedGraph, mark_missing
+from codes.graph.tracing import alone, trace
 from codes.preprocessing import Preprocessing
 
 
@@ -75,7 +76,9 @@ def load_backbone(
     weights : str or Path, optional
         A torchvision weights name, such as ``"IMAGENET1K_V1"`` (default: the backbone's own
         ``DEFAULT``, downloaded by torchvision where it is not yet on disk); a ``.pth``, ``.pt`` or
-        ``.safetensors`` state dict; ``"none"`` for random weights, a control; or ``"default"``.
+        ``.safetensors`` state dict or checkpoint, with ``::PLACE`` behind it where it holds several
+        networks (``"last.pth::module.encoder_q"``); ``"none"`` for random weights, a control; or
+        ``"default"``.
     image_size : int, optional
         Side of the network's input in pixels (default: its preprocessing's).
     dense : bool, default=False
@@ -116,12 +119,14 @@ def load_backbone(
         preprocessing = preprocessing.at_size(image_size)
     model = built.model
     _prepare(name, model)
-    graph = trace(model)
+    # A dense network's layers are known from its own size, and go on to others.
+    traced_size = (built.preprocessing if dense else preprocessing).crop_size
+    graph = trace(model, traced_size)
     digest = digest_weights(model)
     architecture = built.architecture
     if ":" in name:  # Its code is not pinned by a release: what was traced stands for it.
         architecture = {**architecture, "graph": fingerprint(model, graph)}
-        if not traced_alike(graph, trace(model)):
+        if not traced_alike(graph, trace(model, traced_size)):
             raise ValueError(
                 f"Backbone {name!r} is another network each time that its forward pass is traced: "
                 "it draws random numbers, or counts. Draw them where it is made, and keep them as "
@@ -192,7 +197,7 @@ def pixels_backbone(preprocessing: Preprocessing) -> Backbone:
     preprocessing = preprocessing.normalized("none")
     # What is not negative passes a ReLU as it is.
     model = nn.Sequential(OrderedDict(pixels=nn.ReLU())).eval()
-    graph = trace(model)
+    graph = trace(model, preprocessing.crop_size)
     return Backbone(
         name="pixels",
         model=model,

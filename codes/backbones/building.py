@@ -25,6 +25,7 @@ from codes.backbones.state_dicts import (
     fit_state_dict,
     inferred_num_classes,
     read_checkpoint,
+    split_place,
 )
 from codes.graph.copies import copy_module
 from codes.preprocessing import Preprocessing
@@ -55,14 +56,15 @@ def _seeded(build: Callable[[], nn.Module], random_state: int) -> nn.Module:
 
 def _is_file(weights: str) -> bool:
     """Tell whether weights are named by a file: one that is there, or what looks like one."""
-    path = Path(weights)
+    path = Path(split_place(weights)[0])
     return path.is_file() or path.suffix in _ENDINGS or os.sep in weights
 
 
-def _load(model: nn.Module, file: str) -> tuple[tuple[str, ...], str]:
+def _load(model: nn.Module, weights: str) -> tuple[tuple[str, ...], str]:
     """Load weights from a file; return what it lacks, and where they come from in words."""
-    found = find_weights(read_checkpoint(file), model.state_dict(), origin=file)
-    return fit_state_dict(model, found)
+    file, place = split_place(weights)
+    tensors, wanted = read_checkpoint(file), model.state_dict()
+    return fit_state_dict(model, find_weights(tensors, wanted, origin=weights, place=place))
 
 
 def build_bundled(weights: str | None, random_state: int) -> Built:
@@ -215,8 +217,10 @@ def build_torchvision(name: str, weights: str | None, random_state: int) -> Buil
         model = _seeded(lambda: _random_torchvision(name), random_state)
         said, entry = f"random (random_state={random_state})", default
     elif weights is not None and weights not in published.__members__ and _is_file(weights):
-        tensors = read_checkpoint(weights)
-        entry = next((w for w in published if _is_published(Path(weights), w)), None)
+        file, place = split_place(weights)
+        tensors = read_checkpoint(file)
+        known_files = published if place is None else ()
+        entry = next((w for w in known_files if _is_published(Path(file), w)), None)
         if entry is not None:
             # Torchvision's own file: its builder knows what else belongs to it (GoogLeNet's input
             # transform, DenseNet's old names).
@@ -225,7 +229,7 @@ def build_torchvision(name: str, weights: str | None, random_state: int) -> Buil
             said = f"{weights} ({entry.name})"
         else:
             wanted = _state_of(name)
-            found = find_weights(tensors, wanted, origin=weights)
+            found = find_weights(tensors, wanted, origin=weights, place=place)
             num_classes = inferred_num_classes(wanted, found.state)
             if num_classes is not None:
                 found = replace(found, said=(*found.said, f"{num_classes} classes"))

@@ -37,7 +37,7 @@ def fingerprint(model: nn.Module, traced: TracedGraph) -> str:
 
     Examples
     --------
-    >>> from codes.graph.trace import trace
+    >>> from codes.graph.tracing import trace
     >>> half, whole = nn.LeakyReLU(0.5).eval(), nn.LeakyReLU(1.0).eval()
     >>> fingerprint(half, trace(half)) == fingerprint(whole, trace(whole))
     False

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 MOST_NESTED = 3
 PLAUSIBLE = 0.9
 """Share of a network's tensors that a file has, by name and shape, from which it is taken to be of
-this architecture."""
+this architecture; and of the names that fit best in a file, from which others there fit as well."""
 
 
 class _Unread:
@@ -133,14 +133,41 @@ def _nested(content: Any, path: str, depth: int = 0) -> Iterator[tuple[str, dict
         yield from _nested(value, f"{path}.{key}" if path else str(key), depth + 1)
 
 
+def split_place(weights: str) -> tuple[str, str | None]:
+    """Split ``FILE::PLACE``, a file and which of its sets of tensors is meant.
+
+    Parameters
+    ----------
+    weights : str
+
+    Returns
+    -------
+    file : str
+    place : str or None
+        As `find_weights` takes it; None where none is named.
+
+    Examples
+    --------
+    >>> split_place("last.ckpt::state_dict.encoder_q"), split_place("last.ckpt")
+    (('last.ckpt', 'state_dict.encoder_q'), ('last.ckpt', None))
+    """
+    file, mark, place = weights.rpartition("::")
+    return (file, place) if mark and not Path(weights).is_file() else (weights, None)
+
+
 def find_weights(
-    found: Mapping[str, Mapping[str, Tensor]], wanted: Mapping[str, Tensor], *, origin: str
+    found: Mapping[str, Mapping[str, Tensor]],
+    wanted: Mapping[str, Tensor],
+    *,
+    origin: str,
+    place: str | None = None,
 ) -> Weights:
     """Find a network's weights among the tensors of a file.
 
     They may be nested in dictionaries, and their names may have one prefix in common, as
     data-parallel training, ``torch.compile`` and training frameworks give them: the place and the
-    prefix are those after which most names are the network's.
+    prefix are those after which most names are the network's. Others after which nearly as many are
+    (a student's beside its teacher's, an average beside what is averaged) must hold the same.
 
     Parameters
     ----------
@@ -150,6 +177,8 @@ def find_weights(
         The network's own tensors, on whatever device.
     origin : str
         The file, for messages.
+    place : str, optional
+        Which set of tensors is meant: where it is nested and its prefix, joined by a dot.
 
     Returns
     -------
@@ -158,7 +187,7 @@ def find_weights(
     Raises
     ------
     ValueError
-        If two different sets of tensors fit alike.
+        If two different sets of tensors fit, or none does at the place that is named.
 
     Examples
     --------
@@ -176,26 +205,39 @@ def find_weights(
         for suffix in _suffixes(name)
         if suffix in wanted
     )
-    if not counts:  # Another architecture: `fit_state_dict` says which names are whose.
+    fitting = [it for it, count in counts.items() if count >= PLAUSIBLE * max(counts.values())]
+    if place is not None:
+        named = [it for it in counts if _place(it) == place.strip(".")]
+        if not named:
+            raise ValueError(
+                f"The weights {origin} hold no tensors of the network at {place!r}. Allowed: "
+                f"{', '.join(repr(_place(it)) for it in fitting) or 'none'}."
+            )
+        fitting = [max(named, key=lambda it: counts[it])]
+    if not fitting:  # Another architecture: `fit_state_dict` says which names are whose.
         largest = max(found, key=lambda path: len(found[path]))
         return Weights(state=dict(found[largest]), origin=origin)
-    most = max(counts.values())
-    best, *others = [place for place, count in counts.items() if count == most]
+    best, *others = sorted(fitting, key=lambda it: -counts[it])
     state = _without_prefix(found[best[0]], best[1])
     for other in others:
         again = _without_prefix(found[other[0]], other[1])
-        if any(k not in again or not torch.equal(state[k], again[k]) for k in state if k in wanted):
-            places = " and ".join(
-                repr(".".join(filter(None, it)).rstrip(".")) for it in (best, other)
-            )
+        if any(k in again and not torch.equal(state[k], again[k]) for k in state if k in wanted):
+            file = split_place(origin)[0]
+            places = " and ".join(repr(_place(it)) for it in (best, other))
+            choices = " or ".join(f"{file}::{_place(it)}" for it in (best, other))
             raise ValueError(
                 f"The weights {origin} hold two sets of tensors that fit the network, {places}. "
-                "Save the one that is meant with torch.save(…, FILE)."
+                f"Name the one that is meant: --weights {choices}."
             )
     path, prefix = best
     left_out = [name for name in found[path] if not name.startswith(prefix)]
     said = [f"under {path!r}"] * bool(path) + [f"prefix {prefix!r} removed"] * bool(prefix)
     return Weights(state=state, origin=origin, left_out=tuple(left_out), said=tuple(said))
+
+
+def _place(at: tuple[str, str]) -> str:
+    """Name a set of tensors: where it is nested, and its prefix."""
+    return ".".join(filter(None, at)).rstrip(".")
 
 
 def _suffixes(name: str) -> Iterator[str]:

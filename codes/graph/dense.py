@@ -43,7 +43,8 @@ def as_convolutions(traced: TracedGraph) -> TracedGraph:
 
     Examples
     --------
-    >>> from codes.graph.trace import measure_shapes, trace
+    >>> from codes.graph.trace import measure_shapes
+    >>> from codes.graph.tracing import trace
     >>> traced = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 5)).eval())
     >>> measure_shapes(traced, torch.zeros(1, 3, 8, 8))
     >>> as_convolutions(traced).root(torch.zeros(1, 3, 20, 20)).shape

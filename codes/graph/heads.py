@@ -45,6 +45,27 @@ def last_reader(traced: TracedGraph) -> fx.Node:
     return classifier
 
 
+def class_weights(traced: TracedGraph) -> tuple[str, torch.Tensor] | None:
+    """Find the weights of the source classifier.
+
+    Parameters
+    ----------
+    traced : TracedGraph
+
+    Returns
+    -------
+    found : (str, Tensor) or None
+        Name, and weights of shape (n_classes, n_features, ...); None where it keeps them otherwise.
+    """
+    classifier = source_classifier(traced)
+    if classifier is None or classifier.op != "call_module":
+        return None
+    weight = getattr(traced.module(classifier), "weight", None)
+    if not isinstance(weight, torch.Tensor) or weight.ndim < 2:
+        return None
+    return f"{classifier.target}.weight", weight
+
+
 def head_inputs(traced: TracedGraph, activations: Collection[fx.Node]) -> dict[fx.Node, str]:
     """Find what the head of a network reads, where that is no activation.
 

@@ -91,7 +91,7 @@ def find_layers(traced: TracedGraph, example: torch.Tensor) -> list[Layer]:
     Examples
     --------
     >>> from torch import nn
-    >>> from codes.graph.trace import trace
+    >>> from codes.graph.tracing import trace
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5))
     >>> layers = find_layers(trace(net.eval()), torch.zeros(1, 3, 8, 8))
     >>> [(layer.name, layer.depth, layer.shape, layer.why) for layer in layers]

@@ -1,19 +1,15 @@
-"""The traced graph of a network: what its nodes are, and what lies on the way to its output."""
+"""The graph of a network: what its nodes are, and what lies on the way to its output."""
 
 from __future__ import annotations
 
-import inspect
 import operator
-from collections.abc import Callable, Collection, Set
+from collections.abc import Collection, Set
 from dataclasses import dataclass, field
-from functools import wraps
-from threading import RLock, get_ident
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
-from torchvision.models.feature_extraction import NodePathTracer
 
 _ACTIVATION_MODULES = (
     nn.ReLU, nn.Hardtanh, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU,
@@ -29,29 +25,6 @@ _GATES = {torch.sigmoid, F.sigmoid, F.hardsigmoid, "sigmoid", "sigmoid_"}
 _PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 _CONCATENATIONS = {torch.cat, torch.concat, torch.concatenate}
 _CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d}
-
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-Given = ParamSpec("Given")
-Result = TypeVar("Result")
-
-_ALONE = RLock()
-
-
-def alone(function: Callable[Given, Result]) -> Callable[Given, Result]:
-    """Let one thread at a time build and trace networks.
-
-    While torch.fx traces, it patches `nn.Module` for all threads, and takes that back in the order
-    in which it ends; and PyTorch has one generator of random numbers.
-    """
-
-    @wraps(function)
-    def run(*args: Given.args, **kwargs: Given.kwargs) -> Result:
-        with _ALONE:
-            return function(*args, **kwargs)
-
-    return run
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,179 +77,6 @@ class TracedGraph:
         """Tell whether a node only weighs another, as in squeeze-and-excitation."""
         gate = self.is_module(node, (nn.Sigmoid, nn.Hardsigmoid)) or self.calls(node, _GATES)
         return gate and any(self.calls(user, _PRODUCTS) for user in node.users)
-
-
-class UnfollowedError(ValueError):
-    """A network does what its graph leaves out, so that the graph would answer otherwise."""
-
-
-class _Weight(fx.Proxy):
-    """A parameter while its network is traced: its values are a node, all else is what it is.
-
-    What a forward pass does with the type, the device or the shape of a weight does not depend on
-    the image.
-    """
-
-    def __init__(self, proxy: fx.Proxy, value: torch.Tensor) -> None:
-        super().__init__(proxy.node, proxy.tracer)
-        self._value = value
-        self.dtype, self.device, self.shape = value.dtype, value.device, value.shape
-        self.ndim, self.is_cuda, self.requires_grad = value.ndim, value.is_cuda, False
-
-    def size(self, *axis: int) -> Any:
-        return self._value.size(*axis)
-
-    def dim(self) -> int:
-        return self._value.dim()
-
-    def numel(self) -> int:
-        return self._value.numel()
-
-    def is_floating_point(self) -> bool:
-        return self._value.is_floating_point()
-
-
-class _Tracer(NodePathTracer):  # type: ignore[misc]
-    """Follow what its own thread calls; others may run networks in the meantime.
-
-    The first argument of the network is its images; every other one is its default, as where the
-    network is called with images alone.
-
-    Parameters
-    ----------
-    known : bool
-        Whether the type and the shape of a weight are values, so that Python can branch on them,
-        and not operations of the graph.
-    """
-
-    def __init__(self, *, known: bool) -> None:
-        super().__init__()
-        self._known = known
-        self._thread = get_ident()
-        self._autocast = _autocast()
-
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        if _autocast() != self._autocast:
-            raise UnfollowedError(
-                "computes under torch.autocast within its forward pass, which its graph leaves "
-                "out. Take that away; --precision says what the whole network computes in"
-            )
-        node: fx.Node = super().create_node(*args, **kwargs)
-        return node
-
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if get_ident() != self._thread:
-            return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
-
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
-        if get_ident() != self._thread:
-            return attr_val
-        value = super().getattr(attr, attr_val, parameter_proxy_cache)
-        if self._known and isinstance(value, fx.Proxy) and isinstance(attr_val, torch.Tensor):
-            return _Weight(value, attr_val)
-        return value
-
-    def create_args_for_root(
-        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
-    ) -> tuple[Any, list[Any]]:
-        given = list(inspect.signature(root_fn).parameters.values())[1:]
-        if len(given) < 2 or given[0].kind not in _POSITIONAL:
-            args: tuple[Any, list[Any]]
-            args = super().create_args_for_root(root_fn, is_module, concrete_args)
-            return args
-        image, *others = given
-        for other in others:
-            if other.default is other.empty and other.kind not in _COLLECTING:
-                raise UnfollowedError(
-                    f"needs the argument {other.name!r} besides the images. Give it a default, or "
-                    "return a module whose forward takes the images alone"
-                )
-        default = () if image.default is image.empty else (image.default,)
-        kind = None if image.annotation is image.empty else image.annotation
-        images = self.create_proxy("placeholder", image.name, default, {}, type_expr=kind)
-        return root_fn, [self.root, images]
-
-
-def trace(model: nn.Module) -> TracedGraph:
-    """Trace a network symbolically.
-
-    Parameters
-    ----------
-    model : nn.Module
-        In evaluation mode.
-
-    Returns
-    -------
-    traced : TracedGraph
-
-    Raises
-    ------
-    ValueError
-        If the network's forward pass depends on its input in a way that tracing cannot follow, or
-        does more than its graph says.
-    """
-    before = _buffers(model)
-    try:
-        tracer, graph = _traced(model)
-        for name, (buffer, version) in _buffers(model).items():
-            known, was = before.get(name, (None, version))
-            if known is not buffer or was != version:
-                raise UnfollowedError(
-                    f"changes its buffer {name!r} in each forward pass, so that an image has other "
-                    "codes each time. Leave that out where the module is not training"
-                )
-    except UnfollowedError as error:
-        raise ValueError(f"{type(model).__name__} {error}.") from None
-    except Exception as error:  # fx raises several unrelated types
-        raise ValueError(
-            f"{type(model).__name__} cannot be traced by torch.fx: {error}. Its forward pass must "
-            "not branch on the values of its input; move such code into a module of its own."
-        ) from error
-    for node in graph.nodes:
-        # Channels-last maps cannot be viewed as vectors; a reshape copies them in the same order.
-        if node.op == "call_method" and node.target == "view" and _is_shape(node.args[1:]):
-            node.target = "reshape"
-    alive = set(graph.nodes)
-    names = {node: name for node, name in tracer.node_to_qualname.items() if node in alive}
-    return TracedGraph(
-        root=tracer.root,
-        graph=graph,
-        names=names,
-        nodes={name: node for node, name in names.items()},
-    )
-
-
-def _traced(model: nn.Module) -> tuple[_Tracer, fx.Graph]:
-    """Trace with weights as operations; where that fails, with what is known of them."""
-    tracer = _Tracer(known=False)
-    try:
-        return tracer, tracer.trace(model)
-    except UnfollowedError:
-        raise
-    except Exception:  # fx raises several unrelated types
-        tracer = _Tracer(known=True)
-        graph = tracer.trace(model)
-    for node in list(graph.nodes):
-        if node.op == "get_attr" and not node.users:  # Only its type or shape was asked for.
-            graph.erase_node(node)
-    return tracer, graph
-
-
-def _autocast() -> tuple[bool, ...]:
-    return tuple(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
-
-
-def _buffers(model: nn.Module) -> dict[str, tuple[torch.Tensor, int]]:
-    """Return the buffers of a network, and how often each was changed."""
-    return {
-        name: (buffer, -1 if buffer.is_inference() else buffer._version)
-        for name, buffer in model.named_buffers()
-    }
-
-
-def _is_shape(arguments: tuple[Any, ...]) -> bool:
-    return bool(arguments) and not isinstance(arguments[0], torch.dtype)
 
 
 class _Shapes(fx.Interpreter):

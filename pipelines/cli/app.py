@@ -170,8 +170,9 @@ def layers(
     Parameters
     ----------
     weights
-        A torchvision weights name, a .pth or .safetensors state dict, or "none". Layers do not
-        depend on them, so that none are loaded unless asked for.
+        A torchvision weights name, a .pth or .safetensors state dict or checkpoint (FILE::PLACE
+        where it holds several networks), or "none". Layers do not depend on them, so that none are
+        loaded unless asked for.
     """
     from codes import load_backbone
     from codes.graph.taps import choose_taps, taps_of

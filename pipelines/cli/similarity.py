@@ -42,6 +42,7 @@ def similarity(
     from codes.data.readers.datasets import list_images
     from pipelines.diagnostics.similarity import BORDER
     from pipelines.diagnostics.unlabelled import compare_with_training
+    from pipelines.extraction.normalization import shown
 
     if not images:
         raise ValueError("No images were given. Name image files, or folders or archives of them.")
@@ -69,9 +70,7 @@ def similarity(
     if measured.value is None:
         say(f"Similarity was not measured: {measured.witness}.")
     else:
-        side = ", no border" if measured.similar is None else (
-            f", {'similar' if measured.similar else 'dissimilar'} (border {BORDER})"
-        )  # fmt: skip
+        side = f", {measured.side} (border {BORDER})" if measured.side else ", no border"
         say(
             f"Similarity {measured.value:.2f}{side}; 95 % interval {measured.ci_low:.2f} to "
             f"{measured.ci_high:.2f}, {measured.n_images} images, from {measured.witness}"
@@ -80,7 +79,7 @@ def similarity(
     if check is None:
         say("Preprocessing was not checked: no batch normalisation knows what it was trained with.")
     else:
-        divergences = ", ".join(f"{how} {value:.2f}" for how, value in check.values.items())
+        divergences = ", ".join(f"{how} {shown(value)}" for how, value in check.values.items())
         fits = {"warn": "does not seem to fit", "note": "may not fit", None: "fits"}[check.level]
         say(
             f"Preprocessing: {check.in_use} {fits}; divergence at the first batch normalisation: "

@@ -45,7 +45,8 @@ class Advice:
         What it rests on.
     large : bool
     similar : bool or None
-        This dataset's place in the table; None where its similarity has no border.
+        This dataset's place in the table; None where its similarity has no border, or is too close
+        to it.
     """
 
     case: str
@@ -63,7 +64,7 @@ def advise(comparison: Comparison, similarity: Similarity, depths: dict[str, flo
     comparison : Comparison
         The images that trained at its best size are those that are counted.
     similarity : Similarity
-        Where it has no border, the recommended depth decides between the cases.
+        Where it is on no side of the border, the recommended depth decides between the cases.
     depths : dict of str to float
         Layer → depth, in forward order.
 
@@ -94,10 +95,12 @@ def _similar(similarity: Similarity) -> tuple[bool | None, str]:
     """Decide whether a dataset counts as similar, where that is known, and say by what."""
     if similarity.value is None:
         return None, "similarity was not measured"
+    found = f"similarity {similarity.value:.2f}"
     if similarity.similar is None:
-        return None, f"similarity {similarity.value:.2f}, which has no border here"
+        where = f"{similarity.side} {BORDER}" if similarity.side else "which has no border here"
+        return None, f"{found}, {where}"
     kind = "similar" if similarity.similar else "dissimilar"
-    return similarity.similar, f"similarity {similarity.value:.2f} ({kind}: {BORDER} is the border)"
+    return similarity.similar, f"{found} ({kind}: {BORDER} is the border)"
 
 
 def _guessing(best: Best) -> str:

@@ -24,11 +24,7 @@ Read for a sample of the images and kept in the store, by one of two witnesses:
   1 / (1 + (d / `BORDER_DIVERGENCE`)²): 1 at d = 0, `BORDER` at the border, towards 0 beyond. With
   the square, what training images themselves give in 64 (0.006 to 0.02) comes to 0.75 to 0.97.
   It is steady from 32 images on; of fewer it is too low, so that these have no side of the border.
-- The source classifier otherwise. How much more it recognises in the images than in the same images
-  with their Fourier phases scrambled: the difference of the mean energies (log-sum-exp of the
-  scores), in units of the standard deviation of the scores over the classes. Nothing recognised is
-  0. This orders datasets under one network; across networks it means different things (photographs
-  of ImageNet: 0.95 for SqueezeNet, 0.65 for EfficientNet-Lite0), so that it has no border.
+- The source classifier otherwise: see `pipelines.diagnostics.recognition`.
 """
 
 from __future__ import annotations
@@ -43,6 +39,7 @@ from cache import CodesKey, CodeStore, ExtractionKey
 from codes import Backbone, ImageList
 from codes.data.images import distinct
 from codes.evidence import N_IMAGES, N_STEADY, OUTPUT, EvidenceReader, divergences, find_norms
+from pipelines.diagnostics.recognition import MEANING, recognition_of, why_unrecognising
 from pipelines.extraction.extract import key_of
 from pipelines.progress import Narrator, Silent
 from pipelines.provenance import versions
@@ -52,9 +49,6 @@ BORDER = 0.5
 BORDER_DIVERGENCE = 0.035
 N_RECOGNISED = 200
 """Images that are shown to the source classifier."""
-SCALE = 1.6
-"""Gain, in deviations of the scores, that makes a value of 1 - 1/e. SqueezeNet gains 2.5 on
-photographs of clothing, which come to 0.8, and 0.5 on scanned digits, which come to 0.3."""
 N_RESAMPLES = 1000
 N_COSTLY_RESAMPLES = 300
 """Resamples where a network has thousands of channels, each with a divergence of its own."""
@@ -96,8 +90,11 @@ class Similarity:
     by_layer : tuple of LayerSimilarity
         In forward order, on the same scale; empty without batch normalisation.
     similar : bool or None
-        On which side of `BORDER` the value is. None where there is no border: without batch
-        normalisation, or of fewer images than 32.
+        On which side of `BORDER` the value is. None where the interval holds the border, and where
+        there is none: without batch normalisation, or of fewer images than 32.
+    side : str
+        The same in words: ``"similar"``, ``"dissimilar"``, ``"close to the border"``, or empty
+        where there is none.
     scale : str
         What the value means, in a sentence or two.
     """
@@ -109,6 +106,7 @@ class Similarity:
     n_images: int
     by_layer: tuple[LayerSimilarity, ...]
     similar: bool | None = None
+    side: str = ""
     scale: str = ""
 
 
@@ -146,8 +144,8 @@ def measure_similarity(
     if backbone.weights.startswith("random"):
         return _none("the weights are random: there is nothing that they were trained on")
     reader = EvidenceReader(backbone, list(find_norms(backbone.graph)) or None, device=device)
-    if not reader.widths:
-        return _none("the network has neither class scores at its end nor batch normalisation")
+    if not reader.norms and (why := why_unrecognising(reader, backbone)) is not None:
+        return _none(f"the network has no batch normalisation, and {why}")
     sample = distinct(digests)[: sample_size(backbone)]
     evidence = _read(
         images.take(sample),
@@ -231,6 +229,9 @@ def _of_statistics(
     # far away: only its width counts.
     low, high = divergence * np.quantile(spread, [0.025, 0.975]) / np.median(spread)
     value, steady = similarity_of(divergence), n >= N_STEADY
+    ci_low, ci_high = min(value, similarity_of(float(high))), max(value, similarity_of(float(low)))
+    similar = value >= BORDER if steady and not ci_low < BORDER <= ci_high else None
+    sides = {True: "similar", False: "dissimilar", None: "close to the border"}
     scale = (
         "1 is like the network's training images, 0 unlike any of them. The scale is the same for "
         f"all networks with batch normalisation, and {BORDER} its border: photographs such as "
@@ -241,15 +242,16 @@ def _of_statistics(
         scale += f" {n} images are too few to say on which side these lie: it takes {N_STEADY}."
     return Similarity(
         value=value,
-        ci_low=min(value, similarity_of(float(high))),
-        ci_high=max(value, similarity_of(float(low))),
+        ci_low=ci_low,
+        ci_high=ci_high,
         witness="the statistics of batch normalisation",
         n_images=n,
         by_layer=tuple(
             LayerSimilarity(layer=name, depth=depth, value=similarity_of(float(at)))
             for (name, (depth, _)), at in zip(reader.norms.items(), found, strict=True)
         ),
-        similar=value >= BORDER if steady else None,
+        similar=similar,
+        side=sides[similar] if steady else "",
         scale=scale,
     )
 
@@ -280,8 +282,8 @@ def _of_classifier(
 ) -> Similarity:
     """Measure how much more the source classifier recognises than in scrambled images."""
     output = evidence[OUTPUT].astype(np.float64)
-    value = float(_recognised(output.mean(0)))
-    low, high = np.quantile(_recognised(output[resamples].mean(1)), [0.025, 0.975])
+    value = float(recognition_of(output.mean(0)))
+    low, high = np.quantile(recognition_of(output[resamples].mean(1)), [0.025, 0.975])
     return Similarity(
         value=value,
         ci_low=min(value, float(low)),
@@ -289,17 +291,5 @@ def _of_classifier(
         witness="the source classifier",
         n_images=len(output),
         by_layer=(),
-        scale=(
-            "0 is nothing recognised: how much more the network's own classifier recognises in the "
-            "images than in the same images with their Fourier phases scrambled. This network has "
-            "no batch normalisation, so that the value is an order under this one network: more is "
-            "more similar, but there is no border, and other networks' values do not compare."
-        ),
+        scale=MEANING,
     )
-
-
-def _recognised(means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turn mean energy, mean energy when scrambled and spread into a value from 0 to 1."""
-    gain = (means[..., 0] - means[..., 1]) / np.maximum(means[..., 2], 1e-12)
-    value: NDArray[np.float64] = 1 - np.exp(-np.maximum(gain, 0) / SCALE)
-    return value

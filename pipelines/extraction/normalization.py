@@ -27,7 +27,7 @@ ABOVE = 0.25
 """Divergence above the least from which a normalisation may be wrong."""
 WARNED, NOTED = 3.0, 1.5
 """Times the least from which that is a warning, and a line in the report."""
-CHOICES = f"{'|'.join(NORMALIZATIONS)}|MEAN:STD|auto"
+CHOICES = f"{'|'.join(NORMALIZATIONS)}|MEAN:STD[:BGR]|auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class NormalizationCheck:
     Attributes
     ----------
     in_use : str
-        A name, or MEAN:STD.
+        A name, MEAN:STD or MEAN:STD:BGR, as ``--normalize`` takes it.
     best : str
         The one with the least divergence.
     values : dict of str to float
@@ -151,12 +151,32 @@ def compare_divergences(in_use: float, best: float) -> str | None:
     return "warn" if in_use >= WARNED * best else "note" if in_use >= NOTED * best else None
 
 
+def shown(divergence: float) -> str:
+    """Write a divergence with two decimals, or as a whole number where it is large.
+
+    Parameters
+    ----------
+    divergence : float
+
+    Returns
+    -------
+    text : str
+
+    Examples
+    --------
+    >>> shown(0.0712), shown(8.7512), shown(32514.2743)
+    ('0.07', '8.75', '32,514')
+    """
+    return f"{divergence:.2f}" if divergence < 100 else f"{divergence:,.0f}"
+
+
 def _say(values: dict[str, float], in_use: str, best: str, level: str | None) -> str:
     if level is None:
         return ""
     measured = (
         f"the divergence from the statistics of the network's first batch normalisation is "
-        f"{values[in_use]:.2f} with the normalisation in use ({in_use}) and {values[best]:.2f} "
+        f"{shown(values[in_use])} with the normalisation in use ({in_use}) and "
+        f"{shown(values[best])} "
         f"with {best!r}"
     )
     if level == "warn":
@@ -245,7 +265,7 @@ def choose(
         )
     taken = check.best if check.level == "warn" else None
     which = repr(taken) if taken else f"the network's own ({check.in_use})"
-    measured = ", ".join(f"{how} {value:.2f}" for how, value in check.values.items())
+    measured = ", ".join(f"{how} {shown(value)}" for how, value in check.values.items())
     return replace(options, normalize=taken), (
         f"--normalize auto: {which} is used; divergences at the first batch normalisation, from "
         f"{check.n_images} training images: {measured}."

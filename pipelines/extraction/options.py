@@ -23,15 +23,17 @@ class ExtractionOptions:
         codes.Preprocessing(resize_size=256, crop_size=224, mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225)).
     weights : str, optional
-        A torchvision weights name, a .pth or .safetensors state dict, "none" (random: a control),
-        or "default": the backbone's own, downloaded by torchvision.
+        A torchvision weights name, a .pth or .safetensors state dict or checkpoint (FILE::PLACE
+        where it holds several networks, such as last.pth::module.encoder_q), "none" (random: a
+        control), or "default": the backbone's own, downloaded by torchvision.
     image_size : int, optional
         Side of the network's input, in pixels. Default: its own.
     normalize : str, optional
         What is done to pixel values: "imagenet" (torchvision's), "none" (values in [0, 1]), "half"
         (mean and deviation 0.5), "caffe" (0 to 255 less Caffe's means, BGR), "caffe-rgb",
-        MEAN:STD such as 0.5:0.25 or 0.5,0.5,0.5:0.2,0.2,0.2, or "auto" (another than the network's
-        own where the training images show that this is wrong). Default: the network's own.
+        MEAN:STD such as 0.5:0.25 or 0.5,0.5,0.5:0.2,0.2,0.2 (of red, green and blue; MEAN:STD:BGR
+        where the network takes blue first), or "auto" (another than the network's own where the
+        training images show that this is wrong). Default: the network's own.
     dense : bool
         Run the fully-connected layers of AlexNet and VGG as convolutions: with a larger image_size
         they give maps of codes, which are pooled.

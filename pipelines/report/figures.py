@@ -187,7 +187,7 @@ def similarity_by_layer(similarity: dict[str, Any], border: float, width: float)
     with drawing():
         figure, axes = _axes(width, 2.6)
         _depths(axes)
-        if similarity["similar"] is not None:
+        if similarity["side"]:
             axes.axhline(border, color=INK, linewidth=0.8, linestyle="--")
         axes.plot(
             [layer["depth"] for layer in layers], [layer["value"] for layer in layers],
