@@ -16,6 +16,7 @@ from cache.key import canonical_json
 from codes import ImageList
 from pipelines.comparison.duplicates import find_leaks, leaks_sentence
 from pipelines.comparison.evaluate import ESTIMATORS, average_views, decision_values, training_rows
+from pipelines.comparison.grid import Edge, edge_sentence, uniform_sentence
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import Best, Comparison, LayerScore
 from pipelines.comparison.scoring import scorer
@@ -188,7 +189,7 @@ def fit(
     # The folds are no part of what is kept.
     classifier.cv, classifier.scoring = protocol.cv, done.comparison.scoring
     classifier.Cs = list(protocol.grid)
-    backbone = extraction.backbone
+    backbone, found = extraction.backbone, _found(done.comparison, layer, kind)
     return FittedPipeline(
         classifier=classifier,
         options=replace(extraction.options_of(layer, extraction.options), store=None),
@@ -206,7 +207,7 @@ def fit(
             "C": float(classifier.C_),
             "weights": backbone.weights,
             "scoring": done.comparison.scoring,
-            "expected": _expected(done.comparison, layer, kind),
+            "expected": list(found.expected),
             "notes": _notes(extraction, done.comparison, classifier),
             "versions": versions(),
         },
@@ -219,17 +220,17 @@ def _numbers(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return np.ascontiguousarray(digests[:, :DIGEST_LENGTH]).view(np.uint64).ravel()
 
 
-def _expected(comparison: Comparison, layer: str, classifier: str) -> list[float]:
-    """Give the score to expect of the depth that is fitted, and its interval."""
+def _found(comparison: Comparison, layer: str, classifier: str) -> Best | LayerScore:
+    """Find the scores of the depth that is fitted; of the chosen one, of each draw's own choice."""
     best = comparison.best
-    found: Best | LayerScore = best  # Of each draw's own choice.
-    if (layer, classifier) != (best.layer, best.classifier):
-        [found] = [
-            row
-            for row in comparison.layers
-            if (row.layer, row.classifier, row.train_size) == (layer, classifier, best.train_size)
-        ]
-    return [found.score, found.ci_low, found.ci_high]
+    if (layer, classifier) == (best.layer, best.classifier):
+        return best
+    [row] = [
+        row
+        for row in comparison.layers
+        if (row.layer, row.classifier, row.train_size) == (layer, classifier, best.train_size)
+    ]
+    return row
 
 
 def _notes(
@@ -241,8 +242,14 @@ def _notes(
     notes = []
     if leaks:
         n_test = 0 if images.test is None else int(images.test.sum())
-        told = leaks_sentence([asdict(leak) for leak in leaks], n_test)
-        notes.append(f"{told} (copies, byte by byte). The expected score may be too good.")
+        told = f"{leaks_sentence([asdict(leak) for leak in leaks], n_test)} (byte by byte)."
+        if best.n_without_leaks is not None:
+            with_them = _found(comparison, *best.taken).score
+            told += (
+                f" The expected score is that of the {best.n_without_leaks} other test images; on "
+                f"all it is {with_them:.3f}."
+            )
+        notes.append(f"{told} --drop-leaks leaves them out.")
     if best.recommended is None:
         notes.append(
             "nothing here is shown to be better than guessing (the commonest class alone scores "
@@ -251,23 +258,43 @@ def _notes(
     if best.unexplained is not None:
         notes.append(
             f"training and test images differ: {best.layer} scores {best.cv_score:.3f} in "
-            f"cross-validation, and the test images score {best.unexplained}, {best.score:.3f}. "
-            "Find out why before you rely on this pipeline."
+            f"cross-validation, and the test images score {best.unexplained}, "
+            f"{best.expected[0]:.3f}. Find out why before you rely on this pipeline."
         )
-    fitted = (*best.taken, best.train_size)
-    rows = {(row.layer, row.classifier, row.train_size): row for row in comparison.layers}
-    edges = {"of all images": classifier.C_at_edge_, "in the comparison": rows[fitted].C_at_edge}
-    for where, edge in edges.items():
-        if edge:
-            notes.append(
-                f"the best C {where} is at the {edge} edge of the grid. A wider --Cs may do better."
-            )
+    notes += _grid_notes(extraction, comparison, classifier)
     check = check_normalization(
         images, extraction.digests, extraction.backbone, device=extraction.device
     )
     if check is not None and check.level == "warn":
         notes.append(check.text)
     return [*notes, *(f"{note}." for note in comparison.notes)]
+
+
+def _grid_notes(
+    extraction: Extraction, comparison: Comparison, classifier: LinearSVCCV | LogisticCV
+) -> list[str]:
+    """Say where a wider grid of C may do better, and a larger C give probabilities that mean more.
+
+    The classifier's C is that of all images; the comparison's, that of most draws.
+    """
+    best, Cs = comparison.best, classifier.Cs_.tolist()
+    layer, kind = best.taken
+    [row] = [
+        row
+        for row in comparison.layers
+        if (row.layer, row.classifier, row.train_size) == (layer, kind, best.train_size)
+    ]
+    name = f"{layer} ({kind})"
+    edges = []
+    if classifier.C_at_edge_:
+        edges = [Edge(name=name, C=classifier.C_, side=classifier.C_at_edge_)]
+    elif row.C_at_edge:
+        edges = [Edge(name=f"{name}, in the comparison,", C=row.C, side=row.C_at_edge)]
+    said = [edge_sentence(edges, Cs)]
+    if isinstance(classifier, LogisticCV) and comparison.scoring != "neg_log_loss":
+        X = average_views(extraction.codes(layer))
+        said.append(uniform_sentence(name, classifier.predict_proba(X), classifier.C_, Cs))
+    return [sentence for sentence in said if sentence]
 
 
 def save(fitted: FittedPipeline, file: Path) -> None:

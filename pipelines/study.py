@@ -14,14 +14,19 @@ from codes import Backbone, ImageList, load_images
 from codes.backbones.backbone import pixels_backbone
 from pipelines.comparison.compare import compare_layers
 from pipelines.comparison.controls import CHEAP, CONTROLS, DEFAULT_CONTROLS, Control, run_controls
-from pipelines.comparison.duplicates import copies_in_test, group_copies, without_leaks
+from pipelines.comparison.duplicates import (
+    copies_in_test,
+    group_copies,
+    repeated_images,
+    without_leaks,
+)
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import Comparison
 from pipelines.comparison.splits import make_draws
 from pipelines.diagnostics.advice import Advice, advise
 from pipelines.diagnostics.reproducibility import Reproducibility, measure_reproducibility
 from pipelines.diagnostics.similarity import Similarity, measure_similarity
-from pipelines.extraction.cost import measure_cost
+from pipelines.extraction.cost import measure_cost, multiply_adds
 from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.normalization import NormalizationCheck, check_normalization
 from pipelines.extraction.options import ExtractionOptions
@@ -37,12 +42,19 @@ class Compared:
     extraction : Extraction
     groups : ndarray of shape (n_samples,), str, or None
         The dataset's own, with copies of an image put together.
+    copied : ndarray of shape (n_samples,), bool
+        Test images that are copies of training images.
     comparison : Comparison
+    multiply_adds : dict of str to int
+        Of the network for an image, up to each layer
+        (`pipelines.extraction.cost.multiply_adds`): what a depth costs is decided by them.
     """
 
     extraction: Extraction
     groups: NDArray[np.str_] | None
+    copied: NDArray[np.bool_]
     comparison: Comparison
+    multiply_adds: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,6 +71,8 @@ class Experiment:
         Of the normalisation in use; None without batch normalisation.
     advice : Advice
     reproducibility : Reproducibility
+    multiply_adds : dict of str to int
+        As in `Compared`.
     cost : dict of str to float
         Seconds of the network for an image, up to the chosen and to the recommended layer.
     """
@@ -70,6 +84,7 @@ class Experiment:
     preprocessing_check: NormalizationCheck | None
     advice: Advice
     reproducibility: Reproducibility
+    multiply_adds: dict[str, int]
     cost: dict[str, float]
 
 
@@ -105,10 +120,25 @@ def compare_depths(
         extraction = _without_leaks(extraction, narrator)
     images = extraction.images
     groups = images.groups
-    notes = _shared_groups(images)
+    notes = [
+        *_shared_groups(images),
+        *repeated_images(
+            extraction.digests,
+            images.labels,
+            images.test,
+            kept_together=protocol.group_duplicates,
+        ),
+    ]
     if protocol.group_duplicates:
         groups = group_copies(extraction.digests, groups)
-    order = {name: float(i) for i, name in enumerate(extraction.backbone.graph.nodes)}
+    copied = copies_in_test(extraction.digests, images.test)
+    counted = multiply_adds(extraction.backbone)
+    costs = {tap.name: counted[tap.layer.name] for tap in extraction.taps}
+    if len(costs) > 1 and not any(counted.values()):
+        notes.append(
+            f"no multiplication of {extraction.backbone.name} can be counted, so that no depth is "
+            "recommended for being cheaper"
+        )
     n_fits = len(extraction.taps) * len(protocol.classifiers) * len(draws)
     narrator.say(
         f"Comparing {', '.join(tap.name for tap in extraction.taps)}: {n_fits:,} classifiers to "
@@ -122,13 +152,19 @@ def compare_depths(
             protocol=protocol,
             test=images.test,
             groups=groups,
-            copied=copies_in_test(extraction.digests, images.test),
-            costs={tap.name: order[tap.layer.name] for tap in extraction.taps},
+            copied=copied,
+            costs=costs,
             n_jobs=n_jobs,
             advance=advance,
         )
     comparison = replace(comparison, notes=(*notes, *comparison.notes))
-    return Compared(extraction=extraction, groups=groups, comparison=comparison)
+    return Compared(
+        extraction=extraction,
+        groups=groups,
+        copied=copied,
+        comparison=comparison,
+        multiply_adds=costs,
+    )
 
 
 def _without_leaks(extraction: Extraction, narrator: Narrator) -> Extraction:
@@ -223,6 +259,7 @@ def compare(
                 protocol=protocol,
                 test=images.test,
                 groups=compared.groups,
+                copied=compared.copied,
                 n_jobs=n_jobs,
                 advance=advance,
             )
@@ -250,9 +287,13 @@ def compare(
         similarity=similarity,
         preprocessing_check=preprocessing_check,
         reproducibility=reproducibility,
+        multiply_adds=compared.multiply_adds,
         cost=cost,
         advice=advise(
-            comparison, similarity, {tap.name: tap.layer.depth for tap in extraction.taps}
+            comparison,
+            similarity,
+            {tap.name: tap.layer.depth for tap in extraction.taps},
+            scored,
         ),
     )
 

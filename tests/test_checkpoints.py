@@ -310,3 +310,24 @@ def test_a_control_is_scored_or_the_reason_is_said(
     assert ("control random was left out" in notes) != scored
     assert ("scale" in notes) != scored
     assert notes.split(":")[0] in capsys.readouterr().out
+
+
+def test_what_was_seen_through_is_said_wherever_a_backbone_is_named(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = {f"module.{k}": v for k, v in load_backbone("bundled").model.state_dict().items()}
+    file = tmp_path / "last.ckpt"
+    torch.save({"net": state}, file)
+    network = ["--backbone", "bundled", "--weights", str(file)]
+    for words in (["layers"], ["similarity", str(image_folder)]):
+        assert main([*words, *network]) == 0
+        [said] = [line for line in capsys.readouterr().err.splitlines() if "Weights" in line]
+        assert all(part in said for part in (str(file), "under 'net'", "prefix 'module.'"))
+    status = main(
+        ["compare", str(image_folder), *network, "--layers", "fc7.relu", "--controls", "none",
+         "--cv", "3", "--Cs", "1e-2,1", "--repeats", "1", "--jobs", "1", "--out", str(tmp_path)]
+    )  # fmt: skip
+    assert status == 0
+    report = (tmp_path / "report.md").read_text()
+    [said] = [line for line in report.splitlines() if line.startswith("Backbone")]
+    assert all(part in said for part in ("last.ckpt", "under 'net'", "prefix 'module.'"))

@@ -16,7 +16,7 @@ from sklearn.metrics import get_scorer
 from codes import load_backbone
 from codes.data.readers.datasets import list_images
 from codes.evidence import EvidenceReader, scramble_phases
-from pipelines import ExtractionOptions, Protocol, compare_layers
+from pipelines import ExtractionOptions, LinearSVCCV, Protocol, compare_layers
 from pipelines.comparison.controls import better_than_chance, run_controls
 from pipelines.comparison.evaluate import Fit, evaluate_layer
 from pipelines.comparison.scoring import SCORINGS
@@ -62,6 +62,30 @@ def test_controls_stand_where_they_must(scoring: str, with_test: bool) -> None:
     assert same.score == pytest.approx(found.best.score)  # The same codes score the same.
     assert shuffled.score < found.best.score
     assert not any(control.alarm for control in controls)
+
+
+def test_copies_of_training_images_have_no_part_in_what_a_control_says() -> None:
+    X, y = _made()
+    rng = np.random.default_rng(0)
+    test, copied = np.arange(150) >= 60, np.arange(150) >= 100
+    protocol = Protocol(Cs=(1e-2,), cv=3)
+    found = compare_layers({"good": X}, y, protocol=protocol, test=test, copied=copied)
+    # Copies are known to the control, and nothing else: with them alone it would do as well.
+    known = np.where(copied[:, None], X * 3, rng.normal(size=X.shape))
+    known[~test] = X[~test] * 3
+    same, other = run_controls(
+        {"pixels": lambda: X, "random": lambda: known}, found, y,
+        protocol=protocol, test=test, copied=copied,
+    )  # fmt: skip
+    assert same.score_without_leaks == found.best.score_without_leaks
+    assert f"scores {same.score_without_leaks:.3f}" in same.finding
+    model = LinearSVCCV([1e-2], cv=3).fit(known[~test], y[~test])
+    assert other.score_without_leaks is not None
+    right = model.predict(known[test & ~copied]) == y[test & ~copied]
+    rates = [right[y[test & ~copied] == name].mean() for name in "abc"]
+    assert other.score_without_leaks == pytest.approx(np.mean(rates))
+    assert other.score_without_leaks < other.score
+    assert other.finding == ""
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3, 5])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,16 @@ from PIL import Image
 from codes import load_images
 from pipelines import ExtractionOptions, LinearSVCCV, Protocol, compare_layers
 from pipelines.cli.app import main
-from pipelines.comparison.decision import Decision
+from pipelines.comparison.compare import say_unconverged
+from pipelines.comparison.controls import run_controls
+from pipelines.comparison.decision import Decision, find_unneeded
 from pipelines.comparison.evaluate import Fit
 from pipelines.comparison.results import Best
-from pipelines.comparison.splits import Draw
+from pipelines.comparison.splits import Draw, make_draws
 from pipelines.comparison.verdict import Verdict
-from pipelines.diagnostics.advice import GUESSING
+from pipelines.diagnostics.advice import GUESSING, NO_NETWORK
 from pipelines.extraction.extract import extract
+from pipelines.predictor import load
 from pipelines.report.answer import cautions, leaks_warning, sentence
 from tests.conftest import draw_image
 
@@ -72,6 +77,33 @@ def test_a_cheaper_depth_is_recommended_only_where_it_gives_up_little() -> None:
     # 0.015 lower on nearly the same images is more than one standard error, 0.006.
     sure = {"early": (0.70, _right(0.785)), "late": (0.80, _right(0.80))}
     assert _best(sure).recommended == "late"
+
+
+def test_a_depth_that_saves_little_is_not_preferred() -> None:
+    near = {"early": (0.70, _right(0.79, shift=150)), "late": (0.80, _right(0.80))}
+    for cost, expected in ((95.0, "early"), (96.0, "late"), (100.0, "late"), (101.0, "late")):
+        assert _best(near, costs={"early": cost, "late": 100.0}).recommended == expected
+    assert _best(near, costs={"early": 0.0, "late": 0.0}).recommended == "late"  # Not counted.
+    with pytest.raises(ValueError, match="late"):
+        compare_layers(dict.fromkeys(near, np.eye(9)), np.repeat(["a"], 9), costs={"early": 1.0})
+
+
+def test_fits_that_stopped_short_are_said_once() -> None:
+    X = np.random.default_rng(0).normal(size=(30, 4))
+    y = np.arange(30) % 2
+    found = compare_layers(
+        {"a": X, "b": X[:, :2]}, y.astype(str), protocol=Protocol(Cs=(1.0,), cv=2, repeats=1)
+    )
+    assert found.notes == ()
+    draws, _ = make_draws(y.astype(str), Protocol(cv=2), test=np.arange(30) >= 20)
+    fit = Fit(
+        C=1.0, C_at_edge=None, converged=False, cv_scores=np.ones(1), cv_score=1.0, train_score=1.0,
+        predicted=y[20:], answers=y[20:].astype(float),
+    )  # fmt: skip
+    fits = {("a", "svm"): [fit], ("b", "svm"): [fit]}
+    verdict = Verdict(y=y.astype(str), draws=draws, fits=fits, scoring="accuracy", random_state=0)
+    [note] = say_unconverged(verdict)
+    assert "1 of 1 of a (svm), 1 of 1 of b (svm)" in note
 
 
 def test_of_two_poolings_of_one_layer_neither_is_cheaper() -> None:
@@ -140,7 +172,8 @@ def _compare(
 ) -> dict[str, Any]:
     status = main(
         ["compare", str(dataset), "--backbone", "bundled", "--layers", layers,
-         "--controls", "none", "--cv", "3", "--Cs", "1e-3:1e-1:3", "--repeats", "1", "--jobs", "1",
+         *([] if "--controls" in words else ["--controls", "none"]),
+         "--cv", "3", "--Cs", "1e-3:1e-1:3", "--repeats", "1", "--jobs", "1",
          "--out", str(out), *words]
     )  # fmt: skip
     assert status == 0
@@ -168,6 +201,58 @@ def test_nothing_is_recommended_where_nothing_beats_guessing(
     assert "recommended)" not in page
 
 
+@pytest.mark.parametrize(("layers", "guessing"), [("conv1.relu", False), ("fc6.relu", True)])
+def test_a_network_that_adds_nothing_is_said_everywhere(
+    layers: str,
+    guessing: bool,
+    image_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # The colour tells the class: raw pixels do as well, and so do random weights.
+    report = _compare(
+        image_folder, tmp_path, "--controls", "pixels,random", "--classifier", "logistic",
+        layers=layers,
+    )  # fmt: skip
+    controls = {control["name"]: control for control in report["controls"]}
+    pixels, best = controls["pixels"], report["best"]
+    assert pixels["score"] >= best["score"]
+    assert (best["recommended"] is None) == guessing
+    assert ("take the codes of" in sentence(report)) != guessing
+    assert report["advice"]["case"] == NO_NETWORK
+    words = (
+        f"logistic regression on raw pixels scores {pixels['score']:.3f}, and on the network's "
+        f"codes {best['score']:.3f}"
+    )
+    shown = (sentence(report), report["advice"]["text"], capsys.readouterr().out,
+             *((tmp_path / name).read_text() for name in ("report.html", "report.md")))  # fmt: skip
+    for text in shown:
+        said = html.unescape(text).lower().replace("\\", "")
+        assert f"no network is needed: {words}" in said
+        assert bool(controls["random"]["finding"]) == ("with random weights scores" in said)
+    assert "Train logistic regression on raw pixels" in report["advice"]["text"]
+
+
+def test_a_control_is_told_from_the_network_by_paired_differences() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.repeat([0, 1], 60))
+    names = np.array(["a", "b"])[y]
+    good = y[:, None] + rng.normal(size=(120, 8)) * 0.8
+    near = good + rng.normal(size=good.shape) * 0.2
+    protocol = Protocol(Cs=(1e-2, 1.0), cv=3, repeats=2)
+    found = compare_layers({"late": good}, names, protocol=protocol)
+    codes = {"pixels": near, "random": rng.normal(size=(120, 8)), "concatenated": good}
+    readers = {name: partial(np.array, X) for name, X in codes.items()}
+    pixels, random, every = run_controls(readers, found, names, protocol=protocol)
+    assert (random.finding, every.finding) == ("", "")
+    assert "a linear SVM on raw pixels" in pixels.finding
+    assert ("cannot be distinguished" in pixels.finding) == (pixels.score < found.best.score)
+    assert find_unneeded("pixels", found.best.score - 0.01, found.best, worse=True) == ""
+    assert "nothing shows" in find_unneeded(
+        "random", found.best.score - 0.01, found.best, worse=False
+    )
+
+
 @pytest.fixture
 def copied(image_folder: Path, tmp_path: Path) -> Path:
     """A split whose test images hold five copies of training images, one of them twice."""
@@ -184,10 +269,10 @@ def copied(image_folder: Path, tmp_path: Path) -> Path:
     return cut
 
 
-def test_copies_in_the_test_are_counted_and_left_out_of_a_second_score(
-    copied: Path, tmp_path: Path
+def test_copies_in_the_test_are_counted_and_the_score_without_them_is_said_first(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = _compare(copied, tmp_path / "out", layers="fc7.relu")
+    report = _compare(copied, tmp_path / "out", "--controls", "pixels", layers="fc7.relu")
     assert "5 of 37 test images (14 %)" in leaks_warning(report)
     best = report["best"]
     images = load_images(copied)
@@ -204,7 +289,54 @@ def test_copies_in_the_test_are_counted_and_left_out_of_a_second_score(
     right = model.predict(X) == images.labels
     assert best["score"] == pytest.approx(right[images.test].mean())
     assert best["score_without_leaks"] == pytest.approx(right[images.test & ~leaked].mean())
-    assert f"{best['score_without_leaks']:.3f}" in leaks_warning(report)
+    assert row["score_without_leaks"] == best["score_without_leaks"] != row["score"]
+    assert best["n_without_leaks"] == 32
+    # The score without them comes first, with what it is of; the other after it.
+    clean, other = f"{best['score_without_leaks']:.3f}", f"{best['score']:.3f}"
+    said = sentence(report)
+    assert said.index(f"{clean} on the 32 test images") < said.index(f"{other} on all 37")
+    for name in ("report.html", "report.md"):
+        page = (tmp_path / "out" / name).read_text()
+        assert "without copies" in page
+        assert f"{clean} on the 32 test images" in page
+    status = main(
+        ["fit", str(copied), "--backbone", "bundled", "--layers", "fc7.relu", "--cv", "3",
+         "--Cs", "1e-3:1e-1:3", "--classifier", "svm", "--jobs", "1", "--out",
+         str(tmp_path / "m.skops")]
+    )  # fmt: skip
+    assert status == 0
+    told = capsys.readouterr()
+    assert f"Expect accuracy {clean}" in told.out
+    assert (
+        f"5 of 37 test images (14 %) are copies of training images (byte by byte). The expected "
+        f"score is that of the 32 other test images; on all it is {other}" in told.err
+    )
+    assert load(tmp_path / "m.skops").card["expected"][0] == best["score_without_leaks"]
+
+
+def test_copies_of_training_images_decide_nothing() -> None:
+    y = np.repeat(["a", "b"], 240)[np.random.default_rng(0).permutation(480)]
+    numbers = (y == "b").astype(int)
+    test, copied = np.arange(480) >= 160, np.arange(480) >= 320
+    draws, _ = make_draws(y, Protocol(cv=5), test=test)
+    # Right for all copies, and for no more than half of the others.
+    right = copied | (np.arange(480) % 2 == 0)
+    answers = np.where(right, numbers, 1 - numbers)[test]
+    fit = Fit(
+        C=1.0, C_at_edge=None, converged=True, cv_scores=np.ones(1), cv_score=0.5, train_score=1.0,
+        predicted=answers, answers=answers.astype(float),
+    )  # fmt: skip
+    verdict = Verdict(
+        y=y, draws=draws, fits={("late", "svm"): [fit]}, scoring="accuracy", random_state=0
+    )
+    leaky = Decision(verdict=verdict).best("all")
+    clean = Decision(verdict=verdict, copied=copied).best("all")
+    assert (leaky.score, clean.score) == (0.75, 0.75)
+    assert (clean.score_without_leaks, clean.n_without_leaks) == (0.5, 160)
+    assert (leaky.recommended, clean.recommended) == ("late", None)
+    assert (leaky.unexplained, clean.unexplained) == ("higher", None)
+    only = copied | ~test  # Of these, nothing else would be left.
+    assert Decision(verdict=verdict, copied=only & test | test).best("all").n_without_leaks is None
 
 
 def test_leaks_are_dropped_when_asked(copied: Path, tmp_path: Path) -> None:

@@ -204,13 +204,17 @@ def test_an_edge_of_the_grid_is_told_of_the_fit_itself(
 ) -> None:
     # All Cs are far too small: scores still rise at the last one.
     arguments = [
-        "fit", str(image_folder), "--backbone", "bundled", "--layers", "fc7.relu", "--cv", "2",
-        "--repeats", "1", "--jobs", "1", "--out", str(tmp_path / "m.skops"), "--Cs",
+        "fit", str(image_folder), "--backbone", "bundled", "--layers", "conv1.relu", "--cv", "2",
+        "--scoring", "neg_log_loss", "--repeats", "1", "--jobs", "1", "--out",
+        str(tmp_path / "m.skops"), "--Cs",
     ]  # fmt: skip
     assert main([*arguments, "1e-9,1e-8,1e-7,1e-5"]) == 0
     fitted = load(tmp_path / "m.skops")
     told = capsys.readouterr().err
-    assert ("Warning: the best C of all images" in told) == bool(fitted.classifier.C_at_edge_)
+    assert fitted.classifier.C_at_edge_ == "high"
+    assert "conv1.relu (logistic) has C = 1e-05, the largest" in told
+    assert "1e-09 to 1e-05" in told
+    assert "--Cs 1e-09:0.001:" in told
 
 
 @pytest.mark.parametrize(("final", "compared"), [("high", None), (None, "low"), (None, None)])
@@ -219,20 +223,21 @@ def test_both_edges_are_looked_at(
 ) -> None:
     from pipelines.predictor import _notes
 
-    row = SimpleNamespace(layer="a", classifier="svm", train_size="all", C_at_edge=compared)
+    row = SimpleNamespace(
+        layer="fc7.relu", classifier="svm", train_size="all", C_at_edge=compared, C=0.1
+    )
     best = SimpleNamespace(
         **vars(row),
-        recommended="a",
+        recommended="fc7.relu",
         recommended_classifier="svm",
         unexplained=None,
-        taken=("a", "svm"),
+        taken=("fc7.relu", "svm"),
     )
     comparison: Any = SimpleNamespace(best=best, layers=[row], notes=("a class has no test image",))
-    classifier: Any = SimpleNamespace(C_at_edge_=final)
+    classifier: Any = SimpleNamespace(C_at_edge_=final, C_=1.0, Cs_=np.array([0.1, 1.0]))
     notes = _notes(extract(load_images(image_folder), OPTIONS), comparison, classifier)
-    assert [note for note in notes if "edge" in note] == [
-        f"the best C {where} is at the {edge} edge of the grid. A wider --Cs may do better."
-        for where, edge in (("of all images", final), ("in the comparison", compared))
-        if edge
-    ]
+    edges = [note for note in notes if "edge" in note]
+    assert len(edges) == bool(final or compared)
+    for side, words in ((final, "C = 1, the largest"), (compared, "C = 0.1, the smallest")):
+        assert all((side is not None) == (words in note) for note in edges)
     assert notes[-1] == "a class has no test image."

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pipelines import ExtractionOptions, Protocol
 from pipelines import study as experiment
-from pipelines.comparison.duplicates import find_leaks, group_copies
+from pipelines.cli.app import main
+from pipelines.comparison.duplicates import count_copies, find_leaks, group_copies
 from tests.conftest import draw_image
 
 LISTS = st.lists(
@@ -73,6 +74,38 @@ def test_copies_are_warned_of_and_listed(
     page = (out / "report.html").read_text()
     assert "36 of 36 test images" in page
     assert page.count("<li>in train and test:") == 36
+
+
+@given(LISTS)
+def test_repeated_images_are_counted_as_by_brute_force(
+    images: list[tuple[int, str, bool, str]],
+) -> None:
+    digests = np.array([[0, image] for image, *_ in images], np.uint8)
+    labels = np.array([label for _, label, *_ in images])
+    test = np.array([is_test for _, _, is_test, _ in images])
+    for sides in (test, None):
+        kinds = [
+            (image, label, is_test and sides is not None) for image, label, is_test, _ in images
+        ]
+        assert count_copies(digests, labels, sides) == len(kinds) - len(set(kinds))
+
+
+def test_repeated_images_are_said_once(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(2):
+        shutil.copy(image_folder / "red" / "00.png", image_folder / "red" / f"again{i}.png")
+    words = ["--backbone", "bundled", "--layers", "fc7.relu", "--cv", "3", "--Cs", "1e-2,1",
+             "--repeats", "1", "--jobs", "1"]  # fmt: skip
+    said = "2 images repeat another with the same label"
+    assert main(["compare", str(image_folder), *words, "--controls", "none",
+                 "--out", str(tmp_path)]) == 0  # fmt: skip
+    told = capsys.readouterr()
+    assert (told.out + told.err).count(said) == 1
+    assert "on one side of every fold" in told.out
+    assert main(["fit", str(image_folder), *words, "--no-group-duplicates",
+                 "--out", str(tmp_path / "m.skops")]) == 0  # fmt: skip
+    assert f"{said} (byte by byte), and copies may stand on two sides" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("together", [True, False])

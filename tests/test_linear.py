@@ -24,6 +24,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 import pipelines.linear.path
 from pipelines.linear import problems, scaling, symmetric
+from pipelines.linear.estimators import LinearSVCCV
 from pipelines.linear.path import Settings, make_problem
 from pipelines.linear.problems import DualProblem, PrimalProblem
 from tests.oracle import FAST, assert_same_answer, stock
@@ -94,6 +95,22 @@ def test_small_problems(kind: str, n: int, d: int, n_classes: int, shift: float,
     ]  # a duplicate, of the same class: else two classes may tie, and rounding decide
     y[n // 2] = y[0]
     assert_same_answer(kind, X, y, np.array([1e-3, 1e-1]), folds(y, 2))
+
+
+def test_a_row_with_two_labels_does_not_end_the_fit_early() -> None:
+    X, y = np.random.default_rng(0).normal(size=(60, 4096)), np.arange(60) % 3
+    X, y, C = np.vstack([X, X[:1]]), np.append(y, 2), 100.0
+    found = LinearSVCCV([C], cv=[(np.arange(len(y)), np.arange(9))]).fit(X, y)
+    assert found.certificate_ <= found.tol
+    # LIBLINEAR does not converge here; the norm of the gradient bounds the distance.
+    Z = ((X - X.mean(0)) / X.std(0)).astype(np.longdouble)
+    Z = np.column_stack([Z, np.ones(len(Z))])
+    for k in range(3):
+        free = found.intercept_[k] + found.coef_[k] @ X.mean(0)
+        w = np.append(found.coef_[k] * X.std(0), free).astype(np.longdouble)
+        signs = np.where(y == k, 1, -1)
+        gradient = w - 2 * C * (signs * np.maximum(1 - signs * (Z @ w), 0)) @ Z
+        assert np.linalg.norm(gradient.astype(float)) <= 1e-5 * np.linalg.norm(w.astype(float))
 
 
 @pytest.fixture(scope="module")

@@ -176,10 +176,12 @@ def layers(
     """
     from codes import load_backbone
     from codes.graph.taps import choose_taps, taps_of
+    from pipelines.extraction.extract import say_weights
 
     if weights is None and ":" not in backbone:
         weights = "none"
     network = load_backbone(backbone, weights=weights, image_size=image_size, dense=dense)
+    say_weights(network, weights, terminal())
     listing = table("layer", "kind", "depth", "shape", "pooling", "n_features", "default", "why")
     default = {tap.name: tap for tap in choose_taps(network.graph, network.layers, pool=pool)}
     for layer in network.layers:

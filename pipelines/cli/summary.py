@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from pipelines.comparison.results import Comparison
+from pipelines.comparison.grid import edge_sentence, edges_of
 from pipelines.progress import stdout, table, terminal
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence
 from pipelines.study import Experiment
@@ -41,7 +41,9 @@ def print_summary(done: Experiment, report: dict[str, Any], out: Path) -> None:
     check = done.preprocessing_check
     if check is not None and check.level == "warn":
         terminal().say(f"Warning: {check.text}")
-    _warn_of_edges(comparison)
+    edges = edge_sentence(edges_of(report["layers"]), report["protocol"]["Cs"])
+    if edges:
+        terminal().say(f"Warning: {edges}")
     console.print(extraction.counts.sentence(n_skipped=len(extraction.skipped)), soft_wrap=True)
     console.print(sentence(report), soft_wrap=True)
     for caution in cautions(report):
@@ -54,9 +56,10 @@ def _scores_table(done: Experiment) -> Table:
     extraction, comparison = done.extraction, done.comparison
     sizes = list(dict.fromkeys(row.train_size for row in comparison.layers))
     heads = [f"{size} a class" if size != "all" else "all" for size in sizes]
-    scored = table("layer", "depth", "classifier", *heads, "95 % interval", "CV", "")
-    scores = {(r.layer, r.classifier, r.train_size): r for r in comparison.layers}
     best = comparison.best
+    clean = ["no copies"] * (best.score_without_leaks is not None)
+    scored = table("layer", "depth", "classifier", *heads, "95 % interval", *clean, "CV", "")
+    scores = {(r.layer, r.classifier, r.train_size): r for r in comparison.layers}
     for tap in extraction.taps:
         for classifier in dict.fromkeys(row.classifier for row in comparison.layers):
             rows = [scores[tap.name, classifier, size] for size in sizes]
@@ -69,6 +72,7 @@ def _scores_table(done: Experiment) -> Table:
                 classifier,
                 *(f"{row.score:.3f}" for row in rows),
                 f"{last.ci_low:.3f} – {last.ci_high:.3f}",
+                *(f"{last.expected[0]:.3f}" for _ in clean),
                 f"{last.cv_score:.3f}",
                 ", ".join(words),
                 style="bold" if is_best else "",
@@ -81,21 +85,9 @@ def _scores_table(done: Experiment) -> Table:
             *[""] * (len(sizes) - 1),
             f"{control.score:.3f}",
             f"{control.ci_low:.3f} – {control.ci_high:.3f}",
+            *(f"{control.expected:.3f}" for _ in clean),
             "",
             "control",
             style="dim",
         )
     return scored
-
-
-def _warn_of_edges(comparison: Comparison) -> None:
-    edges = [
-        f"{row.layer} ({row.classifier}, {row.train_size}, {row.C_at_edge})"
-        for row in comparison.layers
-        if row.C_at_edge
-    ]
-    if edges:
-        terminal().say(
-            f"Warning: the best C is at the edge of the grid for {', '.join(edges)}. A wider --Cs "
-            "may raise these scores."
-        )

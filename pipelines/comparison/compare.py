@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from pipelines.comparison.decision import Decision
 from pipelines.comparison.evaluate import Fit, evaluate_layer, in_pieces
-from pipelines.comparison.protocol import Protocol
-from pipelines.comparison.results import Comparison
+from pipelines.comparison.protocol import Protocol, TrainSize
+from pipelines.comparison.results import Comparison, FoldScore, Mistake
 from pipelines.comparison.scoring import default_scoring
 from pipelines.comparison.splits import Draw, make_draws
 from pipelines.comparison.verdict import Candidate, Verdict
@@ -55,7 +55,10 @@ def compare_layers(
         `pipelines.comparison.duplicates.copies_in_test` finds them: the best depth is scored
         without them, too.
     costs : mapping of str to float, optional
-        What each layer costs to compute, in any unit. Default: its place among the layers.
+        What each layer costs to compute, in any unit, such as the multiply-adds that
+        `pipelines.extraction.cost.multiply_adds` counts: of tied layers, a cheaper one is
+        recommended where it saves 5 % or more of what the best one costs. Default: not known, and
+        each layer counts as cheaper than those after it.
     n_jobs : int, default=1
         Processes, as in joblib.
     advance : callable, optional
@@ -68,7 +71,7 @@ def compare_layers(
     Raises
     ------
     ValueError
-        If there are no layers, or a class is too small for the folds.
+        If there are no layers, one has no cost, or a class is too small for the folds.
 
     Examples
     --------
@@ -81,6 +84,9 @@ def compare_layers(
     protocol = protocol or Protocol()
     if not codes:
         raise ValueError("There is no layer to compare.")
+    free = [] if costs is None else [layer for layer in codes if layer not in costs]
+    if free:
+        raise ValueError(f"costs lacks {', '.join(free)}. Give what each layer costs, or no costs.")
     y = np.asarray(y)
     test = None if test is None else _of_each(test, "test", len(y)).astype(bool)
     groups = None if groups is None else _of_each(groups, "groups", len(y))
@@ -109,10 +115,91 @@ def compare_layers(
         groups=groups,
         random_state=protocol.random_state,
     )
-    decision = Decision(
-        verdict=verdict, costs=costs or {}, max_loss=protocol.max_loss, copied=copied
+    decision = Decision(verdict=verdict, costs=costs, max_loss=protocol.max_loss, copied=copied)
+    return _gather(decision, notes)
+
+
+def _gather(decision: Decision, notes: Sequence[str]) -> Comparison:
+    """Gather all that was found."""
+    verdict = decision.verdict
+    by_size = [decision.best(size) for size in verdict.sizes]
+    best = max(by_size, key=lambda found: _number(found.train_size))
+    confusion, mistakes = _predictions(verdict, (best.layer, best.classifier), best.train_size)
+    return Comparison(
+        scoring=verdict.scoring,
+        best=best,
+        by_size=tuple(by_size),
+        layers=tuple(
+            verdict.layer_score(candidate, size, only=decision.clean)
+            for candidate in verdict.fits
+            for size in verdict.sizes
+        ),
+        folds=tuple(_folds(verdict)),
+        classes=tuple(verdict.classes.tolist()),
+        confusion=confusion,
+        mistakes=mistakes,
+        notes=(*notes, *say_unconverged(verdict)),
+        tested=verdict.tested(verdict.chosen(best.train_size), best.train_size),
     )
-    return decision.comparison(notes)
+
+
+def _predictions(
+    verdict: Verdict, candidate: Candidate, size: TrainSize
+) -> tuple[tuple[tuple[int, ...], ...], tuple[Mistake, ...]]:
+    """Count predictions, and list the wrong ones, each image once."""
+    names = verdict.classes
+    confusion = np.zeros((len(names), len(names)), np.intp)
+    mistakes: dict[int, Mistake] = {}
+    seen: set[int] = set()
+    for draw, fit in zip(verdict.draws_of(size), verdict.fits_of(candidate, size), strict=True):
+        labels = verdict.numbers[draw.test].tolist()
+        for image, label, answer in zip(
+            draw.test.tolist(), labels, fit.predicted.tolist(), strict=True
+        ):
+            if image in seen:
+                continue
+            seen.add(image)
+            confusion[label, answer] += 1
+            if label != answer:
+                mistakes[image] = Mistake(
+                    image=image, label=str(names[label]), predicted=str(names[answer])
+                )
+    return tuple(map(tuple, confusion.tolist())), tuple(mistakes.values())
+
+
+def say_unconverged(verdict: Verdict) -> list[str]:
+    """Say once which fits are not as near to the optimum as asked."""
+    short = [
+        f"{n} of {len(fits)} of {layer} ({classifier})"
+        for (layer, classifier), fits in verdict.fits.items()
+        if (n := sum(not fit.converged for fit in fits))
+    ]
+    return short and [
+        f"fits stopped short of the accuracy asked, {', '.join(short)}: leave out the largest "
+        "values with --Cs"
+    ]
+
+
+def _folds(verdict: Verdict) -> list[FoldScore]:
+    return [
+        FoldScore(
+            layer=layer,
+            classifier=classifier,
+            train_size=draw.train_size,
+            repeat=draw.repeat,
+            fold=draw.fold,
+            C=fit.C,
+            score=verdict.score_of(draw, fit),
+            n_train=len(draw.train),
+            n_test=len(draw.test),
+        )
+        for (layer, classifier), fits in verdict.fits.items()
+        for draw, fit in zip(verdict.draws, fits, strict=True)
+    ]
+
+
+def _number(size: TrainSize) -> float:
+    return float("inf") if size == "all" else float(size)
 
 
 def _of_each(values: Any, name: str, n: int) -> NDArray[Any]:

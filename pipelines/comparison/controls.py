@@ -16,12 +16,15 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
+from pipelines.comparison.decision import UNNEEDED, find_unneeded
 from pipelines.comparison.evaluate import Fit, evaluate_layer
 from pipelines.comparison.guessing import guess
+from pipelines.comparison.intervals import tell_apart
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import Comparison
-from pipelines.comparison.scoring import image_weights
+from pipelines.comparison.scoring import image_weights, score_answers
 from pipelines.comparison.splits import Draw, inner_splits, make_draws
+from pipelines.comparison.tested import HeldOutAnswers
 from pipelines.comparison.verdict import Verdict
 
 CONTROLS = {
@@ -57,6 +60,10 @@ class Control:
         And its 95 % interval.
     alarm : bool
         Whether labels that mean nothing are predicted far better than by chance: something leaks.
+    finding : str
+        What it says against the network: see `pipelines.comparison.decision.find_unneeded`.
+    score_without_leaks : float or None
+        As in `pipelines.comparison.results.Best`.
     """
 
     name: str
@@ -65,6 +72,13 @@ class Control:
     ci_low: float
     ci_high: float
     alarm: bool
+    finding: str = ""
+    score_without_leaks: float | None = None
+
+    @property
+    def expected(self) -> float:
+        """The score on test images that are no copies of training images, where that differs."""
+        return self.score if self.score_without_leaks is None else self.score_without_leaks
 
 
 def run_controls(
@@ -75,6 +89,7 @@ def run_controls(
     protocol: Protocol,
     test: NDArray[np.bool_] | None = None,
     groups: NDArray[np.str_] | None = None,
+    copied: NDArray[np.bool_] | None = None,
     n_jobs: int = 1,
     advance: Callable[[int], None] | None = None,
 ) -> list[Control]:
@@ -88,7 +103,7 @@ def run_controls(
         Control → how to read its codes, of shape (n_samples, n_features); not called for
         ``"majority"``.
     comparison : Comparison
-    y, protocol, test, groups
+    y, protocol, test, groups, copied
         As for `pipelines.compare_layers`.
     n_jobs : int, default=1
         Processes, as in joblib.
@@ -121,28 +136,56 @@ def run_controls(
         done[name] = fits, width
         if advance is not None:
             advance(1)
+    clean = verdict.without(copied)
     controls = []
     for name in codes:
         fits, width = done[name]
         score, low, high = verdict.scored(fits, best.train_size)
-        controls.append(
-            Control(
-                name=name,
-                n_features=width,
-                score=score,
-                ci_low=low,
-                ci_high=high,
-                alarm=name == "shuffled"
-                and better_than_chance(
-                    numbers,
-                    [draw.test for draw in draws],
-                    [fit.predicted for fit in fits],
-                    groups=groups,
-                    random_state=protocol.random_state,
-                ),
-            )
+        control = Control(
+            name=name,
+            n_features=width,
+            score=score,
+            ci_low=low,
+            ci_high=high,
+            alarm=name == "shuffled"
+            and better_than_chance(
+                numbers,
+                [draw.test for draw in draws],
+                [fit.predicted for fit in fits],
+                groups=groups,
+                random_state=protocol.random_state,
+            ),
         )
+        if clean is not None:
+            alone, low, _ = verdict.scored(fits, best.train_size, only=clean)
+            control = replace(control, score_without_leaks=alone)
+        if name in UNNEEDED and low > best.guess:
+            worse = _is_worse(comparison.tested, fits, verdict, clean)
+            finding = find_unneeded(name, control.expected, best, worse=worse)
+            control = replace(control, finding=finding)
+        controls.append(control)
     return controls
+
+
+def _is_worse(
+    tested: HeldOutAnswers,
+    fits: Sequence[Fit],
+    verdict: Verdict,
+    only: NDArray[np.bool_] | None,
+) -> bool:
+    """Tell whether a control scores lower than the comparison's own choice, beyond chance."""
+    held_out, answers = verdict.pooled(fits, verdict.sizes[0], only=only)
+    kept = np.ones(len(tested.images), bool) if only is None else only[tested.images]
+    chosen = [given[kept] for given in tested.answers[: len(answers)]]  # The first repeats.
+    scores = [
+        [
+            score_answers(held_out.scoring, held_out.truth, given, held_out.n_classes)[0]
+            for given in of
+        ]
+        for of in (chosen, answers)
+    ]
+    told = tell_apart(held_out, [chosen, answers], np.array(scores), 0, chose=False)
+    return bool(told.worse[1])
 
 
 def _affordable(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.comparison.evaluate import Fit
 from pipelines.comparison.guessing import guess
 from pipelines.comparison.intervals import Told, explained_range, tell_apart
 from pipelines.comparison.protocol import TrainSize
-from pipelines.comparison.results import Best, Comparison, FoldScore, Mistake
+from pipelines.comparison.results import Best
 from pipelines.comparison.verdict import Candidate, Verdict
+
+SAVES = 0.05
+"""Share of the chosen depth's cost that another has to save to be recommended in its place."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,41 +26,18 @@ class Decision:
     Attributes
     ----------
     verdict : Verdict
-    costs : mapping of str to float
-        What each layer costs to compute, in any unit. Default: its place among the layers.
+    costs : mapping of str to float, or None
+        As for `pipelines.compare_layers`.
     max_loss : float
         See `pipelines.comparison.splits.Protocol`.
     copied : ndarray of shape (n_samples,), bool, or None
-        Test images that are copies of training images.
+        Test images that are copies of training images: they have no part in any decision.
     """
 
     verdict: Verdict
-    costs: Mapping[str, float] = field(default_factory=dict)
+    costs: Mapping[str, float] | None = None
     max_loss: float = 0.02
     copied: NDArray[np.bool_] | None = None
-
-    def comparison(self, notes: Sequence[str]) -> Comparison:
-        """Gather all that was found."""
-        verdict = self.verdict
-        by_size = [self.best(size) for size in verdict.sizes]
-        best = max(by_size, key=lambda found: _number(found.train_size))
-        confusion, mistakes = _predictions(verdict, (best.layer, best.classifier), best.train_size)
-        return Comparison(
-            scoring=verdict.scoring,
-            best=best,
-            by_size=tuple(by_size),
-            layers=tuple(
-                verdict.layer_score(candidate, size)
-                for candidate in verdict.fits
-                for size in verdict.sizes
-            ),
-            folds=tuple(_folds(verdict)),
-            classes=tuple(verdict.classes.tolist()),
-            confusion=confusion,
-            mistakes=mistakes,
-            notes=(*notes, *_unconverged(verdict)),
-            tested=verdict.tested(verdict.chosen(best.train_size), best.train_size),
-        )
 
     def best(self, size: TrainSize) -> Best:
         """Choose at one training size, and score the way of choosing."""
@@ -66,7 +46,7 @@ class Decision:
         cv = np.array([[f.cv_score for f in verdict.fits_of(c, size)] for c in candidates])
         winner = candidates[int(cv.mean(1).argmax())]
         chosen = verdict.chosen(size)
-        told = _told(verdict, winner, size)
+        told = _told(verdict, winner, size, self.clean)
         better = [c for c, is_better in zip(candidates, told.better, strict=True) if is_better]
         tied = [
             candidate
@@ -74,10 +54,12 @@ class Decision:
             if not is_worse and candidate != winner and candidate not in better
         ]
         score, low, high = verdict.scored(chosen, size)
-        guessed = _guess_score(verdict, size)
-        take = self._recommended(winner, tied, told) if low > guessed else (None, None)
-        explained = _explained(verdict, winner, size, float(cv.mean(1).max()))
-        alone = self._without_copies(chosen, size)
+        guessed = _guess_score(verdict, size, self.clean)
+        explained = _explained(verdict, winner, size, float(cv.mean(1).max()), self.clean)
+        clean = self.clean
+        alone = (None, None, None) if clean is None else verdict.scored(chosen, size, only=clean)
+        shown = (low if alone[1] is None else alone[1]) > guessed
+        take = self._recommended(winner, tied, told) if shown else (None, None)
         return Best(
             layer=winner[0],
             classifier=winner[1],
@@ -98,40 +80,116 @@ class Decision:
             score_without_leaks=alone[0],
             ci_low_without_leaks=alone[1],
             ci_high_without_leaks=alone[2],
+            n_without_leaks=None if clean is None else int((clean & verdict.is_tested).sum()),
         )
 
     def _recommended(self, winner: Candidate, tied: Sequence[Candidate], told: Told) -> Candidate:
         """Find the cheapest of the winner and its ties that gives up next to nothing."""
         candidates = list(self.verdict.fits)
-        layers = list(dict.fromkeys(layer for layer, _ in candidates))
-        costs = {layer: self.costs.get(layer, float(i)) for i, layer in enumerate(layers)}
+        costs, share = self.costs, SAVES
+        if costs is None:  # An earlier layer is cheaper; it is not known by how much.
+            layers = dict.fromkeys(layer for layer, _ in candidates)
+            costs, share = {layer: float(i) for i, layer in enumerate(layers)}, 0.0
         most = dict(zip(candidates, np.minimum(told.error, self.max_loss), strict=True))
         loss = dict(zip(candidates, told.loss, strict=True))
         eligible = [
             candidate
             for candidate in tied
-            if loss[candidate] <= most[candidate] and costs[candidate[0]] < costs[winner[0]]
+            if loss[candidate] <= most[candidate]
+            and saves(costs[candidate[0]], costs[winner[0]], share)
         ]
         return min(eligible, key=lambda c: (costs[c[0]], loss[c]), default=winner)
 
-    def _without_copies(
-        self, chosen: Sequence[Fit], size: TrainSize
-    ) -> tuple[float, float, float] | tuple[None, None, None]:
-        """Score on the test images that are no copies of training images."""
-        tested = np.concatenate([draw.test for draw in self.verdict.draws_of(size)])
-        if self.copied is None or not self.copied[tested].any() or self.copied[tested].all():
-            return None, None, None
-        return self.verdict.scored(chosen, size, only=~self.copied)
+    @cached_property
+    def clean(self) -> NDArray[np.bool_] | None:
+        """The images that decide, where not all that are tested do."""
+        return self.verdict.without(self.copied)
 
 
-def _told(verdict: Verdict, winner: Candidate, size: TrainSize) -> Told:
+def saves(cost: float, chosen: float, share: float = SAVES) -> bool:
+    """Tell whether a depth costs so much less than the chosen one that it is preferred.
+
+    Parameters
+    ----------
+    cost, chosen : float
+        Of the two, in one unit.
+    share : float, default=0.05
+        What has to be saved at least, as a share of what the chosen one costs.
+
+    Returns
+    -------
+    enough : bool
+
+    Examples
+    --------
+    >>> saves(90, 100), saves(99, 100), saves(0, 0)
+    (True, False, False)
+    """
+    return cost < chosen and cost <= (1 - share) * chosen
+
+
+CLASSIFIER_NAMES = {"svm": "a linear SVM", "logistic": "logistic regression"}
+UNNEEDED = {
+    "pixels": ("no network is needed", "a network is needed", "on raw pixels"),
+    "random": (
+        "the network's training is not needed",
+        "the network's training is needed",
+        "on the chosen depth with random weights",
+    ),
+}
+"""Control → what it says where it does as well, what it leaves open, and what it is."""
+
+
+def does_as_well(score: float, best: Best) -> bool:
+    """Tell whether a control scores as much as the network, or more."""
+    return score >= best.expected[0]
+
+
+def find_unneeded(name: str, score: float, best: Best, *, worse: bool) -> str:
+    """Say what a control that does as well as the network says against this.
+
+    Parameters
+    ----------
+    name : str
+        Of `UNNEEDED`.
+    score : float
+        Of the control, which is shown to be better than guessing; without copies of training
+        images, as that of `best` is.
+    best : Best
+    worse : bool
+        Whether the control is worse than `best` beyond chance, by paired differences over the
+        tested images.
+
+    Returns
+    -------
+    finding : str
+        Empty where the network is shown to be better.
+    """
+    if worse and not does_as_well(score, best):
+        return ""
+    sure, unsure, what = UNNEEDED[name]
+    said = (
+        f"{CLASSIFIER_NAMES[best.classifier]} {what} scores {score:.3f}, and on the network's "
+        f"codes {best.expected[0]:.3f}"
+    )
+    if does_as_well(score, best):
+        return f"{sure}: {said}"
+    return f"nothing shows that {unsure}: {said}, which cannot be distinguished"
+
+
+def _told(
+    verdict: Verdict, winner: Candidate, size: TrainSize, only: NDArray[np.bool_] | None
+) -> Told:
     """Compare every candidate with the winner."""
     candidates = list(verdict.fits)
     draws, repeats = verdict.draws_of(size), verdict.repeats(size)
     fits = [verdict.fits_of(candidate, size) for candidate in candidates]
-    pooled = [verdict.pooled(of, size) for of in fits]
+    pooled = [verdict.pooled(of, size, only=only) for of in fits]
     by_draw = np.array(
-        [[verdict.score_of(*pair) for pair in zip(draws, of, strict=True)] for of in fits]
+        [
+            [verdict.score_of(*pair, only=only) for pair in zip(draws, of, strict=True)]
+            for of in fits
+        ]
     )
     return tell_apart(
         pooled[0][0],
@@ -142,12 +200,12 @@ def _told(verdict: Verdict, winner: Candidate, size: TrainSize) -> Told:
     )
 
 
-def _guess_score(verdict: Verdict, size: TrainSize) -> float:
+def _guess_score(verdict: Verdict, size: TrainSize, only: NDArray[np.bool_] | None) -> float:
     k = len(verdict.classes)
     return float(
         np.mean(
             [
-                verdict.score_of(draw, guess(verdict.numbers, draw, k, verdict.scoring))
+                verdict.score_of(draw, guess(verdict.numbers, draw, k, verdict.scoring), only=only)
                 for draw in verdict.draws_of(size)
             ]
         )
@@ -155,15 +213,20 @@ def _guess_score(verdict: Verdict, size: TrainSize) -> float:
 
 
 def _explained(
-    verdict: Verdict, winner: Candidate, size: TrainSize, cv_score: float
+    verdict: Verdict,
+    winner: Candidate,
+    size: TrainSize,
+    cv_score: float,
+    only: NDArray[np.bool_] | None,
 ) -> tuple[float, float, str | None] | tuple[None, None, None]:
     """Bound what cross-validation explains of the winner's test score, and say if it is outside."""
     draws = verdict.draws_of(size)
     if len(verdict.repeats(size)[0]) > 1:  # Folds of a cross-validation, not a test split.
         return None, None, None
     fits = verdict.fits_of(winner, size)
-    score = float(np.mean([verdict.score_of(*pair) for pair in zip(draws, fits, strict=True)]))
-    held_out, answers = verdict.pooled(fits, size)
+    pairs = zip(draws, fits, strict=True)
+    score = float(np.mean([verdict.score_of(*pair, only=only) for pair in pairs]))
+    held_out, answers = verdict.pooled(fits, size, only=only)
     low, high = explained_range(
         held_out,
         score,
@@ -173,58 +236,3 @@ def _explained(
         n_folds=min(len(draw.inner) for draw in draws),
     )
     return low, high, "lower" if score < low else "higher" if score > high else None
-
-
-def _predictions(
-    verdict: Verdict, candidate: Candidate, size: TrainSize
-) -> tuple[tuple[tuple[int, ...], ...], tuple[Mistake, ...]]:
-    """Count predictions, and list the wrong ones, each image once."""
-    names = verdict.classes
-    confusion = np.zeros((len(names), len(names)), np.intp)
-    mistakes: dict[int, Mistake] = {}
-    seen: set[int] = set()
-    for draw, fit in zip(verdict.draws_of(size), verdict.fits_of(candidate, size), strict=True):
-        labels = verdict.numbers[draw.test].tolist()
-        for image, label, answer in zip(
-            draw.test.tolist(), labels, fit.predicted.tolist(), strict=True
-        ):
-            if image in seen:
-                continue
-            seen.add(image)
-            confusion[label, answer] += 1
-            if label != answer:
-                mistakes[image] = Mistake(
-                    image=image, label=str(names[label]), predicted=str(names[answer])
-                )
-    return tuple(map(tuple, confusion.tolist())), tuple(mistakes.values())
-
-
-def _unconverged(verdict: Verdict) -> list[str]:
-    return [
-        f"{layer} ({classifier}): {n} of {len(fits)} fits stopped short of the accuracy asked, "
-        "at the largest C; leave out the largest values with --Cs"
-        for (layer, classifier), fits in verdict.fits.items()
-        if (n := sum(not fit.converged for fit in fits))
-    ]
-
-
-def _folds(verdict: Verdict) -> list[FoldScore]:
-    return [
-        FoldScore(
-            layer=layer,
-            classifier=classifier,
-            train_size=draw.train_size,
-            repeat=draw.repeat,
-            fold=draw.fold,
-            C=fit.C,
-            score=verdict.score_of(draw, fit),
-            n_train=len(draw.train),
-            n_test=len(draw.test),
-        )
-        for (layer, classifier), fits in verdict.fits.items()
-        for draw, fit in zip(verdict.draws, fits, strict=True)
-    ]
-
-
-def _number(size: TrainSize) -> float:
-    return float("inf") if size == "all" else float(size)

@@ -97,6 +97,66 @@ def copies_in_test(digests: NDArray[np.uint8], test: NDArray[np.bool_] | None) -
     return np.asarray(test & np.isin(image, image[~test]))
 
 
+def count_copies(
+    digests: NDArray[np.uint8], labels: NDArray[np.str_], test: NDArray[np.bool_] | None
+) -> int:
+    """Count the images that only repeat another: with its label, on its side of the test split.
+
+    Parameters
+    ----------
+    digests : ndarray of shape (n_samples, n_bytes), uint8
+    labels : ndarray of shape (n_samples,), str
+    test : ndarray of shape (n_samples,), bool, or None
+
+    Returns
+    -------
+    n_copies : int
+
+    Examples
+    --------
+    >>> digests = np.array([[1], [2], [1], [1]], np.uint8)
+    >>> count_copies(digests, np.array(["cat", "cat", "cat", "dog"]), None)
+    1
+    """
+    image, _ = _distinct(digests)
+    side = np.zeros(len(image), bool) if test is None else test
+    found = np.stack([image, np.unique(labels, return_inverse=True)[1], side])
+    return len(image) - len(np.unique(found, axis=1).T)
+
+
+def repeated_images(
+    digests: NDArray[np.uint8],
+    labels: NDArray[np.str_],
+    test: NDArray[np.bool_] | None,
+    *,
+    kept_together: bool,
+) -> list[str]:
+    """Say how many images only repeat another, as `count_copies` counts them.
+
+    Parameters
+    ----------
+    digests, labels, test
+        As for `count_copies`.
+    kept_together : bool
+        Whether copies are kept on one side of every fold.
+
+    Returns
+    -------
+    notes : list of str
+        One, or none.
+    """
+    n = count_copies(digests, labels, test)
+    said = f"{n} image{' repeats' if n == 1 else 's repeat'} another with the same label"
+    if not n:
+        return []
+    if kept_together:
+        return [f"{said} (byte by byte); copies stay on one side of every fold"]
+    return [
+        f"{said} (byte by byte), and copies may stand on two sides of a fold, so that scores may "
+        "be too good: leave out --no-group-duplicates"
+    ]
+
+
 def without_leaks(
     digests: NDArray[np.uint8], labels: NDArray[np.str_], test: NDArray[np.bool_] | None
 ) -> NDArray[np.bool_]:

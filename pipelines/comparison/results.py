@@ -57,6 +57,8 @@ class LayerScore:
         Mean inner cross-validation score at each C of the grid.
     train_score : float
         Mean over the draws, on the images that trained.
+    score_without_leaks, ci_low_without_leaks, ci_high_without_leaks : float or None
+        As in `Best`.
     """
 
     layer: str
@@ -70,6 +72,14 @@ class LayerScore:
     cv_score: float
     cv_curve: tuple[float, ...]
     train_score: float
+    score_without_leaks: float | None = None
+    ci_low_without_leaks: float | None = None
+    ci_high_without_leaks: float | None = None
+
+    @property
+    def expected(self) -> tuple[float, float, float]:
+        """The score to expect of new images, and its interval."""
+        return _expected(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +99,9 @@ class Best:
         Layers that cannot be distinguished from it, in the order given; it is not among them.
     recommended : str or None
         The decision: of it and those, the cheapest to compute whose own score is lower by no more
-        than one standard error of the difference, and by no more than ``Protocol.max_loss``. None
-        where nothing is shown to be better than guessing.
+        than one standard error of the difference, and by no more than ``Protocol.max_loss``; a
+        cheaper one has to save 5 % of what the chosen one costs. None where nothing is shown to be
+        better than guessing.
     recommended_classifier : str or None
     tied_classifiers : tuple of (str, str)
         As `tied`, each layer with the classifier that cannot be distinguished from it there.
@@ -107,8 +118,10 @@ class Best:
     unexplained : {"lower", "higher"} or None
         How the test score lies outside of these.
     score_without_leaks, ci_low_without_leaks, ci_high_without_leaks : float or None
-        On the test images that are no copies of training images; None where there are none, or
-        nothing else.
+        On the test images that are no copies of training images, by which is decided; None where
+        there are no copies, or nothing else.
+    n_without_leaks : int or None
+        How many these are.
     """
 
     layer: str
@@ -130,6 +143,12 @@ class Best:
     score_without_leaks: float | None
     ci_low_without_leaks: float | None
     ci_high_without_leaks: float | None
+    n_without_leaks: int | None
+
+    @property
+    def expected(self) -> tuple[float, float, float]:
+        """The score to expect of new images, and its interval."""
+        return _expected(self)
 
     @property
     def taken(self) -> tuple[str, str]:
@@ -138,6 +157,14 @@ class Best:
             self.recommended or self.layer,
             self.recommended_classifier or self.classifier,
         )
+
+
+def _expected(found: LayerScore | Best) -> tuple[float, float, float]:
+    """Give the score on test images that are no copies of training images, where that differs."""
+    alone = found.score_without_leaks, found.ci_low_without_leaks, found.ci_high_without_leaks
+    if alone[0] is None or alone[1] is None or alone[2] is None:
+        return found.score, found.ci_low, found.ci_high
+    return alone[0], alone[1], alone[2]
 
 
 @dataclass(frozen=True, kw_only=True)

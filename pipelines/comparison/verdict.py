@@ -43,10 +43,13 @@ class Verdict:
     groups: NDArray[np.str_] | None = None
     random_state: int
 
-    def layer_score(self, candidate: Candidate, size: TrainSize) -> LayerScore:
-        """Score a candidate at one training size."""
+    def layer_score(
+        self, candidate: Candidate, size: TrainSize, *, only: NDArray[np.bool_] | None = None
+    ) -> LayerScore:
+        """Score a candidate at one training size, and on some of the test images alone."""
         fits = self.fits_of(candidate, size)
         score, low, high = self.scored(fits, size)
+        alone = (None, None, None) if only is None else self.scored(fits, size, only=only)
         edges = [fit.C_at_edge for fit in fits]
         return LayerScore(
             layer=candidate[0],
@@ -60,6 +63,9 @@ class Verdict:
             cv_score=float(np.mean([fit.cv_score for fit in fits])),
             cv_curve=tuple(np.mean([fit.cv_scores for fit in fits], axis=0).tolist()),
             train_score=float(np.mean([fit.train_score for fit in fits])),
+            score_without_leaks=alone[0],
+            ci_low_without_leaks=alone[1],
+            ci_high_without_leaks=alone[2],
         )
 
     def scored(
@@ -84,6 +90,13 @@ class Verdict:
         held_out, answers = self.pooled(fits, size, only=only)
         low, high = score_interval(held_out, score, answers)
         return score, low, high
+
+    def without(self, copied: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+        """Mark the images that are no copies; None where no tested one is, or all are."""
+        if copied is None:
+            return None
+        tested = copied[self.is_tested]
+        return None if tested.all() or not tested.any() else ~copied
 
     def tested(self, fits: Sequence[Fit], size: TrainSize) -> HeldOutAnswers:
         """Gather the answers of a fit on each draw of a size, and the score of each repeat."""
@@ -134,6 +147,14 @@ class Verdict:
     def sizes(self) -> list[TrainSize]:
         """Training sizes, in the order asked for."""
         return list(dict.fromkeys(draw.train_size for draw in self.draws))
+
+    @cached_property
+    def is_tested(self) -> NDArray[np.bool_]:
+        """Mark the images that some draw tests."""
+        tested = np.zeros(len(self.y), bool)
+        for draw in self.draws:
+            tested[draw.test] = True
+        return tested
 
     @cached_property
     def classes(self) -> NDArray[np.str_]:

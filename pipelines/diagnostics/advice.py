@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.comparison.controls import Control
+from pipelines.comparison.decision import CLASSIFIER_NAMES, does_as_well
 from pipelines.comparison.results import Best, Comparison, LayerScore
 from pipelines.diagnostics.similarity import BORDER, Similarity
 
@@ -21,6 +23,7 @@ ImageNet models transfer better?* (CVPR 2019)."""
 NEAR_TOP = 0.75
 
 GUESSING = "no-better-than-guessing"
+NO_NETWORK = "no-network-needed"
 CASES = {
     (False, True): ("linear-top", "a linear classifier on codes near the top"),
     (False, False): ("linear-earlier", "a linear classifier on codes from earlier in the network"),
@@ -37,8 +40,8 @@ class Advice:
     Attributes
     ----------
     case : str
-        ``"linear-top"``, ``"linear-earlier"``, ``"fine-tune-from"``, ``"fine-tune-all"``, or
-        ``"no-better-than-guessing"``.
+        ``"linear-top"``, ``"linear-earlier"``, ``"fine-tune-from"``, ``"fine-tune-all"``,
+        ``"no-network-needed"`` or ``"no-better-than-guessing"``.
     text : str
         In a sentence or two.
     evidence : tuple of str
@@ -56,7 +59,12 @@ class Advice:
     similar: bool | None
 
 
-def advise(comparison: Comparison, similarity: Similarity, depths: dict[str, float]) -> Advice:
+def advise(
+    comparison: Comparison,
+    similarity: Similarity,
+    depths: dict[str, float],
+    controls: Sequence[Control] = (),
+) -> Advice:
     """Place a dataset in the table.
 
     Parameters
@@ -67,6 +75,9 @@ def advise(comparison: Comparison, similarity: Similarity, depths: dict[str, flo
         Where it is on no side of the border, the recommended depth decides between the cases.
     depths : dict of str to float
         Layer → depth, in forward order.
+    controls : sequence of Control, optional
+        What does as well as the network is said first; raw pixels take the place of a depth where
+        they score as much.
 
     Returns
     -------
@@ -84,10 +95,17 @@ def advise(comparison: Comparison, similarity: Similarity, depths: dict[str, flo
     ]
     # Where it is not known, what was measured decides: a depth near the top or an earlier one.
     case, notes = CASES[large, depths[take] >= NEAR_TOP if similar is None else similar]
+    against = [f"{it.finding[0].upper()}{it.finding[1:]}." for it in controls if it.finding]
     if best.recommended is None:
-        case, text = GUESSING, _guessing(best)
+        case, text = GUESSING, _guessing(best, alone=not against)
     else:
         text = _text(case, notes, best.recommended, depths, known=similar is not None)
+    if any(
+        it.name == "pixels" and it.finding and does_as_well(it.expected, best) for it in controls
+    ):
+        case, instead = NO_NETWORK, f"Train {CLASSIFIER_NAMES[best.classifier]} on raw pixels."
+        text = f"{instead} If a network is wanted all the same, {text[0].lower()}{text[1:]}"
+    text = " ".join([*against, text])
     return Advice(case=case, text=text, evidence=tuple(evidence), large=large, similar=similar)
 
 
@@ -103,15 +121,18 @@ def _similar(similarity: Similarity) -> tuple[bool | None, str]:
     return similarity.similar, f"{found} ({kind}: {BORDER} is the border)"
 
 
-def _guessing(best: Best) -> str:
+def _guessing(best: Best, *, alone: bool) -> str:
+    """Say why no depth is recommended, and what may be wrong where nothing else is better."""
     said = (
-        f"No depth is recommended: nothing here is shown to be better than guessing (the "
-        f"commonest class alone scores {best.guess:.3f}). "
+        "No depth is recommended: none is shown to be better than guessing (the commonest class "
+        f"alone scores {best.guess:.3f})."
     )
+    if not alone:
+        return said
     if best.unexplained is not None:
-        return said + "Find out first how the test images differ from the training images."
+        return said + " Find out first how the test images differ from the training images."
     return said + (
-        "More images may show a difference; check that the labels are right, and that the images "
+        " More images may show a difference; check that the labels are right, and that the images "
         "show what they name."
     )
 
@@ -164,9 +185,9 @@ def _curve(comparison: Comparison, n_per_class: float) -> list[str]:
     last = next(row for row in rows if row.train_size == best.train_size)
     said = [
         f"{take[0]} scores {last.train_score:.3f} on its training images and "
-        f"{last.score:.3f} on others"
+        f"{last.expected[0]:.3f} on others"
     ]
-    sizes = [(_images(row, n_per_class), row.score) for row in rows]
+    sizes = [(_images(row, n_per_class), row.expected[0]) for row in rows]
     sizes.sort()
     if len(sizes) > 1 and sizes[-1][0] > sizes[-2][0]:
         said.append(_slope(sizes))

@@ -16,6 +16,7 @@ from pipelines.extraction.extract import (
     backbone_of,
     list_unreadable,
     read_digests,
+    say_weights,
 )
 from pipelines.extraction.normalization import (
     NormalizationCheck,
@@ -54,6 +55,7 @@ def compare_with_training(
     """
     narrator = narrator or Silent()
     backbone, store = backbone_of(options), CodeStore(options.store)
+    say_weights(backbone, options.weights, narrator)
     device = str(find_device(options.device))
     digests = read_digests(images, store, narrator)
     kept, skipped = _readable(images, distinct(digests), sample_size(backbone))

@@ -209,8 +209,8 @@ def extract(
         loaded = backbone is None
         backbone = backbone or backbone_of(options)
         extractor = extractor_of(backbone, options)
-    if loaded and options.weights not in (None, "none", "default", backbone.weights):
-        narrator.say(f"Weights: {backbone.weights}.")  # What was seen through to find them.
+    if loaded:
+        say_weights(backbone, options.weights, narrator)
     store = CodeStore(options.store)
     store.require_locks()
     with timed(seconds, "digest"):
@@ -339,6 +339,20 @@ def backbone_of(options: ExtractionOptions) -> Backbone:
         require_norm(backbone)
     seen = replace(backbone.preprocessing, views=options.views)
     return normalized(replace(backbone, preprocessing=seen), options)
+
+
+def say_weights(backbone: Backbone, asked: str | None, narrator: Narrator) -> None:
+    """Say what was seen through to find the weights, where it is more than what was asked for.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    asked : str or None
+        As for `codes.load_backbone`.
+    narrator : Narrator
+    """
+    if asked not in (None, "none", "default", backbone.weights):
+        narrator.say(f"Weights: {backbone.weights}.")
 
 
 def extractor_of(backbone: Backbone, options: ExtractionOptions) -> CodeExtractor:

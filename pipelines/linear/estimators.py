@@ -385,7 +385,11 @@ _FLOATS = [np.float64, np.float32, np.float16]
 
 
 def _choose(Cs: Array, scores: Array) -> float:
-    """Choose the best mean score; of several, the smallest C, the most regularised."""
+    """Choose the best mean score; of several, the smallest C, the most regularised.
+
+    So does scikit-learn's ``GridSearchCV`` on an increasing grid, of which it takes the first. To
+    take another would give other labels where it is not known that they are better ones.
+    """
     means = scores.mean(axis=1)
     return float(Cs[means == means.max()].min())
 

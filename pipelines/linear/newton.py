@@ -83,7 +83,12 @@ def minimise(
         part = np.arange(len(margins))
         if bound.size > 1:
             part = np.flatnonzero(bound > tol)
-        step, solved = _direct_step(problem, local, unknown, part, iterative.n_cg)
+        step: Array = np.zeros((len(part), problem.size))
+        solved = np.zeros(len(part), bool)
+        # Exact steps lead no nearer than the rounding of their systems, which is large where C
+        # is and copies of a row have two labels. The others start from the gradient: they refine.
+        if not stuck:
+            step, solved = _direct_step(problem, local, unknown, part, iterative.n_cg)
         rest = part[~solved]
         if rest.size:
             step[~solved] = iterative(loss.take(rest), margins[rest], gradient[rest], certificate)

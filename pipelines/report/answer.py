@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pipelines.comparison.decision import SAVES, saves
 from pipelines.comparison.duplicates import leaks_sentence
 from pipelines.comparison.scoring import SCORINGS
 
@@ -27,13 +28,16 @@ def sentence(report: dict[str, Any]) -> str:
     size = "all training images" if best["train_size"] == "all" else (
         f"{best['train_size']} training images of each class"
     )  # fmt: skip
-    if best["recommended"] is None:
-        first = (
-            f"With {size}, nothing here is shown to be better than guessing: no depth is "
+    against = [control["finding"] for control in report["controls"] if control["finding"]]
+    if best["recommended"] is not None:
+        found = f"take the codes of {_recommendation(report)}"
+        found = f"{'; '.join(against)}. Of the depths compared, {found}" if against else found
+    else:
+        found = (
+            f"{'; '.join([*against, 'no depth is shown to be better than guessing'])}: none is "
             f"recommended. The commonest class alone scores {best['guess']:.3f}."
         )
-    else:
-        first = f"With {size}, take the codes of {_recommendation(report)}"
+    first = f"With {size}, {found}"
     return f"{first} {_expectation(report)}"
 
 
@@ -53,22 +57,23 @@ def _recommendation(report: dict[str, Any]) -> str:
     alike = "No other depth can" if everything else f"It and {_join(tied, 'and')} cannot"
     if cheap == chosen:
         pairs = map(tuple, best["tied_classifiers"])
-        earlier = any(rows[pair]["depth"] < rows[chosen]["depth"] for pair in pairs)
+        costs = [rows[pair]["multiply_adds"] for pair in pairs]
+        cheaper = any(saves(cost, rows[chosen]["multiply_adds"]) for cost in costs)
         return (
             f"{take}: it has the best cross-validation score. {alike} be distinguished"
             f"{' from it' if everything else ''}, "
             + (
                 "but cheaper ones score lower by more than one standard error of the difference, "
                 f"or by more than {report['protocol']['max_loss']:.3g}."
-                if earlier
-                else "and none of these is cheaper to compute."
+                if cheaper
+                else f"and none of these saves {100 * SAVES:.0f} % of its computation."
             )
         )
     first = rows[chosen]
     return (
-        f"{take}: it scores {rows[cheap]['score']:.3f}, and is cheaper to compute than "
+        f"{take}: it scores {expected(rows[cheap])[0]:.3f}, and is cheaper to compute than "
         f"{_named(report, first)} (depth {first['depth']:.2f}), which has the best "
-        f"cross-validation score and scores {first['score']:.3f}; they cannot be distinguished."
+        f"cross-validation score and scores {expected(first)[0]:.3f}; they cannot be distinguished."
         f"{_saving(report)}"
     )
 
@@ -96,12 +101,18 @@ def _expectation(report: dict[str, Any]) -> str:
     best = report["best"]
     own = _rows(report)[_chosen(best)]
     title = SCORINGS[report["protocol"]["scoring"]].title
-    score = f"{best['score']:.3f}"
+    value, low, high = expected(best)
+    score, images = f"{value:.3f}", "images that had no part in the choice"
+    if best["n_without_leaks"] is not None:
+        images = f"the {best['n_without_leaks']} test images that are no copies of training images"
     said = (
-        f"The depth with the best cross-validation score has {title} {score} on images that had no "
-        f"part in the choice (95 % interval {best['ci_low']:.3f} to {best['ci_high']:.3f})"
+        f"The depth with the best cross-validation score has {title} {score} on {images} (95 % "
+        f"interval {low:.3f} to {high:.3f})"
     )
-    own_score = f"{own['score']:.3f}"
+    if best["n_without_leaks"] is not None:
+        n_test = report["dataset"]["splits"]["test"]
+        said += f", and {best['score']:.3f} on all {n_test}, copies included"
+    own_score = f"{expected(own)[0]:.3f}"
     if own_score != score:
         each = "draw" if report["protocol"]["evaluation"] == "test split" else "fold"
         said += (
@@ -109,6 +120,23 @@ def _expectation(report: dict[str, Any]) -> str:
             f"{_named(report, own)} alone"
         )
     return f"{said}."
+
+
+def expected(found: dict[str, Any]) -> tuple[float, float, float]:
+    """Give the score to expect of new images, and its interval: without copies of training images.
+
+    Parameters
+    ----------
+    found : dict
+        ``report.json``'s ``best``, or one of its ``layers``.
+
+    Returns
+    -------
+    score, ci_low, ci_high : float
+    """
+    alone = "" if found["score_without_leaks"] is None else "_without_leaks"
+    score, low, high = (found[f"{name}{alone}"] for name in ("score", "ci_low", "ci_high"))
+    return score, low, high
 
 
 def cautions(report: dict[str, Any]) -> list[str]:
@@ -127,14 +155,14 @@ def cautions(report: dict[str, Any]) -> list[str]:
     said = []
     if best["unexplained"]:
         said.append(_unexplained(best))
-    plain = controls.get("pixels")
-    if plain is not None and plain["score"] >= best["score"]:
-        said.append(f"Raw pixels score {plain['score']:.3f}, no less than the network's codes do.")
     every = controls.get("concatenated")
-    if every is not None and every["score"] > best["ci_high"]:
-        said.append(
-            f"All depths side by side score {every['score']:.3f}, above the interval of the one."
-        )
+    if every is not None:
+        clean = every["score_without_leaks"]
+        score = every["score"] if clean is None else clean
+        if score > expected(best)[2]:
+            said.append(
+                f"All depths side by side score {score:.3f}, above the interval of the one."
+            )
     if best["better"]:
         rows = _rows(report)
         names = _join([_named(report, rows[tuple(pair)]) for pair in best["better"]], "and")
@@ -162,8 +190,8 @@ def _unexplained(best: dict[str, Any]) -> str:
         f"Training and test images differ: {best['layer']} scores {best['cv_score']:.3f} in "
         f"cross-validation on the training images, which explains test scores from "
         f"{best['explained_low']:.3f} to {best['explained_high']:.3f}, and the test images score "
-        f"{'less' if less else 'more'}, {best['score']:.3f}. {why} Find out why before you rely on "
-        "either score."
+        f"{'less' if less else 'more'}, {expected(best)[0]:.3f}. {why} Find out why before you "
+        "rely on either score."
     )
 
 
@@ -235,7 +263,7 @@ def size_sentence(report: dict[str, Any]) -> str:
 
 
 def leaks_warning(report: dict[str, Any]) -> str:
-    """Say how many images have copies where these make scores too good, and the score without.
+    """Say how many images have copies where these make scores too good, and which scores.
 
     Parameters
     ----------
@@ -253,9 +281,8 @@ def leaks_warning(report: dict[str, Any]) -> str:
     said += " (byte by byte)."
     if best["score_without_leaks"] is not None:
         said += (
-            f" On the other test images the score is {best['score_without_leaks']:.3f} (95 % "
-            f"interval {best['ci_low_without_leaks']:.3f} to {best['ci_high_without_leaks']:.3f}), "
-            f"not {best['score']:.3f}."
+            " What is decided and expected rests on the other test images; figures, and scores "
+            "that do not say otherwise, are of all."
         )
     return f"{said} --drop-leaks leaves them out."
 

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from pipelines.comparison.grid import edge_sentence, edges_of
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.diagnostics.advice import CASES
 from pipelines.diagnostics.similarity import BORDER
@@ -117,7 +118,7 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
         "scoring": scoring,
         "size_sentence": size_sentence(report),
         "at_best": at_best,
-        "at_edge": [row for row in at_best if row["C_at_edge"]],
+        "edges": edge_sentence(edges_of(rows), report["protocol"]["Cs"]),
         "alarm": next((c for c in report["controls"] if c["alarm"]), None),
         "cases": CASES,
         "counts": Counts(

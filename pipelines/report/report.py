@@ -110,6 +110,7 @@ def make_report(
                 "depth": taps[row.layer].layer.depth,
                 "pool": taps[row.layer].pool,
                 "n_features": taps[row.layer].n_features,
+                "multiply_adds": experiment.multiply_adds[row.layer],
                 **{k: v for k, v in _plain(row).items() if k != "layer"},
             }
             for row in comparison.layers
