@@ -16,11 +16,11 @@ from cache.key import canonical_json
 from codes import ImageList
 from pipelines.comparison.duplicates import find_leaks, leaks_sentence
 from pipelines.comparison.evaluate import ESTIMATORS, average_views, decision_values, training_rows
-from pipelines.comparison.grid import Edge, edge_sentence, uniform_sentence
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import Best, Comparison, LayerScore
 from pipelines.comparison.scoring import scorer
 from pipelines.comparison.splits import inner_splits
+from pipelines.diagnostics.grid import Edge, edge_sentence, uniform_sentence
 from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.normalization import check_normalization
 from pipelines.extraction.options import ExtractionOptions

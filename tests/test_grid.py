@@ -14,7 +14,7 @@ from codes import load_images
 from pipelines import ExtractionOptions
 from pipelines.cli.app import main
 from pipelines.cli.arguments import parse_grid
-from pipelines.comparison.grid import Edge, edge_sentence, edges_of, uniform_sentence
+from pipelines.diagnostics.grid import Edge, edge_sentence, edges_of, uniform_sentence
 from pipelines.extraction.extract import extract
 from pipelines.predictor import load
 

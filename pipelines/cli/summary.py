@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from pipelines.comparison.grid import edge_sentence, edges_of
+from pipelines.diagnostics.grid import edge_sentence, edges_of
 from pipelines.progress import stdout, table, terminal
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence
 from pipelines.study import Experiment

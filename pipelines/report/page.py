@@ -11,9 +11,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from pipelines.comparison.grid import edge_sentence, edges_of
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.diagnostics.advice import CASES
+from pipelines.diagnostics.grid import edge_sentence, edges_of
 from pipelines.diagnostics.similarity import BORDER
 from pipelines.extraction.counts import Counts
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence, size_sentence
