@@ -25,9 +25,8 @@ from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.normalization import check_normalization
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
-from pipelines.progress import Narrator, Silent
+from pipelines.progress import Narrator
 from pipelines.provenance import versions
-from pipelines.study import compare_depths
 
 FORMAT = 2
 """Of the file. The first did not have the images; it is read as if there were none."""
@@ -134,62 +133,43 @@ class FittedPipeline:
 
 
 def fit(
-    dataset: str,
-    options: ExtractionOptions,
+    extraction: Extraction,
+    comparison: Comparison,
     protocol: Protocol,
-    *,
-    drop_leaks: bool = False,
-    n_jobs: int = 1,
-    narrator: Narrator | None = None,
+    groups: NDArray[np.str_] | None,
 ) -> FittedPipeline:
-    """Compare as `pipelines.study.compare` does, and fit what is recommended on every image.
-
-    Where nothing is shown to be better than guessing, the chosen depth is fitted, with a note.
+    """Fit the recommended depth of a comparison, or else the chosen one, on every image.
 
     Parameters
     ----------
-    dataset : str
-        As for `codes.load_images`.
-    options : ExtractionOptions
-        With one layer there is nothing to choose; what can be expected is measured all the same.
+    extraction : Extraction
+    comparison : Comparison
+        Of its layers.
     protocol : Protocol
-    drop_leaks : bool, default=False
-    n_jobs : int, default=1
-    narrator : Narrator, optional
+        Of the comparison.
+    groups : ndarray of shape (n_samples,), str, or None
+        Images of one group are never on two sides of a fold that chooses C.
 
     Returns
     -------
     fitted : FittedPipeline
-
-    Raises
-    ------
-    ValueError
-        As `pipelines.study.compare`.
     """
-    done = compare_depths(
-        dataset,
-        options,
-        protocol,
-        drop_leaks=drop_leaks,
-        n_jobs=n_jobs,
-        narrator=narrator or Silent(),
-    )
-    extraction, best = done.extraction, done.comparison.best
+    best = comparison.best
     images = extraction.images
     layer, kind = best.taken
     rng = np.random.default_rng(protocol.random_state)
-    splits = inner_splits(images.labels, done.groups, protocol.cv, rng)
+    splits = inner_splits(images.labels, groups, protocol.cv, rng)
     X, y, splits = training_rows(extraction.codes(layer), images.labels, splits)
     classifier = ESTIMATORS[kind](
         Cs=np.array(protocol.grid),
         cv=splits,
-        scoring=scorer(done.comparison.scoring, done.comparison.classes),
+        scoring=scorer(comparison.scoring, comparison.classes),
         random_state=protocol.random_state,
     ).fit(X, y)
     # The folds are no part of what is kept.
-    classifier.cv, classifier.scoring = protocol.cv, done.comparison.scoring
+    classifier.cv, classifier.scoring = protocol.cv, comparison.scoring
     classifier.Cs = list(protocol.grid)
-    backbone, found = extraction.backbone, _found(done.comparison, layer, kind)
+    backbone, found = extraction.backbone, _found(comparison, layer, kind)
     return FittedPipeline(
         classifier=classifier,
         options=replace(extraction.options_of(layer, extraction.options), store=None),
@@ -206,9 +186,9 @@ def fit(
             "classifier": kind,
             "C": float(classifier.C_),
             "weights": backbone.weights,
-            "scoring": done.comparison.scoring,
+            "scoring": comparison.scoring,
             "expected": list(found.expected),
-            "notes": _notes(extraction, done.comparison, classifier),
+            "notes": _notes(extraction, comparison, classifier),
             "versions": versions(),
         },
         digests=extraction.digests[:, :DIGEST_LENGTH].copy(),

@@ -1,17 +1,17 @@
-"""Experiments: fill what the store lacks, compare the depths, and ask what that is worth."""
+"""A study: the depths of a network compared on a dataset, and what belongs to that."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codes import Backbone, ImageList, load_images
-from codes.backbones.backbone import pixels_backbone
+from codes import ImageList, load_images
 from pipelines.comparison.compare import compare_layers
 from pipelines.comparison.controls import CHEAP, CONTROLS, DEFAULT_CONTROLS, Control, run_controls
 from pipelines.comparison.duplicates import (
@@ -21,25 +21,36 @@ from pipelines.comparison.duplicates import (
     without_leaks,
 )
 from pipelines.comparison.protocol import Protocol
-from pipelines.comparison.results import Comparison
+from pipelines.comparison.results import Best, Comparison
 from pipelines.comparison.splits import make_draws
 from pipelines.diagnostics.advice import Advice, advise
+from pipelines.diagnostics.control_codes import read_controls
 from pipelines.diagnostics.reproducibility import Reproducibility, measure_reproducibility
 from pipelines.diagnostics.similarity import Similarity, measure_similarity
 from pipelines.extraction.cost import measure_cost, multiply_adds
-from pipelines.extraction.extract import Extraction, backbone_of, extract
+from pipelines.extraction.extract import Extraction, extract
 from pipelines.extraction.normalization import NormalizationCheck, check_normalization
 from pipelines.extraction.options import ExtractionOptions
+from pipelines.predictor import FittedPipeline, fit
 from pipelines.progress import Narrator, Silent, duration, timed
+
+SCORES_COLUMNS = (
+    "layer", "depth", "pool", "n_features", "classifier", "train_size", "repeat", "fold", "C",
+    "score", "n_train", "n_test",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Compared:
-    """A comparison of the depths of a dataset.
+class Study:
+    """The depths of a network, compared on a dataset.
+
+    What else is known, such as controls and similarity, is measured when it is first asked for.
 
     Attributes
     ----------
+    protocol : Protocol
     extraction : Extraction
+        The images and their codes, with the options that they were made with.
     groups : ndarray of shape (n_samples,), str, or None
         The dataset's own, with copies of an image put together.
     copied : ndarray of shape (n_samples,), bool
@@ -48,78 +59,203 @@ class Compared:
     multiply_adds : dict of str to int
         Of the network for an image, up to each layer
         (`pipelines.extraction.cost.multiply_adds`): what a depth costs is decided by them.
+    control_names : tuple of str
+        The controls to run.
+    n_jobs : int
+        Processes that train classifiers.
+    narrator : Narrator
     """
 
+    protocol: Protocol
     extraction: Extraction
-    groups: NDArray[np.str_] | None
-    copied: NDArray[np.bool_]
-    comparison: Comparison
-    multiply_adds: dict[str, int]
+    groups: NDArray[np.str_] | None = field(repr=False)
+    copied: NDArray[np.bool_] = field(repr=False)
+    comparison: Comparison = field(repr=False)
+    multiply_adds: dict[str, int] = field(repr=False)
+    control_names: tuple[str, ...] = ()
+    n_jobs: int = 1
+    narrator: Narrator = field(default_factory=Silent, repr=False)
+
+    @property
+    def best(self) -> Best:
+        """The chosen depth at the largest training size."""
+        return self.comparison.best
+
+    @property
+    def tied(self) -> tuple[str, ...]:
+        """Layers that cannot be distinguished from it."""
+        return self.best.tied
+
+    @property
+    def best_score_(self) -> float:
+        """Its score, on images that chose neither the layer nor C."""
+        return self.best.score
+
+    @property
+    def cv_results_(self) -> dict[str, NDArray[Any]]:
+        """A column for each of ``scores.csv``, with a value for each fold; pandas takes it."""
+        taps = {tap.name: tap for tap in self.extraction.taps}
+        rows = [
+            asdict(fold)
+            | {
+                "depth": taps[fold.layer].layer.depth,
+                "pool": taps[fold.layer].pool,
+                "n_features": taps[fold.layer].n_features,
+            }
+            for fold in self.comparison.folds
+        ]
+        # Training sizes are numbers, and "all".
+        kinds = {"train_size": object}
+        return {
+            name: np.array([row[name] for row in rows], kinds.get(name)) for name in SCORES_COLUMNS
+        }
+
+    def fit(self) -> FittedPipeline:
+        """Fit the recommended depth on every image.
+
+        Where nothing is shown to be better than guessing, the chosen depth is fitted, with a note.
+
+        Returns
+        -------
+        fitted : FittedPipeline
+        """
+        return fit(self.extraction, self.comparison, self.protocol, self.groups)
+
+    @cached_property
+    def controls(self) -> tuple[Control, ...]:
+        """What the chosen depth should be compared with."""
+        return self._controls[0]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out of comparison and controls, and why."""
+        return (*self.comparison.notes, *self._controls[1])
+
+    @cached_property
+    def _controls(self) -> tuple[tuple[Control, ...], tuple[str, ...]]:
+        images, seconds = self.extraction.images, self.extraction.seconds
+        with timed(seconds, "controls"):
+            readers, notes = read_controls(
+                self.control_names, self.extraction, self.best.layer, self.narrator
+            )
+            if set(readers) - set(CHEAP):
+                self.narrator.say(
+                    f"Training the controls {', '.join(readers)}: at most about as long as the "
+                    f"comparison took, {duration(seconds['compare'])}."
+                )
+            with self.narrator.step("Controls", len(readers)) as advance:
+                scored = run_controls(
+                    readers,
+                    self.comparison,
+                    images.labels,
+                    protocol=self.protocol,
+                    test=images.test,
+                    groups=self.groups,
+                    copied=self.copied,
+                    n_jobs=self.n_jobs,
+                    advance=advance,
+                )
+        return tuple(scored), tuple(notes)
+
+    @cached_property
+    def similarity(self) -> Similarity:
+        """How similar the images are to those that the network was trained on."""
+        extraction = self.extraction
+        with timed(extraction.seconds, "similarity"):
+            return measure_similarity(
+                extraction.images,
+                extraction.digests,
+                extraction.backbone,
+                store=extraction.store,
+                device=extraction.device,
+                random_state=extraction.options.random_state,
+                narrator=self.narrator,
+            )
+
+    @cached_property
+    def preprocessing_check(self) -> NormalizationCheck | None:
+        """Whether the normalisation in use fits; None without batch normalisation."""
+        extraction = self.extraction
+        return check_normalization(
+            extraction.images, extraction.digests, extraction.backbone, device=extraction.device
+        )
+
+    @cached_property
+    def reproducibility(self) -> Reproducibility:
+        """How much codes differ when they are extracted otherwise."""
+        with timed(self.extraction.seconds, "reproducibility"):
+            return measure_reproducibility(self.extraction, self.extraction.options)
+
+    @cached_property
+    def cost(self) -> dict[str, float]:
+        """Seconds of the network for an image, up to the chosen and to the recommended layer."""
+        layers = [self.best.layer, self.best.taken[0]]
+        return measure_cost(self.extraction, self.extraction.options, layers)
+
+    @cached_property
+    def advice(self) -> Advice:
+        """What to do next, by the transfer-learning table of the CS231n notes."""
+        depths = {tap.name: tap.layer.depth for tap in self.extraction.taps}
+        return advise(self.comparison, self.similarity, depths, self.controls)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Experiment:
-    """A comparison, and what belongs to it.
-
-    Attributes
-    ----------
-    extraction : Extraction
-    comparison : Comparison
-    controls : tuple of Control
-    similarity : Similarity
-    preprocessing_check : NormalizationCheck or None
-        Of the normalisation in use; None without batch normalisation.
-    advice : Advice
-    reproducibility : Reproducibility
-    multiply_adds : dict of str to int
-        As in `Compared`.
-    cost : dict of str to float
-        Seconds of the network for an image, up to the chosen and to the recommended layer.
-    """
-
-    extraction: Extraction
-    comparison: Comparison
-    controls: tuple[Control, ...]
-    similarity: Similarity
-    preprocessing_check: NormalizationCheck | None
-    advice: Advice
-    reproducibility: Reproducibility
-    multiply_adds: dict[str, int]
-    cost: dict[str, float]
-
-
-def compare_depths(
-    dataset: str,
-    options: ExtractionOptions,
-    protocol: Protocol,
+def compare(
+    dataset: str | Path,
     *,
+    options: ExtractionOptions | None = None,
+    protocol: Protocol | None = None,
+    controls: Sequence[str] = DEFAULT_CONTROLS,
     drop_leaks: bool = False,
     n_jobs: int = 1,
-    narrator: Narrator,
-) -> Compared:
-    """Extract what is missing, then compare the depths.
+    narrator: Narrator | None = None,
+    **settings: Any,
+) -> Study:
+    """Extract what the store lacks, and compare the depths of a network on a dataset.
 
     Parameters
     ----------
-    dataset, options, protocol, drop_leaks, n_jobs, narrator
-        As for `compare`.
+    dataset : str or Path
+        As for `codes.load_images`.
+    options : ExtractionOptions, optional
+        What to read, with which network.
+    protocol : Protocol, optional
+        How depths are compared.
+    controls : sequence of str
+        Of `pipelines.comparison.controls.CONTROLS`.
+    drop_leaks : bool, default=False
+        Leave out the images that `pipelines.comparison.duplicates.without_leaks` finds.
+    n_jobs : int, default=1
+        Processes that train classifiers.
+    narrator : Narrator, optional
+    **settings
+        Fields of `ExtractionOptions` and of `Protocol`, such as ``backbone="resnet18"`` and
+        ``train_sizes=(5, "all")``; they replace those of `options` and `protocol`.
 
     Returns
     -------
-    compared : Compared
+    study : Study
 
     Raises
     ------
+    TypeError
+        If a setting is a field of neither, or no backbone is named.
     ValueError
-        As `extract`, and if a class is too small for the folds.
+        As `pipelines.extraction.extract.extract`, and if a class is too small for the folds or a
+        control is unknown.
     """
+    options, protocol = _settled(options, protocol, settings)
+    narrator = narrator or Silent()
+    unknown = [name for name in controls if name not in CONTROLS]
+    if unknown:
+        raise ValueError(
+            f"Controls {', '.join(unknown)} are unknown. Allowed: {', '.join(CONTROLS)}, or none."
+        )
     images = load_images(dataset, page=options.page)
     draws, _ = make_draws(images.labels, protocol, test=images.test, groups=images.groups)
     extraction = extract(images, options, narrator=narrator)
     if drop_leaks:
         extraction = _without_leaks(extraction, narrator)
     images = extraction.images
-    groups = images.groups
     notes = [
         *_shared_groups(images),
         *repeated_images(
@@ -129,6 +265,7 @@ def compare_depths(
             kept_together=protocol.group_duplicates,
         ),
     ]
+    groups = images.groups
     if protocol.group_duplicates:
         groups = group_copies(extraction.digests, groups)
     copied = copies_in_test(extraction.digests, images.test)
@@ -157,14 +294,38 @@ def compare_depths(
             n_jobs=n_jobs,
             advance=advance,
         )
-    comparison = replace(comparison, notes=(*notes, *comparison.notes))
-    return Compared(
+    return Study(
+        protocol=protocol,
         extraction=extraction,
         groups=groups,
         copied=copied,
-        comparison=comparison,
+        comparison=replace(comparison, notes=(*notes, *comparison.notes)),
         multiply_adds=costs,
+        control_names=tuple(controls),
+        n_jobs=n_jobs,
+        narrator=narrator,
     )
+
+
+def _settled(
+    options: ExtractionOptions | None, protocol: Protocol | None, settings: dict[str, Any]
+) -> tuple[ExtractionOptions, Protocol]:
+    """Give each setting to the options or to the protocol; the random state to both."""
+    known = [{f.name for f in fields(kind)} for kind in (ExtractionOptions, Protocol)]
+    unknown = sorted(set(settings) - known[0] - known[1])
+    if unknown:
+        allowed = ", ".join(sorted(known[0] | known[1]))
+        raise TypeError(f"compare() has no setting {', '.join(unknown)}. Allowed: {allowed}.")
+    of_options, of_protocol = (
+        {name: value for name, value in settings.items() if name in names} for names in known
+    )
+    if options is None:
+        if "backbone" not in settings:
+            raise TypeError('compare() needs a backbone, such as backbone="resnet18".')
+        options = ExtractionOptions(**of_options)
+    else:
+        options = replace(options, **of_options)
+    return options, replace(protocol or Protocol(), **of_protocol)
 
 
 def _without_leaks(extraction: Extraction, narrator: Narrator) -> Extraction:
@@ -194,176 +355,3 @@ def _shared_groups(images: ImageList) -> list[str]:
         f"{n} of {int(images.test.sum())} test images belong to {len(both)} groups that have "
         f"training images too, such as {str(both[0])!r}: the test score may be too good"
     ]
-
-
-def compare(
-    dataset: str,
-    options: ExtractionOptions,
-    protocol: Protocol,
-    *,
-    controls: Sequence[str] = DEFAULT_CONTROLS,
-    drop_leaks: bool = False,
-    n_jobs: int = 1,
-    narrator: Narrator | None = None,
-) -> Experiment:
-    """Extract what is missing, compare the depths, and measure controls and similarity.
-
-    Parameters
-    ----------
-    dataset : str
-        As for `codes.load_images`.
-    options : ExtractionOptions
-    protocol : Protocol
-    controls : sequence of str
-        Of `pipelines.comparison.controls.CONTROLS`.
-    drop_leaks : bool, default=False
-        Leave out the images that `pipelines.comparison.duplicates.without_leaks` finds.
-    n_jobs : int, default=1
-        Processes that train classifiers.
-    narrator : Narrator, optional
-
-    Returns
-    -------
-    experiment : Experiment
-
-    Raises
-    ------
-    ValueError
-        As `extract`, and if a class is too small for the folds or a control is unknown.
-    """
-    narrator = narrator or Silent()
-    unknown = [name for name in controls if name not in CONTROLS]
-    if unknown:
-        raise ValueError(
-            f"Controls {', '.join(unknown)} are unknown. Allowed: {', '.join(CONTROLS)}, or none."
-        )
-    compared = compare_depths(
-        dataset, options, protocol, drop_leaks=drop_leaks, n_jobs=n_jobs, narrator=narrator
-    )
-    extraction, comparison = compared.extraction, compared.comparison
-    options = extraction.options  # With the normalisation that was chosen.
-    images = extraction.images
-    with timed(extraction.seconds, "controls"):
-        readers, notes = _control_readers(controls, extraction, comparison, options, narrator)
-        comparison = replace(comparison, notes=(*comparison.notes, *notes))
-        if set(readers) - set(CHEAP):
-            narrator.say(
-                f"Training the controls {', '.join(readers)}: at most about as long as the "
-                f"comparison took, {duration(extraction.seconds['compare'])}."
-            )
-        with narrator.step("Controls", len(readers)) as advance:
-            scored = run_controls(
-                readers,
-                comparison,
-                images.labels,
-                protocol=protocol,
-                test=images.test,
-                groups=compared.groups,
-                copied=compared.copied,
-                n_jobs=n_jobs,
-                advance=advance,
-            )
-    with timed(extraction.seconds, "similarity"):
-        similarity = measure_similarity(
-            images,
-            extraction.digests,
-            extraction.backbone,
-            store=extraction.store,
-            device=extraction.device,
-            random_state=options.random_state,
-            narrator=narrator,
-        )
-        preprocessing_check = check_normalization(
-            images, extraction.digests, extraction.backbone, device=extraction.device
-        )
-    with timed(extraction.seconds, "reproducibility"):
-        reproducibility = measure_reproducibility(extraction, options)
-    best = comparison.best
-    cost = measure_cost(extraction, options, [best.layer, best.taken[0]])
-    return Experiment(
-        extraction=extraction,
-        comparison=comparison,
-        controls=tuple(scored),
-        similarity=similarity,
-        preprocessing_check=preprocessing_check,
-        reproducibility=reproducibility,
-        multiply_adds=compared.multiply_adds,
-        cost=cost,
-        advice=advise(
-            comparison,
-            similarity,
-            {tap.name: tap.layer.depth for tap in extraction.taps},
-            scored,
-        ),
-    )
-
-
-def _control_readers(
-    controls: Sequence[str],
-    extraction: Extraction,
-    comparison: Comparison,
-    options: ExtractionOptions,
-    narrator: Narrator,
-) -> tuple[dict[str, Callable[[], NDArray[Any]]], list[str]]:
-    """Find how to read each control's codes; extract those of other networks.
-
-    Also say which controls are left out, and why.
-    """
-    best = comparison.best.layer
-    of_best = extraction.options_of(best, options)
-    readers: dict[str, Callable[[], NDArray[Any]]] = {}
-    notes = []
-    for name in dict.fromkeys(controls):
-        try:
-            if name in ("majority", "shuffled"):
-                readers[name] = extraction.readers[best]
-            elif name == "concatenated":
-                readers[name] = partial(_side_by_side, _several(extraction))
-            else:
-                other, backbone = _control_options(name, of_best, extraction)
-                found = extract(extraction.images, other, backbone=backbone, narrator=narrator)
-                [readers[name]] = found.readers.values()
-        except _LeftOutError as why:
-            notes.append(f"the control {name} was left out: {why}")
-    return readers, notes
-
-
-class _LeftOutError(Exception):
-    """A control does not make sense here; the message says why."""
-
-
-def _several(extraction: Extraction) -> list[Callable[[], NDArray[Any]]]:
-    if len(extraction.taps) == 1:
-        raise _LeftOutError("there is only one depth")
-    return list(extraction.readers.values())
-
-
-def _control_options(
-    name: str, of_best: ExtractionOptions, extraction: Extraction
-) -> tuple[ExtractionOptions, Backbone | None]:
-    """Say what a control is extracted with."""
-    best = next(t.layer for t in extraction.taps if t.layer.name == of_best.layers)
-    if name == "pixels":
-        pixels = replace(
-            of_best, layers="pixels", activation="post", pool="grid:16", dtype="float32"
-        )
-        return pixels, pixels_backbone(extraction.backbone.preprocessing)
-    if name == "pre":
-        if of_best.activation == "pre":
-            raise _LeftOutError("the codes are those before the activation already")
-        if best.kind in ("penultimate", "pooled", "node") and not best.average_of:
-            raise _LeftOutError(f"{best.name} is not an activation")
-        return replace(of_best, activation="pre"), extraction.backbone
-    if of_best.weights == "none":
-        raise _LeftOutError("the weights are random already")
-    random = replace(of_best, weights="none", dtype="float32")
-    if ":" not in of_best.backbone:
-        return random, None
-    try:
-        return random, backbone_of(random)
-    except ValueError as error:
-        raise _LeftOutError(str(error).rstrip(".")) from error
-
-
-def _side_by_side(readers: Sequence[Callable[[], NDArray[Any]]]) -> NDArray[Any]:
-    return np.concatenate([read() for read in readers], axis=-1)

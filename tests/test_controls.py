@@ -167,11 +167,11 @@ def test_chance_is_called_chance_nearly_always() -> None:
     assert not better_than_chance(truth, tests, [truth], groups=patients, random_state=0)
 
 
-def test_an_experiment_runs_every_control_on_its_own_images(image_folder: Path) -> None:
+def test_a_study_runs_every_control_on_its_own_images(image_folder: Path) -> None:
     names = ("majority", "shuffled", "pixels", "random", "concatenated", "pre")
     options = ExtractionOptions(backbone="bundled", layers="conv5.relu,fc7.relu")
     protocol = Protocol(Cs=(1e-3, 1e-2), cv=3, repeats=1)
-    done = compare(str(image_folder), options, protocol, controls=names)
+    done = compare(image_folder, options=options, protocol=protocol, controls=names)
     assert [control.name for control in done.controls] == list(names)
     widths = {control.name: control.n_features for control in done.controls}
     taps = {tap.layer.name: tap.n_features for tap in done.extraction.taps}
@@ -181,7 +181,7 @@ def test_an_experiment_runs_every_control_on_its_own_images(image_folder: Path) 
         "concatenated": sum(taps.values()),
     }  # fmt: skip
     with pytest.raises(ValueError, match="Controls luck are unknown"):
-        compare(str(image_folder), options, protocol, controls=("luck",))
+        compare(image_folder, options=options, protocol=protocol, controls=("luck",))
 
 
 def test_scrambling_keeps_values_and_amplitudes_and_loses_phases() -> None:

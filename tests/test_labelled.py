@@ -22,7 +22,8 @@ from pipelines.cli.app import main
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.extraction.extract import extract
 from pipelines.labelled import evaluate, list_to_predict
-from pipelines.predictor import FittedPipeline, fit, load, save
+from pipelines.predictor import FittedPipeline, load, save
+from pipelines.study import compare
 from tests.conftest import draw_image
 
 OPTIONS = ExtractionOptions(backbone="bundled", layers="fc7.relu")
@@ -31,7 +32,7 @@ PROTOCOL = Protocol(cv=2, repeats=1, Cs=(1e-4, 1e-3), classifier=("logistic",))
 
 @pytest.fixture
 def fitted(image_folder: Path) -> FittedPipeline:
-    return fit(str(image_folder), OPTIONS, PROTOCOL)
+    return compare(image_folder, options=OPTIONS, protocol=PROTOCOL, controls=()).fit()
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import ExtractionOptions, Protocol
-from pipelines import study as experiment
+from pipelines import ExtractionOptions, Protocol, study
 from pipelines.cli.app import main
 from pipelines.comparison.duplicates import count_copies, find_leaks, group_copies
 from tests.conftest import draw_image
@@ -115,16 +114,16 @@ def test_copies_share_a_fold_unless_told_otherwise(
     for i in range(6):
         shutil.copy(image_folder / "red" / f"{i:02d}.png", image_folder / "red" / f"copy{i}.png")
     seen: list[Any] = []
-    compare_layers = experiment.compare_layers
+    compare_layers = study.compare_layers
 
     def spy(*arguments: Any, **options: Any) -> Any:
         seen.append(options["groups"])
         return compare_layers(*arguments, **options)
 
-    monkeypatch.setattr(experiment, "compare_layers", spy)
+    monkeypatch.setattr(study, "compare_layers", spy)
     protocol = Protocol(cv=2, Cs=(0.01, 1.0), group_duplicates=together)
     options = ExtractionOptions(backbone="bundled", layers="fc7.relu")
-    extraction = experiment.compare(str(image_folder), options, protocol).extraction
+    extraction = study.compare(image_folder, options=options, protocol=protocol).extraction
     [groups] = seen
     if together:
         names = [Path(name).stem for name in extraction.images.source.names]

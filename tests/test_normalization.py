@@ -22,7 +22,8 @@ from pipelines import ExtractionOptions, Protocol
 from pipelines.cli.app import main
 from pipelines.extraction.extract import backbone_of, extract, key_of
 from pipelines.extraction.normalization import check_normalization, compare_divergences
-from pipelines.predictor import fit, load
+from pipelines.predictor import load
+from pipelines.study import compare
 from tests.test_similarity import STEPS, collect, photographs, save, stacked
 
 
@@ -193,7 +194,8 @@ def test_fit_keeps_the_normalisation_and_predict_uses_it(
 def test_fit_warns_of_a_normalisation_that_does_not_fit(tmp_path: Path) -> None:
     options = ExtractionOptions(backbone=PLAIN, layers="relu")
     protocol = Protocol(Cs=(1e-2,), cv=3, repeats=1)
-    fitted = fit(str(_classes(tmp_path / "data")), options, protocol)
+    data = _classes(tmp_path / "data")
+    fitted = compare(data, options=options, protocol=protocol, controls=()).fit()
     assert any("--normalize none" in note for note in fitted.card["notes"])
 
 

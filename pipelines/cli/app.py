@@ -296,19 +296,19 @@ def _compare(
 
     check_folder(out)
     check_jobs(jobs)
-    done = compare(
+    study = compare(
         dataset,
-        options,
-        protocol,
+        options=options,
+        protocol=protocol,
         controls=controls,
         drop_leaks=drop_leaks,
         n_jobs=jobs,
         narrator=terminal(),
     )
     command = ["cnn-codes", *sys.argv[1:]]
-    found = make_report(done, options, protocol, command=[shlex.quote(word) for word in command])
-    write_report(out, found, done)
-    print_summary(done, found, out)
+    found = make_report(study, command=[shlex.quote(word) for word in command])
+    write_report(out, found, study)
+    print_summary(study, found, out)
 
 
 def _message(error: Exception) -> str:

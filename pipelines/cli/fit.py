@@ -41,14 +41,21 @@ def fit(
     out
         The file, such as cells.skops.
     """
-    from pipelines.predictor import fit, save
+    from pipelines.predictor import save
+    from pipelines.study import compare
 
     check_file(out)
     check_jobs(jobs)
     protocol = replace(protocol, random_state=options.random_state)
-    fitted = fit(
-        dataset, options, protocol, drop_leaks=drop_leaks, n_jobs=jobs, narrator=terminal()
-    )
+    fitted = compare(
+        dataset,
+        options=options,
+        protocol=protocol,
+        controls=(),
+        drop_leaks=drop_leaks,
+        n_jobs=jobs,
+        narrator=terminal(),
+    ).fit()
     save(fitted, out)
     card = fitted.card
     score, low, high = card["expected"]

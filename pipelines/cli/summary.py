@@ -1,4 +1,4 @@
-"""The summary: what a comparison prints when it is done."""
+"""The summary: what a comparison prints when it is study."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from rich.table import Table
 from pipelines.diagnostics.grid import edge_sentence, edges_of
 from pipelines.progress import stdout, table, terminal
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence
-from pipelines.study import Experiment
+from pipelines.study import Study
 
 
-def print_summary(done: Experiment, report: dict[str, Any], out: Path) -> None:
+def print_summary(study: Study, report: dict[str, Any], out: Path) -> None:
     """Print a table of scores, warnings, and the answer.
 
     Parameters
     ----------
-    done : Experiment
+    study : Study
     report : dict
         As `pipelines.report.report.make_report` returns it.
     out : Path
         Folder of the report.
     """
-    extraction, comparison = done.extraction, done.comparison
+    extraction, comparison = study.extraction, study.comparison
     console = stdout()
-    console.print(_scores_table(done))
+    console.print(_scores_table(study))
     for note in comparison.notes:
         console.print(f"Note: {note}.", soft_wrap=True)
     copies = leaks_warning(report)
     if copies:
         terminal().say(f"Warning: {copies} {out / 'report.html'} lists them.")
-    if any(control.alarm for control in done.controls):
+    if any(control.alarm for control in study.controls):
         terminal().say(
             "Warning: shuffled labels are predicted far better than by chance. Something leaks: do "
             "not trust these scores."
         )
-    check = done.preprocessing_check
+    check = study.preprocessing_check
     if check is not None and check.level == "warn":
         terminal().say(f"Warning: {check.text}")
     edges = edge_sentence(edges_of(report["layers"]), report["protocol"]["Cs"])
@@ -48,12 +48,12 @@ def print_summary(done: Experiment, report: dict[str, Any], out: Path) -> None:
     console.print(sentence(report), soft_wrap=True)
     for caution in cautions(report):
         console.print(caution, soft_wrap=True)
-    console.print(done.advice.text, soft_wrap=True)
+    console.print(study.advice.text, soft_wrap=True)
     console.print(f"{out / 'report.html'}, report.md, report.json, scores.csv", soft_wrap=True)
 
 
-def _scores_table(done: Experiment) -> Table:
-    extraction, comparison = done.extraction, done.comparison
+def _scores_table(study: Study) -> Table:
+    extraction, comparison = study.extraction, study.comparison
     sizes = list(dict.fromkeys(row.train_size for row in comparison.layers))
     heads = [f"{size} a class" if size != "all" else "all" for size in sizes]
     best = comparison.best
@@ -77,7 +77,7 @@ def _scores_table(done: Experiment) -> Table:
                 ", ".join(words),
                 style="bold" if is_best else "",
             )
-    for control in done.controls:
+    for control in study.controls:
         scored.add_row(
             control.name,
             "",

@@ -20,37 +20,23 @@ from PIL import Image
 from codes import ImageList
 from pipelines.comparison.controls import CONTROLS
 from pipelines.comparison.duplicates import find_leaks
-from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import Comparison
 from pipelines.comparison.tested import ANSWERS, by_content, read_answers, write_answers
-from pipelines.extraction.options import ExtractionOptions
 from pipelines.provenance import versions
 from pipelines.report.networks import Standing, side_by_side
 from pipelines.report.page import render, render_markdown
-from pipelines.study import Experiment
+from pipelines.study import SCORES_COLUMNS, Study
 
-SCORES_COLUMNS = (
-    "layer", "depth", "pool", "n_features", "classifier", "train_size", "repeat", "fold", "C",
-    "score", "n_train", "n_test",
-)  # fmt: skip
 N_PAIRS, N_EXAMPLES, THUMBNAIL = 6, 4, 96
 """Pairs of classes that are shown, wrong images of each, and their longer side in pixels."""
 
 
-def make_report(
-    experiment: Experiment,
-    options: ExtractionOptions,
-    protocol: Protocol,
-    *,
-    command: Sequence[str] = (),
-) -> dict[str, Any]:
+def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
     """Gather everything a reader or a program needs to know of a comparison.
 
     Parameters
     ----------
-    experiment : Experiment
-    options : ExtractionOptions
-    protocol : Protocol
+    study : Study
     command : sequence of str, optional
         What was typed.
 
@@ -59,7 +45,8 @@ def make_report(
     report : dict
         What ``report.json`` holds: plain values only.
     """
-    extraction, comparison = experiment.extraction, experiment.comparison
+    extraction, comparison = study.extraction, study.comparison
+    options, protocol = extraction.options, study.protocol
     images, backbone = extraction.images, extraction.backbone
     classes, counts = np.unique(images.labels, return_counts=True)
     taps = {tap.name: tap for tap in extraction.taps}
@@ -110,7 +97,7 @@ def make_report(
                 "depth": taps[row.layer].layer.depth,
                 "pool": taps[row.layer].pool,
                 "n_features": taps[row.layer].n_features,
-                "multiply_adds": experiment.multiply_adds[row.layer],
+                "multiply_adds": study.multiply_adds[row.layer],
                 **{k: v for k, v in _plain(row).items() if k != "layer"},
             }
             for row in comparison.layers
@@ -121,13 +108,13 @@ def make_report(
         "controls": [
             {"name": control.name, "what": CONTROLS[control.name]}
             | {k: v for k, v in asdict(control).items() if k != "name"}
-            for control in experiment.controls
+            for control in study.controls
         ],
-        "similarity": _plain(experiment.similarity),
-        "preprocessing_check": _checked(experiment),
-        "advice": _plain(experiment.advice),
-        "reproducibility": _plain(experiment.reproducibility),
-        "cost": experiment.cost,
+        "similarity": _plain(study.similarity),
+        "preprocessing_check": _checked(study),
+        "advice": _plain(study.advice),
+        "reproducibility": _plain(study.reproducibility),
+        "cost": study.cost,
         "timing": {
             **{stage: round(seconds, 3) for stage, seconds in extraction.seconds.items()},
             "images_extracted": extraction.n_extracted,
@@ -144,12 +131,12 @@ def make_report(
             )
         ],
         "skipped": [{"path": path, "reason": why} for path, why in extraction.skipped.items()],
-        "notes": list(comparison.notes),
+        "notes": list(study.notes),
         "command": list(command),
     }
 
 
-def write_report(folder: Path, report: dict[str, Any], experiment: Experiment) -> None:
+def write_report(folder: Path, report: dict[str, Any], study: Study) -> None:
     """Write ``report.json``, ``answers.npz``, ``scores.csv``, ``report.html`` and ``report.md``.
 
     Parameters
@@ -158,9 +145,9 @@ def write_report(folder: Path, report: dict[str, Any], experiment: Experiment) -
         Made where it is missing; files in it are replaced, each at once.
     report : dict
         As `make_report` returns it.
-    experiment : Experiment
+    study : Study
     """
-    comparison, extraction = experiment.comparison, experiment.extraction
+    comparison, extraction = study.comparison, study.extraction
     # Drawn first: should that fail, no old page stands beside new numbers.
     page, markdown = render([report]), render_markdown(report)
     folder.mkdir(parents=True, exist_ok=True)
@@ -169,14 +156,12 @@ def write_report(folder: Path, report: dict[str, Any], experiment: Experiment) -
     write_answers(draft, answers)
     draft.replace(folder / ANSWERS)
     _replace(folder / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
-    by_layer = {row["layer"]: row for row in report["layers"]}
     draft = _draft(folder / "scores.csv")
     with draft.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, SCORES_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for fold in comparison.folds:
-            layer = {key: by_layer[fold.layer][key] for key in ("depth", "pool", "n_features")}
-            writer.writerow(asdict(fold) | layer)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(SCORES_COLUMNS)
+        columns = study.cv_results_
+        writer.writerows(zip(*(columns[name].tolist() for name in SCORES_COLUMNS), strict=True))
     draft.replace(folder / "scores.csv")
     _replace(folder / "report.html", page)
     _replace(folder / "report.md", markdown)
@@ -271,10 +256,10 @@ def _plain(record: Any) -> dict[str, Any]:
     return plain
 
 
-def _checked(experiment: Experiment) -> dict[str, Any] | None:
+def _checked(study: Study) -> dict[str, Any] | None:
     """Say how well the preprocessing fits, and how it was chosen where it was."""
-    check = experiment.preprocessing_check
-    return None if check is None else _plain(check) | {"chosen": experiment.extraction.chosen}
+    check = study.preprocessing_check
+    return None if check is None else _plain(check) | {"chosen": study.extraction.chosen}
 
 
 def _confused(comparison: Comparison, images: ImageList) -> list[dict[str, Any]]:
