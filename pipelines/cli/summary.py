@@ -11,6 +11,7 @@ from rich.table import Table
 from pipelines.comparison.results import Comparison
 from pipelines.progress import stdout, table, terminal
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence
+from pipelines.report.report import FILES
 from pipelines.study import Experiment
 
 
@@ -47,7 +48,8 @@ def print_summary(done: Experiment, report: dict[str, Any], out: Path) -> None:
     for caution in cautions(report):
         console.print(caution, soft_wrap=True)
     console.print(done.advice.text, soft_wrap=True)
-    console.print(f"{out / 'report.html'}, report.md, report.json, scores.csv", soft_wrap=True)
+    page, *others = FILES
+    console.print(", ".join([str(out / page), *others]), soft_wrap=True)
 
 
 def _scores_table(done: Experiment) -> Table:

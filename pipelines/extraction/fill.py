@@ -15,6 +15,7 @@ from cache.store import Gap, bytes_of
 from codes import CodeExtractor, ImageList
 from codes.extractor import PRECISIONS
 from codes.inference.devices import computes_in
+from codes.wording import counted
 from pipelines.extraction.counts import Counts, count_images
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.progress import Narrator
@@ -90,15 +91,16 @@ class Filling:
         n_missing = sum(len(gap.images) for gap in gaps)
         if not n_missing:
             self.narrator.say(
-                f"All {n_images:,} images have their codes in {store.name}; none is extracted."
+                f"Nothing to extract: {store.name} holds the codes of {counted(n_images, 'image')}."
             )
             return
         wanted = {array for gap in gaps for array in gap.arrays}
         names = [tap.name for tap in extractor.taps if self.arrays[tap.name] in wanted]
         copies = count_images(self.digests, self.arrays, gaps, {}).copies
-        copied = f" ({copies:,} are copies)" if copies else ""
+        copied = f" ({copies:,} {'is a copy' if copies == 1 else 'are copies'})" if copies else ""
         self.narrator.say(
-            f"Extracting {n_missing:,} of {n_images:,} images{copied} on {extractor.device}: "
+            f"Extracting {n_missing:,} of {counted(n_images, 'image')}{copied} on "
+            f"{extractor.device}: "
             f"{', '.join(names)}. At most {self._bytes(gaps) / 1e6:.3g} MB in {store.name}."
             f"{' The network is compiled first.' if extractor.compile else ''}"
         )
@@ -142,8 +144,8 @@ class Filling:
                 advance(len(next(iter(rows.values()))))
         if extractor.most is not None:
             self.narrator.say(
-                f"{extractor.device} ran out of memory with more: {extractor.most} images passed "
-                "the network together."
+                f"{extractor.device} ran out of memory with more: "
+                f"{counted(extractor.most, 'image')} passed the network together."
             )
         return unreadable
 
