@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +14,13 @@ from cache.upkeep import Holding
 
 _POOLING = re.compile(r"(grid:\d+|avg|max|flatten)(:each-view)?")
 """Of codes; whatever else is kept belongs to a comparison, such as its similarity."""
+_SIGNS = {"pool": ":", "activation": " ", "dtype": " "}
+"""Fields of an array's key → what stands before their value in its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """The codes of a dataset under a backbone, however many parts they are in.
+    """The codes of a dataset that one key stands for, however many parts they are in.
 
     Attributes
     ----------
@@ -27,10 +28,11 @@ class Entry:
         What was typed when the codes were extracted.
     weights : str or None
         As typed; None if nothing was.
-    image_size : int or None
-        Side of the network's input, in pixels.
+    key : dict
+        The fields of the extraction's key: all that the codes depend on, besides their arrays'.
     arrays : list of dict
-        Layer, activation, pooling and stored type of each array of codes.
+        Layer, activation, pooling and stored type of each array of codes. Empty where there are
+        no codes, but what a comparison keeps besides.
     n_images : int
         Distinct images.
     size : int
@@ -44,7 +46,7 @@ class Entry:
     dataset: str
     backbone: str
     weights: str | None
-    image_size: int | None
+    key: dict[str, Any]
     arrays: list[dict[str, Any]]
     n_images: int
     size: int
@@ -53,18 +55,26 @@ class Entry:
 
     @property
     def layers(self) -> list[str]:
-        """Names of the layers, each with its pooling where it has several."""
-        n_poolings = Counter(layer for layer, _ in {(a["layer"], a["pool"]) for a in self.arrays})
-        return list(
-            dict.fromkeys(
-                f"{a['layer']}:{a['pool']}" if n_poolings[a["layer"]] > 1 else str(a["layer"])
-                for a in self.arrays
+        """A name for each array: its layer, and what else tells it from others of that layer."""
+        return [
+            array["layer"]
+            + "".join(
+                f"{sign}{array[field]}"
+                for field, sign in _SIGNS.items()
+                if len({a[field] for a in self.arrays if a["layer"] == array["layer"]}) > 1
             )
-        )
+            for array in self.arrays
+        ]
+
+    @property
+    def image_size(self) -> int | None:
+        """Side of the network's input, in pixels."""
+        size: int | None = self.key.get("preprocessing", {}).get("crop_size")
+        return size
 
 
 def list_entries(holdings: Iterable[Holding]) -> list[Entry]:
-    """Gather the parts of a store by dataset and backbone.
+    """Gather the parts of a store by dataset and key.
 
     Parameters
     ----------
@@ -74,14 +84,15 @@ def list_entries(holdings: Iterable[Holding]) -> list[Entry]:
     Returns
     -------
     entries : list of Entry
-        The most recently used first. The pixels of a dataset and what tells its similarity are
-        counted with the codes that they were made beside, as long as these are there.
+        The most recently used first; no two have the same dataset and key. The pixels of a dataset
+        and what tells its similarity are counted with the codes that they were made beside, as long
+        as these are there.
     """
     groups: dict[tuple[str, str], list[Holding]] = {}
     beside: list[Holding] = []
     for holding in holdings:
         if _is_own(holding):
-            groups.setdefault((holding.dataset, _network(holding)), []).append(holding)
+            groups.setdefault((holding.dataset, canonical_json(holding.key)), []).append(holding)
         else:
             beside.append(holding)
     for holding in beside:
@@ -91,10 +102,10 @@ def list_entries(holdings: Iterable[Holding]) -> list[Entry]:
             if own[0].dataset == holding.dataset
             and (_network(own[0]) == _network(holding) or own[0].backbone == holding.backbone)
         ]
-        # Where several networks fit, the one with its own weights: the other is a control.
-        near.sort(key=lambda own: own[0].weights == "none")
-        own = near[0] if near else groups.setdefault((holding.dataset, _network(holding)), [])
-        own.append(holding)
+        # Where several fit, those of the same key, then of its own weights: others are controls.
+        near.sort(key=lambda own: (own[0].key != holding.key, own[0].weights == "none"))
+        alone = holding.dataset, canonical_json(holding.key)
+        (near[0] if near else groups.setdefault(alone, [])).append(holding)
     return sorted(map(_gather, groups.values()), key=lambda entry: entry.used, reverse=True)
 
 
@@ -105,21 +116,21 @@ def _is_own(holding: Holding) -> bool:
 
 
 def _network(holding: Holding) -> str:
-    """Say which network it is, and what it sees; not what it computes in."""
+    """Say which network it is, and what it sees; not what it computes in, or which version."""
     key = {k: v for k, v in holding.key.items() if k not in ("precision", "extractor")}
     return canonical_json(key)
 
 
 def _gather(holdings: list[Holding]) -> Entry:
     first = holdings[0]
-    own = [holding for holding in holdings if _is_own(holding)] or holdings
-    digests = np.concatenate([holding.digests for holding in own])
+    own = [holding for holding in holdings if _is_own(holding)]
+    digests = np.concatenate([holding.digests for holding in own or holdings])
     arrays = {canonical_json(array): array for holding in own for array in holding.arrays}
     return Entry(
         dataset=first.dataset,
-        backbone=first.backbone if _is_own(first) else f"({first.key['architecture']['name']})",
+        backbone=first.backbone if own else str(first.key["architecture"]["name"]),
         weights=first.weights,
-        image_size=first.key.get("preprocessing", {}).get("crop_size"),
+        key=first.key,
         arrays=sorted(arrays.values(), key=lambda array: _by_number(array["layer"])),
         n_images=len(np.unique(digests, axis=0)),
         size=sum(holding.size for holding in holdings),

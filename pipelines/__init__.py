@@ -1,17 +1,47 @@
 """Codes → scores: cross-validated linear classifiers on every depth, and a report."""
 
-# `pipelines.extraction.extract.extract` is not among these: it imports torch, which takes seconds.
-from pipelines.comparison.compare import compare_layers
-from pipelines.comparison.protocol import Protocol
-from pipelines.comparison.results import Comparison
-from pipelines.extraction.options import ExtractionOptions
-from pipelines.linear.estimators import LinearSVCCV, LogisticCV
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.comparison.compare import compare_layers
+    from pipelines.comparison.protocol import Protocol
+    from pipelines.comparison.results import Comparison
+    from pipelines.extraction.extract import extract
+    from pipelines.extraction.options import ExtractionOptions
+    from pipelines.extraction.transformer import CodesTransformer
+    from pipelines.linear.estimators import LinearSVCCV, LogisticCV
+    from pipelines.study import Study, compare
+
+_HOMES = {
+    "CodesTransformer": "pipelines.extraction.transformer",
+    "Comparison": "pipelines.comparison.results",
+    "ExtractionOptions": "pipelines.extraction.options",
+    "LinearSVCCV": "pipelines.linear.estimators",
+    "LogisticCV": "pipelines.linear.estimators",
+    "Protocol": "pipelines.comparison.protocol",
+    "Study": "pipelines.study",
+    "compare": "pipelines.study",
+    "compare_layers": "pipelines.comparison.compare",
+    "extract": "pipelines.extraction.extract",
+}
 
 __all__ = [
+    "CodesTransformer",
     "Comparison",
     "ExtractionOptions",
     "LinearSVCCV",
     "LogisticCV",
     "Protocol",
+    "Study",
+    "compare",
     "compare_layers",
+    "extract",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Each is loaded when it is asked for (PEP 562): classifiers need no torch, which takes seconds.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pipelines' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from rich.table import Table
 
 from codes import ImageList, load_images
 from codes.data.images import JoinedSource, printable
+from codes.data.names import composed
 from codes.data.readers.archives import is_archive
 from codes.data.readers.datasets import list_images
+from codes.wording import counted, some
 from pipelines.comparison.evaluate import answers_of, average_views
 from pipelines.comparison.intervals import HeldOut, score_interval
 from pipelines.comparison.scoring import SCORINGS, score_answers
@@ -22,35 +25,33 @@ from pipelines.extraction.extract import Extraction
 from pipelines.predictor import FittedPipeline
 from pipelines.progress import table, terminal
 
+_MOST_LABELS = 10
+"""That are listed one by one, where they are no classes."""
 _NAMED = ("sklearn:", "torchvision:", "hf:", "wds:")
 
 
-def list_to_predict(
-    places: Sequence[str], classes: Sequence[str], *, page: int | None = None
-) -> ImageList:
-    """List images to predict, with their classes where these can be seen.
+def list_to_predict(places: Sequence[str], *, page: int | None = None) -> ImageList:
+    """List images to predict, with their labels where these can be seen.
 
     Parameters
     ----------
     places : sequence of str
         Image files; folders and archives, of which every image is listed; and what
         `codes.load_images` takes otherwise: a CSV file, ``torchvision:NAME`` and the like.
-    classes : sequence of str
-        A folder of class folders is known by having one of these.
     page : int, optional
         As for `codes.load_images`.
 
     Returns
     -------
     images : ImageList
-        The label of an image whose class is not known is empty.
+        The label of an image that has none is empty; others may be no class of a pipeline.
 
     Raises
     ------
     FileNotFoundError, ValueError
         As `codes.load_images` and `codes.data.readers.datasets.list_images`.
     """
-    lists = [_list_place(place, classes, page) for place in places]
+    lists = [_list_place(place, page) for place in places]
     if len(lists) == 1:
         return lists[0]
     ignored: Counter[str] = Counter()
@@ -65,20 +66,18 @@ def list_to_predict(
     )
 
 
-def _list_place(place: str, classes: Sequence[str], page: int | None) -> ImageList:
+def _list_place(place: str, page: int | None) -> ImageList:
     path = Path(place)
-    if not path.exists() and place.startswith(_NAMED):
-        return load_images(place, page=page, min_classes=1)
-    if path.is_file() and path.suffix.lower() == ".csv":
-        return load_images(place, page=page, min_classes=1)
+    named = not path.exists() and place.startswith(_NAMED)
+    if named or (path.is_file() and path.suffix.lower() == ".csv"):
+        return load_images(place, page=page, min_classes=0)
     if not path.is_dir() and not (path.is_file() and is_archive(path)):
         return list_images([place], page=page)
     try:
-        labelled = load_images(place, page=page, min_classes=1)
-    except ValueError:  # There are no class folders.
-        return list_images([place], page=page)
-    if not np.isin(labelled.labels, classes).any():
-        return list_images([place], page=page)
+        labelled = load_images(place, page=page, min_classes=0)
+    except ValueError:  # There are no class folders, or there are splits and more.
+        images = list_images([place], page=page)
+        return replace(images, labels=np.array([_folder(n, path) for n in images.source.names]))
     try:
         images = list_images([place], page=page)
     except ValueError:  # The images are in a train.zip and a test.zip there.
@@ -86,6 +85,42 @@ def _list_place(place: str, classes: Sequence[str], page: int | None) -> ImageLi
     label_of = dict(zip(labelled.source.names, labelled.labels.tolist(), strict=True))
     labels = [label_of.get(name, "") for name in images.source.names]
     return replace(images, labels=np.array(labels))
+
+
+def _folder(name: str, place: Path) -> str:
+    """Give the first folder below a place that an image is in; nothing where it is right there."""
+    parts = Path(name).parts[len(place.parts) :]
+    return parts[0] if len(parts) > 1 else ""
+
+
+def say_unscored(images: ImageList, classes: Sequence[str]) -> None:
+    """Say on standard error which labels are no classes of a pipeline, and which it may mean.
+
+    Parameters
+    ----------
+    images : ImageList
+        As `list_to_predict` returns it.
+    classes : sequence of str
+        Of the pipeline.
+    """
+    found = Counter(label for label in images.labels.tolist() if label and label not in classes)
+    if not found:
+        return
+    known = {composed(name).strip().casefold(): name for name in reversed(classes)}
+    lines = []
+    for label, n in found.most_common(_MOST_LABELS):
+        near = get_close_matches(composed(label).strip().casefold(), known, 1)
+        nearest = f"; the nearest is {known[near[0]]!r}" if near else ""
+        lines.append(f"\n  {label!r}: {counted(n, 'image')}{nearest}")
+    n_left = sum(found.values()) - sum(n for _, n in found.most_common(_MOST_LABELS))
+    if n_left:
+        lines.append(
+            f"\n  {counted(len(found) - _MOST_LABELS, 'more label')}: {counted(n_left, 'image')}"
+        )
+    terminal().say(
+        f"Not scored, as these labels are not classes of the fitted pipeline ({some(classes)}); "
+        f"rename them to have their images scored:{''.join(lines)}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,24 +207,25 @@ def print_evaluated(fitted: FittedPipeline, extraction: Extraction) -> None:
         As `FittedPipeline.predict` returns it.
     """
     narrator, classes = terminal(), fitted.card["classes"]
-    for label, n in Counter(extraction.images.labels.tolist()).items():
-        if label and label not in classes:
-            narrator.say(f"Not scored: {n:,} images of {label!r}, which is not among the classes.")
     evaluated = evaluate(fitted, extraction)
     if evaluated is None:
         return
     narrator.show(_confusion_table(evaluated.confusion, classes))
     if evaluated.n_left_out:
-        narrator.say(f"Not scored: {evaluated.n_left_out:,} images that it was fitted on.")
+        told = counted(evaluated.n_left_out, "image")
+        narrator.say(f"Not scored: {told} that the pipeline was fitted on.")
     elif evaluated.n_trained:
         narrator.say(
-            f"Warning: {evaluated.n_trained:,} of these are images that it was fitted on; the "
-            "score says nothing about new ones."
+            f"Warning: the pipeline was fitted on {evaluated.n_trained:,} of these; the score says "
+            "nothing about new images."
         )
+    n_without = int((extraction.images.labels == "").sum())
+    if n_without:
+        narrator.say(f"Not scored: {counted(n_without, 'image')} without a label.")
     narrator.say(
         f"{SCORINGS[evaluated.scoring].title.capitalize()} {evaluated.score:.3f} (95 % interval "
-        f"{evaluated.ci_low:.3f} to {evaluated.ci_high:.3f}) on {evaluated.confusion.sum():,} "
-        "labelled images."
+        f"{evaluated.ci_low:.3f} to {evaluated.ci_high:.3f}) on "
+        f"{counted(int(evaluated.confusion.sum()), 'labelled image')}."
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codes import ImageList, load_images
+from codes.wording import counted
 from pipelines.comparison.compare import compare_layers
 from pipelines.comparison.controls import CHEAP, CONTROLS, DEFAULT_CONTROLS, Control, run_controls
 from pipelines.comparison.duplicates import (
@@ -269,18 +270,18 @@ def compare(
     if protocol.group_duplicates:
         groups = group_copies(extraction.digests, groups)
     copied = copies_in_test(extraction.digests, images.test)
-    counted = multiply_adds(extraction.backbone)
-    costs = {tap.name: counted[tap.layer.name] for tap in extraction.taps}
-    if len(costs) > 1 and not any(counted.values()):
+    products = multiply_adds(extraction.backbone)
+    costs = {tap.name: products[tap.layer.name] for tap in extraction.taps}
+    if len(costs) > 1 and not any(products.values()):
         notes.append(
             f"no multiplication of {extraction.backbone.name} can be counted, so that no depth is "
             "recommended for being cheaper"
         )
     n_fits = len(extraction.taps) * len(protocol.classifiers) * len(draws)
     narrator.say(
-        f"Comparing {', '.join(tap.name for tap in extraction.taps)}: {n_fits:,} classifiers to "
-        f"train, each with the best of {len(protocol.grid)} values of C by {protocol.cv}-fold "
-        "cross-validation."
+        f"Comparing {', '.join(tap.name for tap in extraction.taps)}: "
+        f"{counted(n_fits, 'classifier')} to train, each with the best of "
+        f"{counted(len(protocol.grid), 'value')} of C by {protocol.cv}-fold cross-validation."
     )
     with timed(extraction.seconds, "compare"), narrator.step("Comparing", n_fits) as advance:
         comparison = compare_layers(
@@ -334,12 +335,14 @@ def _without_leaks(extraction: Extraction, narrator: Narrator) -> Extraction:
     kept = np.flatnonzero(without_leaks(extraction.digests, images.labels, images.test))
     if len(kept) == len(images):
         return extraction
-    narrator.say(f"Left out: {len(images) - len(kept)} images that leak (--drop-leaks).")
+    n_left_out = len(images) - len(kept)
+    leaking = "image that leaks" if n_left_out == 1 else "images that leak"
+    narrator.say(f"Left out: {n_left_out:,} {leaking} (--drop-leaks).")
     return replace(
         extraction,
         images=images.take(kept),
         digests=extraction.digests[kept],
-        dropped=len(images) - len(kept),
+        dropped=n_left_out,
     )
 
 
@@ -352,6 +355,7 @@ def _shared_groups(images: ImageList) -> list[str]:
         return []
     n = int(np.isin(images.groups[images.test], both).sum())
     return [
-        f"{n} of {int(images.test.sum())} test images belong to {len(both)} groups that have "
-        f"training images too, such as {str(both[0])!r}: the test score may be too good"
+        f"{n:,} of {counted(int(images.test.sum()), 'test image')} "
+        f"{'belongs' if n == 1 else 'belong'} to {counted(len(both), 'group')} with training "
+        f"images too, such as {str(both[0])!r}: the test score may be too good"
     ]

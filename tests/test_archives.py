@@ -237,7 +237,7 @@ def test_an_archive_that_changes_while_it_is_read(
         packed_again = packed_again.rename(there)
         for skip in (False, True):  # To skip what can be read would be to lose it.
             options = dataclasses.replace(OPTIONS, skip_unreadable=skip)
-            with pytest.raises(UnreadableImagesError, match=r"^36 of 36 .*run it again\.$"):
+            with pytest.raises(UnreadableImagesError, match=r"^36 of 36 .*run again\.$"):
                 extract(images, options)
 
 
@@ -574,8 +574,10 @@ def test_webdataset_shards(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "birds-002.tar", "w") as archive:
         member = tarfile.TarInfo("alone.png")
         archive.addfile(member)
-    with pytest.raises(ValueError, match=r"1 images of .* have no \.cls"):
+    with pytest.raises(ValueError, match=r"1 image of .* without a \.cls"):
         load_images(f"wds:{tmp_path}/birds-*.tar")
+    unlabelled = load_images(f"wds:{tmp_path}/birds-*.tar", min_classes=0)  # To predict.
+    assert unlabelled.labels.tolist() == [*images.labels.tolist(), ""]
 
 
 def _shard(file: Path, members: list[tuple[str, bytes]]) -> None:
@@ -634,3 +636,11 @@ def test_hugging_face_datasets(image_folder: Path, tmp_path: Path) -> None:
     table.remove_columns("kind").save_to_disk(tmp_path / "bare")
     with pytest.raises(ValueError, match=r"picture \(Image\).*one of class labels"):
         load_images(f"hf:{tmp_path}/bare")
+    unlabelled = load_images(f"hf:{tmp_path}/bare", min_classes=0)  # To predict.
+    assert unlabelled.labels.tolist() == [""] * 36
+    hidden = {"picture": plain.source.names[:3], "kind": [1, -1, None]}  # As test sets hide them.
+    datasets.Dataset.from_dict(hidden, features=features).save_to_disk(tmp_path / "hidden")
+    with pytest.raises(ValueError, match=r"2 of 3 images .* without a label, the first in row 1"):
+        load_images(f"hf:{tmp_path}/hidden")
+    unlabelled = load_images(f"hf:{tmp_path}/hidden", min_classes=0)
+    assert unlabelled.labels.tolist() == [classes[1], "", ""]

@@ -7,6 +7,7 @@ import json
 import sys
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from codes import load_backbone, load_images
 from codes.backbones.backbone import digest_weights
@@ -331,3 +333,59 @@ def test_what_was_seen_through_is_said_wherever_a_backbone_is_named(
     report = (tmp_path / "report.md").read_text()
     [said] = [line for line in report.splitlines() if line.startswith("Backbone")]
     assert all(part in said for part in ("last.ckpt", "under 'net'", "prefix 'module.'"))
+
+
+class Frozen(nn.Module):
+    """A network as detectors keep it: all that its normalisations know is in buffers."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(3, 4, 3, bias=False), norm, nn.ReLU()
+        self.register_buffer("constant", torch.full((1,), 7.0), persistent=False)
+        self.register_buffer("index", torch.arange(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.relu(self.norm(self.conv(x - self.constant)))
+        return out.mean((2, 3))[:, self.index]
+
+
+class Whitening(nn.Module):
+    """Statistics of training under names of their own, and nothing that initialises them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.full((4, 1, 1), 3.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - self.center
+
+
+class WhiteningAgain(Whitening):
+    """The same, with what initialises it."""
+
+    def reset_parameters(self) -> None:
+        self.center = torch.zeros(4, 1, 1)
+
+
+def test_no_statistic_of_training_survives_random_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frozen = FrozenBatchNorm2d(4)
+    for number, value in enumerate(frozen.buffers()):
+        value.copy_(torch.arange(4) + number + 2.0)
+    module = types.ModuleType("own_frozen")
+    for name, norm in (("frozen", frozen), ("white", Whitening()), ("again", WhiteningAgain())):
+        setattr(module, name, partial(Frozen, norm))
+    monkeypatch.setitem(sys.modules, "own_frozen", module)
+    found = load_backbone("own_frozen:frozen", weights="none", image_size=16).model.state_dict()
+    for name, value in FrozenBatchNorm2d(4).state_dict().items():  # As it is made.
+        assert torch.equal(found[f"norm.{name}"], value), name
+    assert torch.equal(found["index"], torch.arange(4))
+    assert torch.equal(frozen.running_var, torch.arange(4) + 5.0)  # Not the user's own.
+    plain = load_backbone("own_frozen:frozen", image_size=16).model.state_dict()
+    assert torch.equal(plain["norm.running_var"], torch.arange(4) + 5.0)
+    with pytest.raises(ValueError, match=r"norm\.center"):
+        load_backbone("own_frozen:white", weights="none", image_size=16)
+    again = load_backbone("own_frozen:again", weights="none", image_size=16).model
+    assert torch.equal(again.get_buffer("norm.center"), torch.zeros(4, 1, 1))
+    assert torch.equal(again.get_buffer("constant"), torch.full((1,), 7.0))

@@ -260,7 +260,8 @@ def test_the_demo_extracts_once(tmp_path: Path, run_cli: Run) -> None:
     ],
 )
 def test_wrong_commands_are_status_2(arguments: list[str], run_cli: Run) -> None:
-    assert "Try `cnn-codes --help`" in _failed(run_cli(*arguments), status=2)
+    command = "" if arguments == ["nonsense"] else f"{arguments[0]} "
+    assert f"Try `cnn-codes {command}--help`" in _failed(run_cli(*arguments), status=2)
 
 
 def test_debug_shows_where(run_cli: Run) -> None:

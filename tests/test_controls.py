@@ -236,6 +236,7 @@ def test_advice_is_that_of_the_table(
     folds = [replace(row, n_train=LARGE if large else 100) for row in found.folds]
     found = replace(found, folds=tuple(folds))
     said = advise(found, similarity, {"early": 0.2, "late": 1.0})
+    assert said.evidence[0].endswith(f"({'large' if large else 'small'}; large: {LARGE:,} or more)")
     assert ("has no border" in said.evidence[1]) == (value is not None and similar is None)
     assert (said.large, said.similar) == (large, similar)
     assert said.case == CASES[large, bool(similar)][0]  # Without a border: the depth is early.

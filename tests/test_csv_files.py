@@ -132,7 +132,7 @@ def test_names_in_two_forms_of_unicode_are_one(tmp_path: Path, on_disk: str) -> 
         assert images.source.open(i).tobytes() == draw_image(i).tobytes()
     for row, split in enumerate(["train", "test"] * 2):
         rows[row] += f",{split}"
-    with pytest.raises(ValueError, match="1 groups both in the test split and outside"):
+    with pytest.raises(ValueError, match="1 group both in the test split and outside"):
         load_images(_write(tmp_path, f"{HEADER},split", *rows))
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -83,6 +86,22 @@ def test_a_room_says_what_it_holds_and_has_a_dozen_files() -> None:
             assert len(list(init.parent.glob("*.py"))) <= 14, init.parent
 
 
-def test_classifiers_load_without_torch() -> None:
-    code = "import sys, pipelines.comparison.compare; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("module", ["pipelines.comparison.compare", "pipelines.cli.app"])
+def test_what_needs_no_network_loads_without_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *extras["huggingface"], *extras["s3"]]
+    names = {re.split(r"[<>=\[]", line)[0].lower() for line in declared}
+    provided = packages_distributions()
+    for package in FORBIDDEN:
+        for file in _modules(package):
+            for name in {name.partition(".")[0] for name in _imported(file)}:
+                if name in sys.stdlib_module_names or name in FORBIDDEN:
+                    continue
+                found = {one.lower() for one in provided.get(name, [name])}
+                assert found & names, f"{file.name} imports {name}"

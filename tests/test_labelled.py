@@ -66,7 +66,7 @@ def test_class_folders_are_scored_beside_the_same_rows(
     score = accuracy_score(truth, predicted)
     assert 0 < score < 1
     assert f"Accuracy {score:.3f} (95 % interval " in found.err
-    assert "2 images of 'teal'" in found.err
+    assert "'teal': 2 images" in found.err
     classes = fitted.card["classes"]
     for name, row in zip(classes, confusion_matrix(truth, predicted, labels=classes), strict=True):
         line = next(line for line in found.err.splitlines() if line.startswith(f"{name} "))
@@ -75,11 +75,9 @@ def test_class_folders_are_scored_beside_the_same_rows(
             assert (f"{other} {n}" in line) == bool(n and other != name)
 
 
-def test_every_form_of_a_dataset(fitted: FittedPipeline, new_folder: Path, tmp_path: Path) -> None:
-    classes = fitted.card["classes"]
-
+def test_every_form_of_a_dataset(new_folder: Path, tmp_path: Path) -> None:
     def listed(*places: str | Path) -> list[tuple[str, str]]:
-        images = list_to_predict(list(map(str, places)), classes)
+        images = list_to_predict(list(map(str, places)))
         names = [Path(name).name for name in images.source.names]
         return list(zip(names, images.labels.tolist(), strict=True))
 
@@ -108,7 +106,9 @@ def test_every_form_of_a_dataset(fitted: FittedPipeline, new_folder: Path, tmp_p
     assert set(listed(new_folder / "teal")) == {("0.png", ""), ("1.png", "")}
     other = tmp_path / "other"
     shutil.copytree(new_folder / "red", other / "2024" / "may")
-    assert {label for _, label in listed(other)} == {""}
+    assert {label for _, label in listed(other)} == {"2024"}
+    shutil.copytree(new_folder / "red", split / "more")  # Beside splits: no dataset to compare.
+    assert {label for _, label in listed(split)} == {"train", "test", "more"}
 
 
 def test_images_without_classes_are_not_scored(
@@ -123,8 +123,70 @@ def test_images_without_classes_are_not_scored(
     assert main(["predict", str(tmp_path / "m.skops"), str(tmp_path / "other.csv")]) == 0
     found = capsys.readouterr()
     assert len(_rows(found.out)) == 1
-    assert "1 images of 'crimson'" in found.err
+    assert "'crimson': 1 image\n" in found.err
     assert "interval" not in found.err
+
+
+def test_labels_that_are_no_classes_are_said_with_the_nearest(
+    fitted: FittedPipeline, new_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(fitted, tmp_path / "m.skops")
+    for name in ("blue", "green", "red"):
+        (new_folder / name).rename(new_folder / f" {name.upper()}")
+    for number in range(15):  # Many of one kind, as folders of patients are.
+        folder = new_folder / f"patient{number:02d}"
+        folder.mkdir()
+        draw_image(number).save(folder / "0.png")
+    assert main(["predict", str(tmp_path / "m.skops"), str(new_folder)]) == 0
+    found = capsys.readouterr()
+    assert len(_rows(found.out)) == 7 + 5 + 4 + 2 + 15
+    assert "interval" not in found.err
+    assert "' BLUE': 7 images; the nearest is 'blue'" in found.err
+    assert "' GREEN': 5 images; the nearest is 'green'" in found.err
+    assert "' RED': 4 images; the nearest is 'red'" in found.err
+    assert re.search("'teal': 2 images$", found.err, re.MULTILINE)
+    assert "9 more labels: 9 images" in found.err
+    assert "blue, green, red" in found.err
+
+
+def test_predictions_need_no_labels(
+    fitted: FittedPipeline, new_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(fitted, tmp_path / "m.skops")
+    files = sorted(new_folder.rglob("*.png"))
+    (tmp_path / "new.csv").write_text("\n".join(["path", *map(str, files)]))
+    assert main(["predict", str(tmp_path / "m.skops"), str(tmp_path / "new.csv")]) == 0
+    found = capsys.readouterr()
+    assert [row["path"] for row in _rows(found.out)] == list(map(str, files))
+    assert "cored" not in found.err
+    lines = [f"{file},{file.parent.name if i % 2 else ''}" for i, file in enumerate(files)]
+    (tmp_path / "some.csv").write_text("\n".join(["path,label", *lines]))
+    assert main(["predict", str(tmp_path / "m.skops"), str(tmp_path / "some.csv")]) == 0
+    told = capsys.readouterr().err
+    assert f"{len(files) - len(files) // 2} images without a label" in told
+    known = [file for file in files[1::2] if file.parent.name != "teal"]
+    assert f"on {len(known)} labelled images" in told
+    with pytest.raises(ValueError, match="lacks the column label"):
+        load_images(tmp_path / "new.csv", min_classes=1)
+    with pytest.raises(ValueError, match="the column label is empty"):
+        load_images(tmp_path / "some.csv")
+    (tmp_path / "new.csv").write_text("file\n0.png\n")
+    with pytest.raises(ValueError, match="lacks the column path"):
+        list_to_predict([str(tmp_path / "new.csv")])
+
+
+def test_an_image_that_cannot_be_read_is_named_once(
+    fitted: FittedPipeline, new_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(fitted, tmp_path / "m.skops")
+    (new_folder / "red" / "bad.png").write_bytes(b"no image")
+    arguments = ["predict", str(tmp_path / "m.skops"), str(new_folder), "--skip-unreadable"]
+    assert main(arguments) == 0
+    found = capsys.readouterr()
+    assert found.err.count("bad.png") == 1
+    assert main(["predict", "--help"]) == 0
+    assert "report" not in capsys.readouterr().out  # It writes none.
+    assert len(_rows(found.out)) == 18
 
 
 def test_images_that_trained_are_left_out_or_said(
@@ -145,9 +207,9 @@ def test_images_that_trained_are_left_out_or_said(
     np.testing.assert_array_equal(alone.confusion, mixed.confusion)
     assert alone.score == mixed.score
     assert main(["predict", str(file), str(new_folder)]) == 0
-    assert "1 images that it was fitted on" in capsys.readouterr().err
+    assert "1 image that the pipeline was fitted on" in capsys.readouterr().err
     assert main(["predict", str(file), str(image_folder)]) == 0
-    assert re.search("Warning: 36 .* fitted on", capsys.readouterr().err)
+    assert re.search("Warning: .* fitted on 36 ", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("scoring", SCORINGS)

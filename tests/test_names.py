@@ -207,5 +207,5 @@ def test_classes_of_published_datasets_are_compared_in_one_form(
 def test_one_class_in_two_forms_is_one_class(tmp_path: Path) -> None:
     for form in ("NFC", "NFD"):
         _in_folders(tmp_path, unicodedata.normalize(form, "d/Bär/0.png"), draw_image(0))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="one class, 'Bär'"):
+    with pytest.raises(ValueError, match=r"1 class .*'Bär'"):
         load_images(tmp_path / "d")

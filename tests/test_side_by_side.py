@@ -104,6 +104,20 @@ def test_the_cheaper_network_is_named_where_it_is_known() -> None:
         assert "not known" in said.sentences[1]
 
 
+def test_values_of_similarity_without_a_border_say_so_beside_those_with_one() -> None:
+    def shown(*found: tuple[float | None, bool | None]) -> list[str]:
+        reports = [
+            _report(f"net{i}", 0.7) | {"similarity": {"value": value, "similar": similar}}
+            for i, (value, similar) in enumerate(found)
+        ]
+        return side_by_side(reports, [None] * len(found)).similarities
+
+    mixed = shown((0.95, None), (0.62, True), (0.2, False), (None, None))
+    assert mixed == ["0.95 (no border)", "0.62", "0.20", "–"]
+    assert shown((0.95, None), (0.5, None), (None, None)) == ["0.95", "0.50", "–"]
+    assert shown((0.62, True), (0.2, False), (None, None)) == ["0.62", "0.20", "–"]
+
+
 @pytest.mark.parametrize(
     ("others", "expected"),
     [
@@ -137,6 +151,9 @@ def test_networks_of_one_command_are_compared_image_by_image(
     printed = capsys.readouterr().out
     folders = [out / "1-bundled", out / "2-bundled"]
     assert json.loads((folders[0] / "report.json").read_text())["backbone"]["weights"] == "bundled"
+    for folder in folders:  # The last line of each names every file that is written.
+        [line] = [line for line in printed.splitlines() if line.startswith(f"{folder}/")]
+        assert {Path(name).name for name in line.split(", ")} == {f.name for f in folder.iterdir()}
     standing = compare_again(folders)
     assert standing.sentences[0] in printed
     assert standing.sentences[0] in (out / "report.html").read_text()

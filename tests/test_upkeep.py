@@ -358,16 +358,18 @@ def test_the_list_has_a_line_for_a_dataset_and_a_backbone(
     assert [head[:4] for head in rows[0]] == [
         "data",
         "back",
+        "sett",
         "laye",
         "imag",
         "size",
         "last",
         "whic",
     ]
-    [ours] = [row for row in rows if row[1:4] == ["bundled", "3", "36"]]
+    [ours] = [row for row in rows if row[1:5] == ["bundled", "", "3", "36"]]
     assert ours[0] == images.name
-    assert ours[6] == "conv1.relu, fc6.relu, fc7.relu"
-    assert any(row[1:4] == ["bundled, random", "1", "36"] for row in rows)
+    assert ours[7] == "conv1.relu, fc6.relu, fc7.relu"
+    assert {len(row) for row in rows} == {8}
+    assert any(row[1:5] == ["bundled, random", "", "1", "36"] for row in rows)
 
     assert main(["cache", "list", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -381,8 +383,10 @@ def test_the_list_has_a_line_for_a_dataset_and_a_backbone(
         ),
     )
     assert main(["cache", "list"]) == 0
-    head, *lines, _ = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    head, *lines = printed.out.splitlines()
     assert len(lines) == 2
+    assert str(beside.name) in printed.err  # The total is no row.
     assert all(len(line) <= 120 for line in lines)
     for start, value in (("images", "36"), ("layers", "3")):
         column = head.index(start) + len(start)

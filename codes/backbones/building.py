@@ -29,7 +29,10 @@ from codes.backbones.state_dicts import (
 )
 from codes.graph.copies import copy_module
 from codes.preprocessing import Preprocessing
+from codes.wording import counted, some
 
+_FRESH = {"running_mean": 0, "running_var": 1, "num_batches_tracked": 0, "weight": 1, "bias": 0}
+"""Buffers of a normalisation, and their values before training."""
 _ENDINGS = (".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".tar", ".pkl")
 
 
@@ -143,42 +146,62 @@ def build_own(name: str, weights: str | None, random_state: int) -> Built:
 def reset_weights(name: str, model: nn.Module, random_state: int) -> None:
     """Draw the weights of a network anew, layer by layer, as PyTorch initialises each.
 
+    Buffers that are not part of the state dict, and those of integers, are constants: they stay.
+
     Parameters
     ----------
     name : str
         Of the backbone, for the message.
     model : nn.Module
-        Changed in place: each module that has `reset_parameters`.
+        Changed in place: each module that has `reset_parameters`; and normalisations that have
+        none, such as torchvision's `FrozenBatchNorm2d`, become what they are when they are made.
     random_state : int
 
     Raises
     ------
     ValueError
-        If the network has parameters that no module initialises; the message names them.
+        If the network has parameters, or buffers that may come from training, that no module
+        initialises; the message names them.
     """
-    parameters = dict(model.named_parameters())
-    for value in parameters.values():
+    before = _trained_values(model)
+    for value in before.values():
         nn.init.constant_(value, torch.nan)
 
     def draw() -> nn.Module:
         for module in model.modules():
+            _reset_statistics(module)
             for reset in ("reset_parameters", "_reset_parameters"):  # Attention has the second.
                 if callable(getattr(module, reset, None)):
                     getattr(module, reset)()
         return model
 
     _seeded(draw, random_state)
-    kept = [key for key, value in parameters.items() if value.isnan().any()]
-    if kept or not parameters:
+    after = _trained_values(model)
+    kept = [key for key in before if key in after and after[key].isnan().any()]
+    if kept:
         raise ValueError(
-            f"Backbone {name!r} has no random weights: "
-            + (
-                f"no reset_parameters() draws the parameters {', '.join(kept[:5])}. Give their "
-                "modules one."
-                if kept
-                else "it has no parameters."
-            )
+            f"Backbone {name!r} has no random weights: no reset_parameters() draws "
+            f"{some(kept, 5)}. Give their modules one;  register buffers that are "
+            "constants with persistent=False."
         )
+    if next(model.parameters(), None) is None:
+        raise ValueError(f"Backbone {name!r} has no random weights: it has no parameters.")
+
+
+def _trained_values(model: nn.Module) -> dict[str, Tensor]:
+    """Find what training may have left in a network: all but integers, and constants."""
+    kept = model.state_dict().keys()
+    buffers = {key: value for key, value in model.named_buffers() if key in kept}
+    values = dict(model.named_parameters()) | buffers
+    return {k: v for k, v in values.items() if v.is_floating_point() or v.is_complex()}
+
+
+def _reset_statistics(module: nn.Module) -> None:
+    """Make a normalisation that keeps its statistics in buffers what it was before training."""
+    buffers = dict(module.named_buffers(recurse=False))
+    if {"running_mean", "running_var"} <= buffers.keys():
+        for key in buffers.keys() & _FRESH.keys():
+            nn.init.constant_(buffers[key], _FRESH[key])
 
 
 def _check_own(name: str, model: nn.Module) -> None:
@@ -232,7 +255,7 @@ def build_torchvision(name: str, weights: str | None, random_state: int) -> Buil
             found = find_weights(tensors, wanted, origin=weights, place=place)
             num_classes = inferred_num_classes(wanted, found.state)
             if num_classes is not None:
-                found = replace(found, said=(*found.said, f"{num_classes} classes"))
+                found = replace(found, said=(*found.said, counted(num_classes, "class")))
             model = _random_torchvision(name, num_classes)
             missing, said = fit_state_dict(model, found)
             entry = default

@@ -21,6 +21,7 @@ from codes.decoding.wide import (
     read_wide_png,
     upright,
 )
+from codes.wording import counted
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
@@ -242,7 +243,9 @@ def _place(page: int | None, n_pages: int) -> int:
             f"it has {n_pages} pages or frames, and one was expected: choose with --page"
         )
     if page > n_pages:
-        raise UnreadableImageError(f"it has {n_pages} pages, and --page {page} was asked for")
+        raise UnreadableImageError(
+            f"it has {counted(n_pages, 'page')}, and --page {page} was asked for"
+        )
     return page - 1
 
 

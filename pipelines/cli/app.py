@@ -37,6 +37,7 @@ from pipelines.cli.parameters import (
 )
 from pipelines.cli.similarity import similarity
 from pipelines.cli.store import cache
+from pipelines.cli.wrong_commands import explain
 from pipelines.comparison.controls import DEFAULT_CONTROLS
 from pipelines.comparison.protocol import Protocol
 from pipelines.extraction.options import ExtractionOptions, Options
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ClosedOutputError:
         return 128 + 13  # SIGPIPE, which ends other programs then.
     except CycloptsError as error:
-        errors.print(f"cnn-codes: {error} Try `cnn-codes --help`.")
+        errors.print(f"cnn-codes: {explain(error, app)}")
         return 2
     except KeyboardInterrupt:
         errors.print("cnn-codes: interrupted. What was stored stays; run it again to go on.")

@@ -41,6 +41,7 @@ def fit(
     out
         The file, such as cells.skops.
     """
+    from codes.wording import counted
     from pipelines.predictor import save
     from pipelines.study import compare
 
@@ -60,9 +61,10 @@ def fit(
     card = fitted.card
     score, low, high = card["expected"]
     stdout().print(
-        f"{card['layer']}, {card['classifier']}, C={card['C']:.2g}, fitted on {card['n_images']} "
-        f"images of {len(card['classes'])} classes. Expect {SCORINGS[card['scoring']].title} "
-        f"{score:.3f} (95 % interval {low:.3f} to {high:.3f}).",
+        f"{card['layer']}, {card['classifier']}, C={card['C']:.2g}, fitted on "
+        f"{counted(card['n_images'], 'image')} of {counted(len(card['classes']), 'class')}. "
+        f"Expect {SCORINGS[card['scoring']].title} {score:.3f} (95 % interval {low:.3f} to "
+        f"{high:.3f}).",
         soft_wrap=True,
     )
     if card["chosen"] != card["layer"]:
@@ -92,8 +94,8 @@ def predict(
     """Predict the classes of images with what fit saved: a CSV of path, label, score.
 
     The score is the label's probability (logistic) or decision value (svm); a column for each
-    class follows. Where the classes of the images are known, from class folders or a CSV file, the
-    predictions are scored, on the standard error.
+    class follows. Where images have labels that are classes of the pipeline, from class folders or
+    a CSV file, their predictions are scored, on standard error.
 
     Parameters
     ----------
@@ -106,7 +108,7 @@ def predict(
     out
         The CSV file. Default: the standard output.
     """
-    from pipelines.labelled import list_to_predict, print_evaluated
+    from pipelines.labelled import list_to_predict, print_evaluated, say_unscored
     from pipelines.predictor import load, write_predictions
 
     if not images:
@@ -124,10 +126,9 @@ def predict(
         store=store,
         skip_unreadable=skip_unreadable,
     )
-    found = list_to_predict(images, fitted.card["classes"], page=options.page)
+    found = list_to_predict(images, page=options.page)
+    say_unscored(found, fitted.card["classes"])
     extraction, labels, scores = fitted.predict(found, options, narrator=terminal())
-    for name, why in extraction.skipped.items():
-        terminal().say(f"Skipped {name}: {why}")
     with (
         nullcontext(results())
         if out is None

@@ -40,6 +40,7 @@ def similarity(
         Print one JSON object: similarity and preprocessing_check, as in report.json.
     """
     from codes.data.readers.datasets import list_images
+    from codes.wording import counted
     from pipelines.diagnostics.similarity import BORDER
     from pipelines.diagnostics.unlabelled import compare_with_training
     from pipelines.extraction.normalization import shown
@@ -73,7 +74,8 @@ def similarity(
         side = f", {measured.side} (border {BORDER})" if measured.side else ", no border"
         say(
             f"Similarity {measured.value:.2f}{side}; 95 % interval {measured.ci_low:.2f} to "
-            f"{measured.ci_high:.2f}, {measured.n_images} images, from {measured.witness}"
+            f"{measured.ci_high:.2f}, {counted(measured.n_images, 'image')}, from "
+            f"{measured.witness}"
         )
         say(measured.scale)
     if check is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,9 +17,14 @@ from cache.upkeep import Holding, list_parts, parse_age, parse_size
 from cache.upkeep import prune as prune_parts
 from cache.verify import Fault, repair
 from cache.verify import verify as find_faults
+from pipelines.cli.store_table import HEADS, fit_rows, megabytes, table_rows
 from pipelines.progress import stdout, terminal
 
-cache = App(name="cache", help="Look after the store: what is in it, is it whole, make room.")
+cache = App(
+    name="cache",
+    help="Look after the store: what is in it, is it whole, make room. It is made of parts: "
+    "folders of what one run added for one key, all that codes depend on besides the image.",
+)
 
 Store = Annotated[str | Path | None, Parameter(help="The store. Default: CNN_CODES_STORE, "
                                                "otherwise the user's cache folder.")]  # fmt: skip
@@ -28,14 +32,20 @@ Store = Annotated[str | Path | None, Parameter(help="The store. Default: CNN_COD
 
 @cache.command(name="list")
 def list_(*, store: Store = None, json_: Annotated[bool, Parameter(name="--json")] = False) -> None:
-    """List what the store holds, the most recently used first.
+    """List what the store holds, the most recently used first: a line for each dataset and key.
 
-    Into a pipe the columns are separated by tabs, and nothing is shortened.
+    A key is all that codes depend on besides the image: backbone, weights, preprocessing,
+    precision. Where lines would look the same, settings says what tells them apart; a dash
+    stands for what most of them have.
+    Layers counts the names under which; images counts copies once; size includes what compare keeps
+    beside codes. Into a pipe the columns are separated by tabs, and nothing is shortened. The total
+    goes to standard error.
 
     Parameters
     ----------
     json_
-        Print everything that is known as JSON: the layers with their poolings, sizes in bytes.
+        Print everything that is known as JSON: the whole key, each array of codes, bytes, and the
+        parts of the store that hold it.
     """
     storage = _open(store)
     holdings = list_parts(storage)
@@ -44,59 +54,15 @@ def list_(*, store: Store = None, json_: Annotated[bool, Parameter(name="--json"
     if json_:
         print(json.dumps([_plain(entry) for entry in entries], indent=2), file=console.file)
         return
-    heads = ("dataset", "backbone", "layers", "images", "size", "last used", "which")
-    rows = [_row(entry, entries) for entry in entries]
+    rows = table_rows(entries)
     if console.is_terminal:
-        lines = _fitted(heads, rows, console.width)
+        lines = fit_rows(rows, console.width)
     else:
-        lines = ["\t".join(row) for row in (heads, *rows)]
+        lines = ["\t".join(row) for row in (HEADS, *rows)]
     for line in lines:
         print(line, file=console.file)
-    total = _megabytes(sum(holding.size for holding in holdings))
-    console.print(f"{storage.name}: {total} in {_count(len(holdings), 'part')}", soft_wrap=True)
-
-
-def _row(entry: Entry, entries: list[Entry]) -> tuple[str, ...]:
-    alike = {
-        other.image_size
-        for other in entries
-        if (other.dataset, other.backbone, other.weights)
-        == (entry.dataset, entry.backbone, entry.weights)
-    }
-    backbone = entry.backbone
-    if entry.weights is not None:
-        backbone += ", random" if entry.weights == "none" else f", {Path(entry.weights).name}"
-    if len(alike) > 1:
-        backbone += f", {entry.image_size} px"
-    return (
-        entry.dataset,
-        backbone,
-        str(len({array["layer"] for array in entry.arrays})),
-        f"{entry.n_images:,}",
-        _megabytes(entry.size),
-        f"{datetime.fromtimestamp(entry.used):%Y-%m-%d %H:%M}",
-        ", ".join(entry.layers),
-    )
-
-
-def _fitted(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Lay rows out, each on one line: of long names the end is kept, of the layers the first."""
-    most = (width * 3 // 10, width // 4)
-    cells = [[*map(_end_of, row, most), *row[2:]] for row in (heads, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for row in cells:
-        numbers = range(2, 5)
-        line = "  ".join(
-            cell.rjust(n) if i in numbers else cell.ljust(n)
-            for i, (cell, n) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        lines.append(line if len(line) <= width else f"{line[: width - 1]}…")
-    return lines
-
-
-def _end_of(text: str, most: int) -> str:
-    return text if len(text) <= most else f"…{text[1 - most :]}"
+    total = megabytes(sum(holding.size for holding in holdings))
+    terminal().say(f"{storage.name}: {total}")
 
 
 def _plain(entry: Entry) -> dict[str, Any]:
@@ -109,6 +75,7 @@ def _plain(entry: Entry) -> dict[str, Any]:
         "images": entry.n_images,
         "bytes": entry.size,
         "last_used": datetime.fromtimestamp(entry.used).astimezone().isoformat("T", "seconds"),
+        "key": entry.key,
         "layers": entry.arrays,
         "parts": entry.parts,
     }
@@ -146,8 +113,8 @@ def verify(
         stdout().print("Repaired: what was removed is extracted again by the next run.")
     if n_foreign:
         raise StoreError(
-            f"{_count(n_foreign, 'file')} or folders in {storage.name!r} do not belong to the "
-            "store; they are left alone. Move them away, or give the store a folder of its own."
+            f"{_count(n_foreign, 'path')} in {storage.name!r} not made by this program, and left "
+            "alone. Move them away, or give the store a folder of its own."
         )
     if not faults:
         stdout().print(
@@ -184,8 +151,9 @@ def prune(
         stdout().print(f"{'would remove' if dry_run else 'removed'} {_name(holding)}")
     for holding in busy:
         stdout().print(f"kept, in use by a running process: {_name(holding)}")
-    total = _megabytes(sum(holding.size for holding in removed))
-    stdout().print(f"{_count(len(removed), 'part')}, {total}")
+    total = megabytes(sum(holding.size for holding in removed))
+    done = "To remove" if dry_run else "Removed"
+    terminal().say(f"{done}: {_count(len(removed), 'part')}, {total}")
 
 
 def _open(store: str | Path | None) -> Storage:
@@ -197,8 +165,8 @@ def _open(store: str | Path | None) -> Storage:
 
 def _name(holding: Holding) -> str:
     return (
-        f"{holding.path} ({holding.dataset}, {holding.n_images:,} images, "
-        f"{_megabytes(holding.size)})"
+        f"{holding.path} ({holding.dataset}, {_count(holding.n_images, 'image')}, "
+        f"{megabytes(holding.size)})"
     )
 
 
@@ -209,8 +177,4 @@ def _describe(fault: Fault) -> str:
 
 
 def _count(n: int, word: str) -> str:
-    return f"{n:,} {word}" + ("" if n == 1 else "s")
-
-
-def _megabytes(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:,.1f} MB" if n_bytes >= 100_000 else f"{n_bytes / 1e3:,.1f} kB"
+    return f"{n:,} {word}" + ("" if n == 1 else "s")  # `codes.wording` would import torch.

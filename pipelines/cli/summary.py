@@ -11,6 +11,7 @@ from rich.table import Table
 from pipelines.diagnostics.grid import edge_sentence, edges_of
 from pipelines.progress import stdout, table, terminal
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence
+from pipelines.report.report import FILES
 from pipelines.study import Study
 
 
@@ -49,7 +50,8 @@ def print_summary(study: Study, report: dict[str, Any], out: Path) -> None:
     for caution in cautions(report):
         console.print(caution, soft_wrap=True)
     console.print(study.advice.text, soft_wrap=True)
-    console.print(f"{out / 'report.html'}, report.md, report.json, scores.csv", soft_wrap=True)
+    page, *others = FILES
+    console.print(", ".join([str(out / page), *others]), soft_wrap=True)
 
 
 def _scores_table(study: Study) -> Table:

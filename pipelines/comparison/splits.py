@@ -79,7 +79,8 @@ def make_draws(
     for size in protocol.sizes:
         if size != "all" and int(size) > smallest:
             notes.append(
-                f"train size {size} was dropped: the smallest class has {smallest} training images"
+                f"train size {size} was dropped: the smallest class has "
+                f"{smallest} training image{'s' * (smallest != 1)}"
             )
             continue
         repeats = (protocol.repeats or 5) if test is not None and size != "all" else 1

@@ -89,7 +89,7 @@ def advise(
     large = n_train >= LARGE
     similar, found = _similar(similarity)
     evidence = [
-        f"{n_train:,} training images ({'large' if large else 'small'}: from {LARGE:,} on)",
+        f"{n_train:,} training images ({'large' if large else 'small'}; large: {LARGE:,} or more)",
         found,
         *_curve(comparison, n_train / len(comparison.classes)),
     ]

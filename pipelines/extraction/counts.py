@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cache import CodesKey
 from cache.store import Gap
+from codes.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ class Counts:
         '90 images extracted, 1 of 2 layers found in the store for 90 images'
         """
         partly = Counter(n - self.reused for n in self.layers.values() if n > self.reused)
-        words = [f"{_images(self.extracted)} extracted"]
+        words = [f"{counted(self.extracted, 'image')} extracted"]
         if self.copies:
             words.append(
                 f"{self.copies:,} {'is a copy' if self.copies == 1 else 'are copies'} of others"
@@ -65,7 +66,8 @@ class Counts:
         if self.reused or not partly:
             words.append(f"{self.reused:,} found in {store}")
         words += [
-            f"{n_layers} of {len(self.layers)} layers found in {store} for {_images(n_images)}"
+            f"{n_layers} of {counted(len(self.layers), 'layer')} found in {store} for "
+            f"{counted(n_images, 'image')}"
             for n_images, n_layers in sorted(partly.items(), reverse=True)
         ]
         if n_skipped:
@@ -113,7 +115,3 @@ def count_images(
         reused=n_readable - extracted - copies,
         layers={name: n_readable - n for name, n in lacking.items()},
     )
-
-
-def _images(n: int) -> str:
-    return f"{n:,} image" + ("" if n == 1 else "s")

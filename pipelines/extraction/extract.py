@@ -17,6 +17,7 @@ from codes.data.images import digest_images
 from codes.decoding.decode import ChangedReason
 from codes.extractor import EXTRACTOR_VERSION
 from codes.graph.cutting import Tap
+from codes.wording import counted
 from pipelines.extraction.counts import Counts
 from pipelines.extraction.distributed import Shard
 from pipelines.extraction.fill import fill_missing
@@ -244,9 +245,10 @@ def extract(
     changed = [name for name, why in skipped.items() if isinstance(why, ChangedReason)]
     if changed:  # They can be read: to skip them would be to lose them.
         raise UnreadableImagesError(
-            f"{len(changed)} of {len(images)} images were not read, the first {changed[0]!r}, as "
-            "the archive that they are in was changed or removed meanwhile. The codes of the "
-            "others are stored. Restore the archive and run it again."
+            f"{len(changed):,} of {counted(len(images), 'image')} "
+            f"{'was' if len(changed) == 1 else 'were'} not read, the first {changed[0]!r}: the "
+            "archive was changed or removed meanwhile. The codes of the others are stored. Restore "
+            "the archive and run it again."
         )
     if skipped and not options.skip_unreadable:
         raise UnreadableImagesError(list_unreadable(skipped, len(images)))
@@ -394,8 +396,9 @@ def list_unreadable(skipped: dict[str, str], n_images: int) -> str:
     message : str
     """
     return (
-        f"{len(skipped)} of {n_images} images cannot be read; the codes of the others are stored."
-        f"{_lines(skipped)}\nMend or remove them, or go on without them with --skip-unreadable."
+        f"{len(skipped):,} of {counted(n_images, 'image')} cannot be read; the codes of the others "
+        f"are stored.{_lines(skipped)}\nMend or remove them, or go on without them with "
+        "--skip-unreadable."
     )
 
 

@@ -15,6 +15,7 @@ from cache.store import bytes_of
 from codes import CodeExtractor, ImageList
 from codes.extractor import PRECISIONS, CodesBatch
 from codes.inference.devices import computes_in
+from codes.wording import counted
 from pipelines.extraction.counts import Counts, count_images
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.progress import Narrator
@@ -71,16 +72,18 @@ def fill_missing(
         wanted = {array for gap in gaps for array in gap.arrays}
         names = [tap.name for tap in extractor.taps if arrays[tap.name] in wanted]
         n_missing = sum(len(gap.images) for gap in gaps)
-        copied = f" ({counts.copies:,} are copies)" if counts.copies else ""
+        are = "is a copy" if counts.copies == 1 else "are copies"
+        copied = f" ({counts.copies:,} {are})" if counts.copies else ""
         narrator.say(
-            f"Extracting {n_missing:,} of {len(images):,} images{copied} on {extractor.device}: "
+            f"Extracting {n_missing:,} of {counted(len(images), 'image')}{copied} on "
+            f"{extractor.device}: "
             f"{', '.join(names)}. At most {bytes_needed() / 1e6:.3g} MB in {store.name}."
             f"{' The network is compiled first.' if extractor.compile else ''}"
         )
         _say_if_imitated(extractor, narrator)
     else:
         narrator.say(
-            f"All {len(images):,} images have their codes in {store.name}; none is extracted."
+            f"Nothing to extract: {store.name} holds the codes of {counted(len(images), 'image')}."
         )
     unreadable: dict[bytes, str] = {}
     for gap in gaps:
@@ -135,8 +138,8 @@ def _batches(
     )
     if extractor.most is not None:
         narrator.say(
-            f"{extractor.device} ran out of memory with more: {extractor.most} images passed "
-            "the network together."
+            f"{extractor.device} ran out of memory with more: "
+            f"{counted(extractor.most, 'image')} passed the network together."
         )
 
 

@@ -76,7 +76,7 @@ class ExtractionOptions:
         Folder of the codes, or s3://bucket/prefix. Default: CNN_CODES_STORE, otherwise the user's
         cache folder.
     skip_unreadable : bool
-        Go on without the images that cannot be decoded; they are listed, in the report too.
+        Go on without the images that cannot be decoded; each is named, and why.
     random_state : int
         Seed of everything that is drawn, from 0 to 4294967295.
     """

@@ -34,6 +34,9 @@ class Standing:
         For an image, of each; "–" where it is not known.
     features : list of int
         Length of the codes to take.
+    similarities : list of str
+        To each network's training images; "–" where it was not measured. Where some of the values
+        have a border and others have none, these say so.
     """
 
     labels: list[str]
@@ -42,6 +45,7 @@ class Standing:
     behind: list[str | None]
     times: list[str]
     features: list[int]
+    similarities: list[str]
 
 
 def side_by_side(reports: Sequence[dict[str, Any]], answers: Sequence[Answers | None]) -> Standing:
@@ -89,6 +93,7 @@ def side_by_side(reports: Sequence[dict[str, Any]], answers: Sequence[Answers | 
         behind=behind,
         times=["–" if one is None else _time(one) for one in seconds],
         features=[_features(report) for report in reports],
+        similarities=_similarities(reports),
     )
 
 
@@ -222,6 +227,18 @@ def _taken(report: dict[str, Any]) -> tuple[str, str]:
 def _features(report: dict[str, Any]) -> int:
     rows = {(row["layer"], row["classifier"]): row["n_features"] for row in report["layers"]}
     return int(rows[_taken(report)])
+
+
+def _similarities(reports: Sequence[dict[str, Any]]) -> list[str]:
+    """Write each similarity, and which have no border where others have one."""
+    found = [report.get("similarity", {"value": None}) for report in reports]
+    bordered = {one["similar"] is not None for one in found if one["value"] is not None}
+    return [
+        "–"
+        if one["value"] is None
+        else f"{one['value']:.2f}" + " (no border)" * (len(bordered) > 1 and one["similar"] is None)
+        for one in found
+    ]
 
 
 def _of_network(report: dict[str, Any]) -> float | None:

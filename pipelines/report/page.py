@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from codes.wording import counted
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.diagnostics.advice import CASES
 from pipelines.diagnostics.grid import edge_sentence, edges_of
@@ -84,6 +85,7 @@ def _environment(*, html: bool) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["score"] = lambda value: f"{value:.3f}"
+    environment.filters["counted"] = counted
     environment.filters["breakable"] = _breakable
     environment.filters["text"] = lambda words: str(words) if html else _as_markdown(words)
     return environment

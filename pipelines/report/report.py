@@ -136,8 +136,12 @@ def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
+FILES = ("report.html", "report.md", "report.json", "scores.csv", ANSWERS)
+"""What `write_report` writes."""
+
+
 def write_report(folder: Path, report: dict[str, Any], study: Study) -> None:
-    """Write ``report.json``, ``answers.npz``, ``scores.csv``, ``report.html`` and ``report.md``.
+    """Write the files of a report, `FILES`.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from codes.data.images import FileSource, ImageList, printable
 from codes.data.names import SPLIT_NAMES, SPLITS, composed
+from codes.wording import counted, some
 
-_NEEDED = ("path", "label")
-_COLUMNS = (*_NEEDED, "split", "group")
+_COLUMNS = ("path", "label", "split", "group")
 _NEAR = 0.8
 """Of difflib's ratio: ``lable``, ``labels`` and ``spilt`` are near; ``patient`` is not."""
 
@@ -35,7 +35,7 @@ class _Row:
     fields: list[str]
 
 
-def load_csv(file: Path, page: int | None = None) -> ImageList:
+def load_csv(file: Path, page: int | None = None, *, labelled: bool = True) -> ImageList:
     """List the images that a CSV file names.
 
     Parameters
@@ -45,10 +45,13 @@ def load_csv(file: Path, page: int | None = None) -> ImageList:
         ``label``, and perhaps ``split`` and ``group``; others are left aside.
     page : int, optional
         As for `codes.load_images`.
+    labelled : bool, default=True
+        Whether each image needs a label. Without, the column may be missing, or empty in a row.
 
     Returns
     -------
     images : ImageList
+        Where there is no label, it is empty.
 
     Raises
     ------
@@ -64,10 +67,12 @@ def load_csv(file: Path, page: int | None = None) -> ImageList:
             header, *rows = list(_read(file, lines)) or [_Row(line=1, fields=[])]
     except UnicodeDecodeError as error:
         raise ValueError(f"{str(file)!r} is not a CSV file in UTF-8: {error}.") from error
-    places = _find_columns(file, header)
+    needed = ("path", "label") if labelled else ("path",)
+    places = _find_columns(file, header, needed)
     if not rows:
         raise ValueError(f"{str(file)!r} has no rows below its header.")
-    _refuse_odd_rows(file, header, rows, places)
+    filled = [place for column, place in places.items() if labelled or column != "label"]
+    _refuse_odd_rows(file, header, rows, filled)
     values = {
         column: [composed(row.fields[place].strip()) for row in rows]
         for column, place in places.items()
@@ -76,7 +81,7 @@ def load_csv(file: Path, page: int | None = None) -> ImageList:
     images = ImageList(
         name=printable(str(file)),
         source=FileSource(_find_images(file, rows, places["path"]), page=page),
-        labels=np.array(values["label"]),
+        labels=np.array(values.get("label", [""] * len(rows))),
         splits=_splits(file, rows, values["split"]) if "split" in values else None,
         groups=np.array(values["group"]) if "group" in values else None,
         ignored={
@@ -110,7 +115,7 @@ def _plain(name: str) -> str:
     return composed(name).strip().lower()
 
 
-def _find_columns(file: Path, header: _Row) -> dict[str, int]:
+def _find_columns(file: Path, header: _Row, needed: Sequence[str]) -> dict[str, int]:
     """Find the places of the columns that are read."""
     names = [_plain(name) for name in header.fields]
     for column in _COLUMNS:
@@ -129,17 +134,18 @@ def _find_columns(file: Path, header: _Row) -> dict[str, int]:
                 f"to {near[0]!r}. Rename it to {near[0]}; or, if it holds something else, to a "
                 "name of its own."
             )
-    missing = [column for column in _NEEDED if column in absent]
+    missing = [column for column in needed if column in absent]
     if missing:
         raise ValueError(
             f"{str(file)!r} lacks the column {' and '.join(missing)}; it has "
-            f"{', '.join(names) or 'none'}. Needed, separated by commas: path,label; optional: "
-            "split,group."
+            f"{', '.join(names) or 'none'}. Needed, separated by commas: {','.join(needed)}; "
+            f"optional: {','.join(column for column in _COLUMNS if column not in needed)}."
         )
     return {column: names.index(column) for column in _COLUMNS if column in names}
 
 
-def _refuse_odd_rows(file: Path, header: _Row, rows: list[_Row], places: dict[str, int]) -> None:
+def _refuse_odd_rows(file: Path, header: _Row, rows: list[_Row], filled: list[int]) -> None:
+    """Refuse rows of another length than the header, or without a value where one must be."""
     n_columns = len(header.fields)
     # Spreadsheets write commas for empty columns behind the last.
     nameless = [place for place, name in enumerate(header.fields) if place and not name.strip()]
@@ -151,8 +157,9 @@ def _refuse_odd_rows(file: Path, header: _Row, rows: list[_Row], places: dict[st
                 f'{_count(header.fields)}. Quote a value that holds a comma: "Melanoma, NOS"; '
                 "where a column is empty, keep its comma."
             )
-        for column, place in places.items():
+        for place in filled:
             if not row.fields[place].strip():
+                column = _plain(header.fields[place])
                 raise ValueError(f"{where}: the column {column} is empty.")
         for place in nameless:
             if row.fields[place].strip():
@@ -163,7 +170,7 @@ def _refuse_odd_rows(file: Path, header: _Row, rows: list[_Row], places: dict[st
 
 
 def _count(fields: list[str]) -> str:
-    return f"{len(fields)} field{'s' * (len(fields) != 1)} ({_some(map(repr, fields))})"
+    return f"{counted(len(fields), 'field')} ({some(map(repr, fields))})"
 
 
 def _find_images(file: Path, rows: list[_Row], place: int) -> list[Path]:
@@ -171,8 +178,9 @@ def _find_images(file: Path, rows: list[_Row], place: int) -> list[Path]:
     absent = [str(path) for path in paths if not path.is_file()]
     if absent:
         raise FileNotFoundError(
-            f"{len(absent)} of the {len(paths)} images in {str(file)!r} do not exist: "
-            f"{_some(absent)}. Paths are relative to the CSV file."
+            f"{len(absent):,} of {counted(len(paths), 'image')} in {str(file)!r} "
+            f"{'does' if len(absent) == 1 else 'do'} not exist: {some(absent)}. Paths are relative "
+            "to the CSV file."
         )
     return paths
 
@@ -200,13 +208,7 @@ def _refuse_split_groups(images: ImageList) -> None:
     both = np.intersect1d(images.groups[images.test], images.groups[~images.test])
     if len(both):
         raise ValueError(
-            f"{images.name!r} has {len(both)} groups both in the test split and outside it: "
-            f"{_some(both.tolist())}. Images of a group belong on one side: correct the split, or "
-            "drop the column group if the images are independent."
+            f"{images.name!r} has {counted(len(both), 'group')} both in the test split and outside "
+            f"it: {some(both.tolist())}. Images of a group belong on one side: correct the split, "
+            "or drop the column group if the images are independent."
         )
-
-
-def _some(names: Iterable[str], most: int = 10) -> str:
-    listed = list(names)
-    rest = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + rest

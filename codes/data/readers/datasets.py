@@ -24,6 +24,7 @@ from codes.data.readers.folders import FolderTree, Tree
 from codes.data.readers.published import load_torchvision
 from codes.data.readers.shards import load_shards, load_tables
 from codes.decoding.decode import EXTENSIONS, is_image
+from codes.wording import counted, some
 
 _REPEATED = "followed by another file of the same name"
 _NO_IMAGE = "folder without images"
@@ -47,7 +48,8 @@ def load_images(dataset: str | Path, *, page: int | None = None, min_classes: in
     page : int, optional
         Which page of files with several (TIFF, GIF), from 1.
     min_classes : int, default=2
-        Fewer are refused: there is nothing to classify.
+        Fewer are refused: there is nothing to classify. With 0, images of a CSV file, a table or
+        shards need no label; it is empty then.
 
     Returns
     -------
@@ -77,9 +79,9 @@ def load_images(dataset: str | Path, *, page: int | None = None, min_classes: in
     elif name.startswith("torchvision:"):
         images = load_torchvision(name.removeprefix("torchvision:"))
     elif name.startswith("wds:"):
-        images = load_shards(name.removeprefix("wds:"), page)
+        images = load_shards(name.removeprefix("wds:"), page, labelled=min_classes > 0)
     elif name.startswith("hf:"):
-        images = load_tables(name.removeprefix("hf:"), page)
+        images = load_tables(name.removeprefix("hf:"), page, labelled=min_classes > 0)
     elif not Path(name).is_dir() and not Path(name).is_file():
         raise FileNotFoundError(
             f"Dataset {name!r} does not exist, or is no file. Allowed: a folder of class folders, "
@@ -87,13 +89,14 @@ def load_images(dataset: str | Path, *, page: int | None = None, min_classes: in
             "hf:NAME, wds:PATTERN, or sklearn:digits."
         )
     else:
-        images = _load_path(Path(name), page)
+        images = _load_path(Path(name), page, labelled=min_classes > 0)
     images = replace(images, labels=composed_array(images.labels), page=page)
     classes = np.unique(images.labels)
     if len(classes) < min_classes:
         raise ValueError(
-            f"{name!r} has one class, {str(classes[0])!r}; at least two are needed. Put the "
-            "images of each class in a folder of its own."
+            f"{name!r} has {counted(len(classes), 'class')} ({some(map(repr, classes.tolist()))}); "
+            f"at least {min_classes} are needed. Put the images of each class in a folder of its "
+            "own, or name their classes in a CSV file with the columns path,label."
         )
     return images
 
@@ -178,14 +181,14 @@ class _Part:
     split: str = ""
 
 
-def _load_path(path: Path, page: int | None) -> ImageList:
+def _load_path(path: Path, page: int | None, *, labelled: bool) -> ImageList:
     if path.is_dir():
         tree: Tree = FolderTree(path)
         return _load_parts(tree, _folder_parts(tree, path), page)
     if is_archive(path):
         tree = ArchiveTree(path)
         return _load_parts(tree, _cut(tree, {}), page)
-    return load_csv(path, page)
+    return load_csv(path, page, labelled=labelled)
 
 
 def _folder_parts(tree: Tree, folder: Path) -> list[_Part]:

@@ -24,9 +24,10 @@ from codes.data.images import (
 from codes.data.names import SPLIT_NAMES, is_hidden
 from codes.data.readers.archives import ArchiveTree
 from codes.decoding.decode import UnreadableImageError, decode_bytes, is_image
+from codes.wording import counted
 
 
-def load_shards(pattern: str, page: int | None = None) -> ImageList:
+def load_shards(pattern: str, page: int | None = None, *, labelled: bool = True) -> ImageList:
     """List the images of WebDataset shards: of each sample an image and its ``.cls``.
 
     Parameters
@@ -35,18 +36,20 @@ def load_shards(pattern: str, page: int | None = None) -> ImageList:
         Tar files, such as ``"birds-*.tar"``.
     page : int, optional
         As for `codes.load_images`.
+    labelled : bool, default=True
+        Whether each sample needs a label.
 
     Returns
     -------
     images : ImageList
-        Labels as they stand in the ``.cls`` files.
+        Labels as they stand in the ``.cls`` files; empty without one.
 
     Raises
     ------
     FileNotFoundError
         If no file is of this pattern.
     ValueError
-        If a shard cannot be read, or a sample has no label.
+        If a shard cannot be read, or a sample has no label and needs one.
     """
     pattern_parts = Path(pattern).parts
     shards = [
@@ -72,15 +75,15 @@ def load_shards(pattern: str, page: int | None = None) -> ImageList:
         several = [*tree.repeated, *(key for key, n in keys.items() if n > 1)]
         if several:
             raise ValueError(
-                f"{len(several)} samples of {shard!r} have several images or labels, such as "
-                f"{several[0]!r}. A sample is one image and its .cls, of the same name up to the "
-                "first dot; pack them again, without masks and under names of their own."
+                f"{counted(len(several), 'sample')} of {shard!r} with several images or labels, "
+                f"such as {several[0]!r}. A sample is one image and its .cls, of the same name up "
+                "to the first dot; pack them again, without masks and under names of their own."
             )
         ignored[".cls without an image"] += len(label_of.keys() - keys.keys())
         without = [file for file in found if _sample(file) not in label_of]
-        if without:
+        if without and labelled:
             raise ValueError(
-                f"{len(without)} images of {shard!r} have no .cls beside them, such as "
+                f"{counted(len(without), 'image')} of {shard!r} without a .cls beside it, such as "
                 f"{without[0]!r}. A sample's files share their name up to the first dot."
             )
         ignored.update(
@@ -88,9 +91,13 @@ def load_shards(pattern: str, page: int | None = None) -> ImageList:
             for file in files
             if not is_image(file) and file[-4:] != ".cls"
         )
-        texts = tree.read([label_of[_sample(file)] for file in found])
-        words = [text.decode("utf-8").strip() for text in texts]
-        if "" in words:
+        told = [label_of[_sample(file)] for file in found if _sample(file) in label_of]
+        texts = dict(zip(told, tree.read(told), strict=True))
+        words = [
+            texts.get(label_of.get(_sample(file), ""), b"").decode("utf-8").strip()
+            for file in found
+        ]
+        if "" in words and labelled:
             empty = label_of[_sample(found[words.index("")])]
             raise ValueError(f"{empty!r} of {shard!r} is empty, and must hold the sample's label.")
         labels += words
@@ -154,7 +161,7 @@ class TableSource:
         return decode_bytes(self._read(index), page=self._page)
 
 
-def load_tables(name: str, page: int | None = None) -> ImageList:
+def load_tables(name: str, page: int | None = None, *, labelled: bool = True) -> ImageList:
     """List the images of a Hugging Face dataset, downloaded by ``datasets``.
 
     Parameters
@@ -163,17 +170,21 @@ def load_tables(name: str, page: int | None = None) -> ImageList:
         As for ``datasets.load_dataset``, or a folder of ``save_to_disk``.
     page : int, optional
         As for `codes.load_images`.
+    labelled : bool, default=True
+        Whether each image needs a label.
 
     Returns
     -------
     images : ImageList
+        Where there is no label (-1, as hidden ones are kept, or nothing), it is empty.
 
     Raises
     ------
     OSError
         If it is neither there nor to be downloaded.
     ValueError
-        If it has no column of images, or of class labels; or without the package ``datasets``.
+        If it has no column of images, or of class labels where these are needed; if one of these
+        is missing; or without the package ``datasets``.
     """
     try:
         import datasets
@@ -194,13 +205,17 @@ def load_tables(name: str, page: int | None = None) -> ImageList:
     labels: list[str] = []
     splits: list[str] = []
     for split, ours in known.items():
-        image, label = _columns(name, tables[split].features)
+        image, label = _columns(name, tables[split].features, labelled=labelled)
         table = tables[split].cast_column(image, datasets.Image(decode=False))
         title = f"hf:{name}/{split}".rstrip("/")
         sources.append(TableSource(table, image, name=title, page=page))
-        feature, numbers = table.features[label], table[label]
-        words = getattr(feature, "names", None)
-        labels += [str(n) if words is None else words[n] for n in numbers]
+        own = [""] * len(table) if label is None else _words(table.features[label], table[label])
+        if "" in own and labelled:
+            raise ValueError(
+                f"{own.count(''):,} of {counted(len(own), 'image')} of {title} without a label, "
+                f"the first in row {own.index('')}. Leave them out, or label them."
+            )
+        labels += own
         splits += [ours] * len(table)
     return ImageList(
         name=f"hf:{name}",
@@ -211,15 +226,23 @@ def load_tables(name: str, page: int | None = None) -> ImageList:
     )
 
 
-def _columns(name: str, features: Any) -> tuple[str, str]:
+def _words(feature: Any, values: Any) -> list[str]:
+    """Read labels; a number below zero stands for one that is not told."""
+    names = getattr(feature, "names", None)
+    if names is None:
+        return ["" if value is None else str(value) for value in values]
+    return ["" if value is None or value < 0 else names[value] for value in values]
+
+
+def _columns(name: str, features: Any, *, labelled: bool) -> tuple[str, str | None]:
     """Find the column of images, and that of labels."""
     kinds = {column: type(feature).__name__ for column, feature in features.items()}
     images = [column for column, kind in kinds.items() if kind == "Image"]
     classes = [column for column, kind in kinds.items() if kind == "ClassLabel"]
     classes = classes or [column for column in ("label", "labels") if column in kinds]
-    if len(images) != 1 or len(classes) != 1:
+    if len(images) != 1 or not labelled <= len(classes) <= 1:
         raise ValueError(
             f"hf:{name} has the columns {', '.join(f'{c} ({k})' for c, k in kinds.items())}. "
             "Needed: one of images, and one of class labels."
         )
-    return images[0], classes[0]
+    return images[0], next(iter(classes), None)
