@@ -5,28 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
 
 from codes import ImageList, load_images
 from codes.data.images import JoinedSource, printable
-from codes.data.names import composed
 from codes.data.readers.archives import is_archive
 from codes.data.readers.datasets import list_images
-from codes.wording import counted, some
 from pipelines.comparison.evaluate import answers_of, average_views
 from pipelines.comparison.intervals import HeldOut, score_interval
-from pipelines.comparison.scoring import SCORINGS, score_answers
+from pipelines.comparison.scoring import score_answers
 from pipelines.extraction.extract import Extraction
 from pipelines.predictor import FittedPipeline
-from pipelines.progress import table, terminal
 
-_MOST_LABELS = 10
-"""That are listed one by one, where they are no classes."""
 _NAMED = ("sklearn:", "torchvision:", "hf:", "wds:")
 
 
@@ -91,36 +84,6 @@ def _folder(name: str, place: Path) -> str:
     """Give the first folder below a place that an image is in; nothing where it is right there."""
     parts = Path(name).parts[len(place.parts) :]
     return parts[0] if len(parts) > 1 else ""
-
-
-def say_unscored(images: ImageList, classes: Sequence[str]) -> None:
-    """Say on standard error which labels are no classes of a pipeline, and which it may mean.
-
-    Parameters
-    ----------
-    images : ImageList
-        As `list_to_predict` returns it.
-    classes : sequence of str
-        Of the pipeline.
-    """
-    found = Counter(label for label in images.labels.tolist() if label and label not in classes)
-    if not found:
-        return
-    known = {composed(name).strip().casefold(): name for name in reversed(classes)}
-    lines = []
-    for label, n in found.most_common(_MOST_LABELS):
-        near = get_close_matches(composed(label).strip().casefold(), known, 1)
-        nearest = f"; the nearest is {known[near[0]]!r}" if near else ""
-        lines.append(f"\n  {label!r}: {counted(n, 'image')}{nearest}")
-    n_left = sum(found.values()) - sum(n for _, n in found.most_common(_MOST_LABELS))
-    if n_left:
-        lines.append(
-            f"\n  {counted(len(found) - _MOST_LABELS, 'more label')}: {counted(n_left, 'image')}"
-        )
-    terminal().say(
-        f"Not scored, as these labels are not classes of the fitted pipeline ({some(classes)}); "
-        f"rename them to have their images scored:{''.join(lines)}"
-    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -195,50 +158,3 @@ def evaluate(fitted: FittedPipeline, extraction: Extraction) -> Evaluated | None
         n_trained=int(trained.sum()),
         n_left_out=int((known & ~scored).sum()),
     )
-
-
-def print_evaluated(fitted: FittedPipeline, extraction: Extraction) -> None:
-    """Print how well labelled images are predicted on standard error; of others, nothing.
-
-    Parameters
-    ----------
-    fitted : FittedPipeline
-    extraction : Extraction
-        As `FittedPipeline.predict` returns it.
-    """
-    narrator, classes = terminal(), fitted.card["classes"]
-    evaluated = evaluate(fitted, extraction)
-    if evaluated is None:
-        return
-    narrator.show(_confusion_table(evaluated.confusion, classes))
-    if evaluated.n_left_out:
-        told = counted(evaluated.n_left_out, "image")
-        narrator.say(f"Not scored: {told} that the pipeline was fitted on.")
-    elif evaluated.n_trained:
-        narrator.say(
-            f"Warning: the pipeline was fitted on {evaluated.n_trained:,} of these; the score says "
-            "nothing about new images."
-        )
-    n_without = int((extraction.images.labels == "").sum())
-    if n_without:
-        narrator.say(f"Not scored: {counted(n_without, 'image')} without a label.")
-    narrator.say(
-        f"{SCORINGS[evaluated.scoring].title.capitalize()} {evaluated.score:.3f} (95 % interval "
-        f"{evaluated.ci_low:.3f} to {evaluated.ci_high:.3f}) on "
-        f"{counted(int(evaluated.confusion.sum()), 'labelled image')}."
-    )
-
-
-def _confusion_table(confusion: NDArray[np.intp], classes: Sequence[str]) -> Table:
-    """Show a row for each class: the confusion without its zeros."""
-    listing = table("class", "images", "correct", "the others predicted as")
-    listing.columns[-1].justify, listing.columns[-1].no_wrap = "left", False
-    for number, row in enumerate(confusion):
-        others = [i for i in np.argsort(-row, kind="stable").tolist() if row[i] and i != number]
-        listing.add_row(
-            classes[number],
-            f"{row.sum():,}",
-            f"{row[number]:,}",
-            ", ".join(f"{classes[i]} {row[i]:,}" for i in others),
-        )
-    return listing

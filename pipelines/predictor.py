@@ -25,7 +25,7 @@ from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.normalization import check_normalization
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
-from pipelines.progress import Narrator
+from pipelines.progress import Progress
 from pipelines.provenance import versions
 
 FORMAT = 2
@@ -80,7 +80,7 @@ class FittedPipeline:
         return np.isin(_numbers(digests), _numbers(self.digests))
 
     def predict(
-        self, images: ImageList, options: ExtractionOptions, *, narrator: Narrator | None = None
+        self, images: ImageList, options: ExtractionOptions, *, progress: Progress | None = None
     ) -> tuple[Extraction, NDArray[np.str_], NDArray[np.float64]]:
         """Predict the class of each image.
 
@@ -90,7 +90,7 @@ class FittedPipeline:
             Their labels are not looked at.
         options : ExtractionOptions
             `options` with another device, batch size, store, place of the weights.
-        narrator : Narrator, optional
+        progress : Progress, optional
 
         Returns
         -------
@@ -123,7 +123,7 @@ class FittedPipeline:
                     f"{getattr(self, name)}. Use the versions that it was made with: "
                     f"{self.card['versions']}."
                 )
-        extraction = extract(images, options, backbone=backbone, narrator=narrator)
+        extraction = extract(images, options, backbone=backbone, progress=progress)
         [tap] = extraction.taps
         X = average_views(extraction.codes(tap.name))
         labels = np.asarray(self.classifier.predict(X))

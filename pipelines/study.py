@@ -33,7 +33,7 @@ from pipelines.extraction.extract import Extraction, extract
 from pipelines.extraction.normalization import NormalizationCheck, check_normalization
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.predictor import FittedPipeline, fit
-from pipelines.progress import Narrator, Silent, duration, timed
+from pipelines.progress import Progress, Silent, duration, timed
 
 SCORES_COLUMNS = (
     "layer", "depth", "pool", "n_features", "classifier", "train_size", "repeat", "fold", "C",
@@ -64,7 +64,7 @@ class Study:
         The controls to run.
     n_jobs : int
         Processes that train classifiers.
-    narrator : Narrator
+    progress : Progress
     """
 
     protocol: Protocol
@@ -75,7 +75,7 @@ class Study:
     multiply_adds: dict[str, int] = field(repr=False)
     control_names: tuple[str, ...] = ()
     n_jobs: int = 1
-    narrator: Narrator = field(default_factory=Silent, repr=False)
+    progress: Progress = field(default_factory=Silent, repr=False)
 
     @property
     def best(self) -> Best:
@@ -137,14 +137,14 @@ class Study:
         images, seconds = self.extraction.images, self.extraction.seconds
         with timed(seconds, "controls"):
             readers, notes = read_controls(
-                self.control_names, self.extraction, self.best.layer, self.narrator
+                self.control_names, self.extraction, self.best.layer, self.progress
             )
             if set(readers) - set(CHEAP):
-                self.narrator.say(
+                self.progress.info(
                     f"Training the controls {', '.join(readers)}: at most about as long as the "
                     f"comparison took, {duration(seconds['compare'])}."
                 )
-            with self.narrator.step("Controls", len(readers)) as advance:
+            with self.progress.step("Controls", len(readers)) as advance:
                 scored = run_controls(
                     readers,
                     self.comparison,
@@ -170,7 +170,7 @@ class Study:
                 store=extraction.store,
                 device=extraction.device,
                 random_state=extraction.options.random_state,
-                narrator=self.narrator,
+                progress=self.progress,
             )
 
     @cached_property
@@ -208,7 +208,7 @@ def compare(
     controls: Sequence[str] = DEFAULT_CONTROLS,
     drop_leaks: bool = False,
     n_jobs: int = 1,
-    narrator: Narrator | None = None,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> Study:
     """Extract what the store lacks, and compare the depths of a network on a dataset.
@@ -227,7 +227,7 @@ def compare(
         Leave out the images that `pipelines.comparison.duplicates.without_leaks` finds.
     n_jobs : int, default=1
         Processes that train classifiers.
-    narrator : Narrator, optional
+    progress : Progress, optional
     **settings
         Fields of `ExtractionOptions` and of `Protocol`, such as ``backbone="resnet18"`` and
         ``train_sizes=(5, "all")``; they replace those of `options` and `protocol`.
@@ -245,7 +245,7 @@ def compare(
         control is unknown.
     """
     options, protocol = _settled(options, protocol, settings)
-    narrator = narrator or Silent()
+    progress = progress or Silent()
     unknown = [name for name in controls if name not in CONTROLS]
     if unknown:
         raise ValueError(
@@ -253,9 +253,9 @@ def compare(
         )
     images = load_images(dataset, page=options.page)
     draws, _ = make_draws(images.labels, protocol, test=images.test, groups=images.groups)
-    extraction = extract(images, options, narrator=narrator)
+    extraction = extract(images, options, progress=progress)
     if drop_leaks:
-        extraction = _without_leaks(extraction, narrator)
+        extraction = _without_leaks(extraction, progress)
     images = extraction.images
     notes = [
         *_shared_groups(images),
@@ -278,12 +278,12 @@ def compare(
             "recommended for being cheaper"
         )
     n_fits = len(extraction.taps) * len(protocol.classifiers) * len(draws)
-    narrator.say(
+    progress.info(
         f"Comparing {', '.join(tap.name for tap in extraction.taps)}: "
         f"{counted(n_fits, 'classifier')} to train, each with the best of "
         f"{counted(len(protocol.grid), 'value')} of C by {protocol.cv}-fold cross-validation."
     )
-    with timed(extraction.seconds, "compare"), narrator.step("Comparing", n_fits) as advance:
+    with timed(extraction.seconds, "compare"), progress.step("Comparing", n_fits) as advance:
         comparison = compare_layers(
             extraction.readers,
             images.labels,
@@ -304,7 +304,7 @@ def compare(
         multiply_adds=costs,
         control_names=tuple(controls),
         n_jobs=n_jobs,
-        narrator=narrator,
+        progress=progress,
     )
 
 
@@ -329,7 +329,7 @@ def _settled(
     return options, replace(protocol or Protocol(), **of_protocol)
 
 
-def _without_leaks(extraction: Extraction, narrator: Narrator) -> Extraction:
+def _without_leaks(extraction: Extraction, progress: Progress) -> Extraction:
     """Leave out the images that leak, and say how many they are."""
     images = extraction.images
     kept = np.flatnonzero(without_leaks(extraction.digests, images.labels, images.test))
@@ -337,7 +337,7 @@ def _without_leaks(extraction: Extraction, narrator: Narrator) -> Extraction:
         return extraction
     n_left_out = len(images) - len(kept)
     leaking = "image that leaks" if n_left_out == 1 else "images that leak"
-    narrator.say(f"Left out: {n_left_out:,} {leaking} (--drop-leaks).")
+    progress.info(f"Left out: {n_left_out:,} {leaking} (--drop-leaks).")
     return replace(
         extraction,
         images=images.take(kept),

@@ -168,7 +168,7 @@ class _Changing(Silent):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         if not text.startswith("Extracting"):
             return
         files = sorted(self.folder.glob("*/*.png"))
@@ -181,7 +181,7 @@ class _Changing(Silent):
 def test_a_folder_that_changes_while_it_is_read(image_folder: Path, workers: int) -> None:
     images = load_images(image_folder)
     options = ExtractionOptions(**vars(OPTIONS) | {"skip_unreadable": True, "workers": workers})
-    found = extract(images, options, narrator=_Changing(image_folder))
+    found = extract(images, options, progress=_Changing(image_folder))
     names = sorted(images.source.names)
     assert found.skipped.keys() == {names[0], names[2]}
     assert "changed while the dataset was read" in found.skipped[names[0]]

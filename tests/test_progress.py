@@ -10,7 +10,7 @@ import time
 import pytest
 from rich.console import Console
 
-from pipelines.progress import Terminal
+from pipelines.cli.terminal import Terminal
 
 
 def _steps(every: float) -> tuple[Terminal, io.StringIO]:

@@ -24,8 +24,13 @@ def test_the_python_example(
     names: dict[str, Any] = {}
     for example in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
         exec(example, names)
-    assert names["found"].best.layer in capsys.readouterr().out
-    np.testing.assert_array_equal(names["view"], names["extraction"].codes("conv5.relu"))
+    study = names["study"]
+    assert study.best.layer in capsys.readouterr().out
+    np.testing.assert_array_equal(names["view"], study.extraction.codes("conv5.relu"))
+    columns = study.cv_results_
+    chosen = (columns["layer"] == study.best.layer) & (columns["train_size"] == "all")
+    assert columns["score"][chosen].size == study.protocol.cv * 5
+    assert names["model"].card["layer"] in (study.best.layer, study.best.recommended)
     assert names["X"].shape == (36, names["classifier"].n_features_in_)
     assert names["classifier"].score(names["X"], names["images"].labels) > 0.9
 

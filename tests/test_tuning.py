@@ -180,7 +180,7 @@ class _Told(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self.lines.append(text)
 
 
@@ -193,7 +193,7 @@ def test_a_precision_that_is_imitated_is_said(
     options = ExtractionOptions(
         backbone="bundled", layers="fc7.relu", precision="bfloat16", device="cpu"
     )
-    extract(load_images(image_folder), options, narrator=told)
+    extract(load_images(image_folder), options, progress=told)
     assert any("no instructions for bfloat16" in line for line in told.lines) != natively
 
 

@@ -29,10 +29,10 @@ from cache.verify import repair, verify
 from codes import load_images
 from codes.backbones.backbone import pixels_backbone
 from pipelines.cli.app import main
+from pipelines.cli.output import results
 from pipelines.extraction.distributed import Shard, find_shard
 from pipelines.extraction.extract import extract
 from pipelines.extraction.options import ExtractionOptions
-from pipelines.output import results
 from tests.conftest import ROOT, draw_image
 from tests.test_store import CONV, FC7, KEY, _codes, _digests, _write
 

@@ -27,6 +27,7 @@ from pipelines.cli.arguments import (
     parse_controls,
 )
 from pipelines.cli.fit import fit, predict
+from pipelines.cli.output import ClosedOutputError, results, results_only
 from pipelines.cli.parameters import (
     COMPARED_BY,
     ComparedBy,
@@ -37,12 +38,11 @@ from pipelines.cli.parameters import (
 )
 from pipelines.cli.similarity import similarity
 from pipelines.cli.store import cache
+from pipelines.cli.terminal import stdout, table, terminal
 from pipelines.cli.wrong_commands import explain
 from pipelines.comparison.controls import DEFAULT_CONTROLS
 from pipelines.comparison.protocol import Protocol
 from pipelines.extraction.options import ExtractionOptions, Options
-from pipelines.output import ClosedOutputError, results, results_only
-from pipelines.progress import stdout, table, terminal
 
 # Torch takes seconds to import; the commands that need it do so when they run.
 
@@ -227,7 +227,7 @@ def extract(
 
     shard = find_shard(rank, world_size)
     done = extract(
-        load_images(dataset, page=options.page), options, shard=shard, narrator=terminal()
+        load_images(dataset, page=options.page), options, shard=shard, progress=terminal()
     )
     who = f"Rank {shard.rank} of {shard.world_size}: " if shard.world_size > 1 else ""
     told = done.counts.sentence(done.store.name, n_skipped=len(done.skipped))
@@ -304,7 +304,7 @@ def _compare(
         controls=controls,
         drop_leaks=drop_leaks,
         n_jobs=jobs,
-        narrator=terminal(),
+        progress=terminal(),
     )
     command = ["cnn-codes", *sys.argv[1:]]
     found = make_report(study, command=[shlex.quote(word) for word in command])

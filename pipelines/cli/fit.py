@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pipelines.cli.arguments import check_file, check_jobs
+from pipelines.cli.output import results
 from pipelines.cli.parameters import (
     FITTED_BY,
     Dataset,
@@ -16,10 +17,9 @@ from pipelines.cli.parameters import (
     Jobs,
     like_field,
 )
+from pipelines.cli.terminal import stdout, terminal
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.extraction.options import Options
-from pipelines.output import results
-from pipelines.progress import stdout, terminal
 
 
 def fit(
@@ -55,7 +55,7 @@ def fit(
         controls=(),
         drop_leaks=drop_leaks,
         n_jobs=jobs,
-        narrator=terminal(),
+        progress=terminal(),
     ).fit()
     save(fitted, out)
     card = fitted.card
@@ -75,7 +75,7 @@ def fit(
             soft_wrap=True,
         )
     for note in card["notes"]:
-        terminal().say(f"Warning: {note}")
+        terminal().info(f"Warning: {note}")
     stdout().print(str(out), soft_wrap=True)
 
 
@@ -108,7 +108,8 @@ def predict(
     out
         The CSV file. Default: the standard output.
     """
-    from pipelines.labelled import list_to_predict, print_evaluated, say_unscored
+    from pipelines.cli.predicted import print_evaluated, say_unscored
+    from pipelines.labelled import list_to_predict
     from pipelines.predictor import load, write_predictions
 
     if not images:
@@ -128,7 +129,7 @@ def predict(
     )
     found = list_to_predict(images, page=options.page)
     say_unscored(found, fitted.card["classes"])
-    extraction, labels, scores = fitted.predict(found, options, narrator=terminal())
+    extraction, labels, scores = fitted.predict(found, options, progress=terminal())
     with (
         nullcontext(results())
         if out is None

@@ -11,8 +11,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pipelines.cli.parameters import like_field
+from pipelines.cli.terminal import stdout, terminal
 from pipelines.extraction.options import ExtractionOptions
-from pipelines.progress import stdout, terminal
 
 
 def similarity(
@@ -59,9 +59,9 @@ def similarity(
         random_state=random_state,
     )
     found = list_images(images, page=page)
-    measured, check = compare_with_training(found, options, narrator=terminal())
+    measured, check = compare_with_training(found, options, progress=terminal())
     if check is not None and check.level is not None:
-        terminal().say(f"{'Warning' if check.level == 'warn' else 'Note'}: {check.text}")
+        terminal().info(f"{'Warning' if check.level == 'warn' else 'Note'}: {check.text}")
     if json_:
         checked = None if check is None else asdict(check)
         record = {"similarity": asdict(measured), "preprocessing_check": checked}

@@ -18,7 +18,7 @@ from cache.upkeep import prune as prune_parts
 from cache.verify import Fault, repair
 from cache.verify import verify as find_faults
 from pipelines.cli.store_table import HEADS, fit_rows, megabytes, table_rows
-from pipelines.progress import stdout, terminal
+from pipelines.cli.terminal import stdout, terminal
 
 cache = App(
     name="cache",
@@ -62,7 +62,7 @@ def list_(*, store: Store = None, json_: Annotated[bool, Parameter(name="--json"
     for line in lines:
         print(line, file=console.file)
     total = megabytes(sum(holding.size for holding in holdings))
-    terminal().say(f"{storage.name}: {total}")
+    terminal().info(f"{storage.name}: {total}")
 
 
 def _plain(entry: Entry) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def prune(
         stdout().print(f"kept, in use by a running process: {_name(holding)}")
     total = megabytes(sum(holding.size for holding in removed))
     done = "To remove" if dry_run else "Removed"
-    terminal().say(f"{done}: {_count(len(removed), 'part')}, {total}")
+    terminal().info(f"{done}: {_count(len(removed), 'part')}, {total}")
 
 
 def _open(store: str | Path | None) -> Storage:

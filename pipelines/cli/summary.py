@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
+from pipelines.cli.terminal import stdout, table, terminal
 from pipelines.diagnostics.grid import edge_sentence, edges_of
-from pipelines.progress import stdout, table, terminal
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence
 from pipelines.report.report import FILES
 from pipelines.study import Study
@@ -33,18 +33,18 @@ def print_summary(study: Study, report: dict[str, Any], out: Path) -> None:
         console.print(f"Note: {note}.", soft_wrap=True)
     copies = leaks_warning(report)
     if copies:
-        terminal().say(f"Warning: {copies} {out / 'report.html'} lists them.")
+        terminal().info(f"Warning: {copies} {out / 'report.html'} lists them.")
     if any(control.alarm for control in study.controls):
-        terminal().say(
+        terminal().info(
             "Warning: shuffled labels are predicted far better than by chance. Something leaks: do "
             "not trust these scores."
         )
     check = study.preprocessing_check
     if check is not None and check.level == "warn":
-        terminal().say(f"Warning: {check.text}")
+        terminal().info(f"Warning: {check.text}")
     edges = edge_sentence(edges_of(report["layers"]), report["protocol"]["Cs"])
     if edges:
-        terminal().say(f"Warning: {edges}")
+        terminal().info(f"Warning: {edges}")
     console.print(extraction.counts.sentence(n_skipped=len(extraction.skipped)), soft_wrap=True)
     console.print(sentence(report), soft_wrap=True)
     for caution in cautions(report):

@@ -14,11 +14,11 @@ from codes import Backbone
 from codes.backbones.backbone import pixels_backbone
 from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.options import ExtractionOptions
-from pipelines.progress import Narrator
+from pipelines.progress import Progress
 
 
 def read_controls(
-    controls: Sequence[str], extraction: Extraction, best: str, narrator: Narrator
+    controls: Sequence[str], extraction: Extraction, best: str, progress: Progress
 ) -> tuple[dict[str, Callable[[], NDArray[Any]]], list[str]]:
     """Find how to read each control's codes; extract those of other networks.
 
@@ -29,7 +29,7 @@ def read_controls(
     extraction : Extraction
     best : str
         The chosen tap's name.
-    narrator : Narrator
+    progress : Progress
 
     Returns
     -------
@@ -49,7 +49,7 @@ def read_controls(
                 readers[name] = partial(_side_by_side, _several(extraction))
             else:
                 other, backbone = _control_options(name, of_best, extraction)
-                found = extract(extraction.images, other, backbone=backbone, narrator=narrator)
+                found = extract(extraction.images, other, backbone=backbone, progress=progress)
                 [readers[name]] = found.readers.values()
         except _LeftOutError as why:
             notes.append(f"the control {name} was left out: {why}")

@@ -41,7 +41,7 @@ from codes.data.images import distinct
 from codes.evidence import N_IMAGES, N_STEADY, OUTPUT, EvidenceReader, divergences, find_norms
 from pipelines.diagnostics.recognition import MEANING, recognition_of, why_unrecognising
 from pipelines.extraction.extract import key_of
-from pipelines.progress import Narrator, Silent
+from pipelines.progress import Progress, Silent
 from pipelines.provenance import versions
 
 BORDER = 0.5
@@ -118,7 +118,7 @@ def measure_similarity(
     store: CodeStore,
     device: str = "cpu",
     random_state: int = 0,
-    narrator: Narrator | None = None,
+    progress: Progress | None = None,
 ) -> Similarity:
     """Measure how near a dataset is to what the backbone was trained on.
 
@@ -135,7 +135,7 @@ def measure_similarity(
     device : str, default="cpu"
     random_state : int, default=0
         Of the bootstrap.
-    narrator : Narrator, optional
+    progress : Progress, optional
 
     Returns
     -------
@@ -153,7 +153,7 @@ def measure_similarity(
         reader,
         store,
         key_of(backbone, "float32"),
-        narrator or Silent(),
+        progress or Silent(),
     )
     rng = np.random.default_rng(random_state)
     shape = N_COSTLY_RESAMPLES if reader.norms else N_RESAMPLES, len(sample)
@@ -185,7 +185,7 @@ def _read(
     reader: EvidenceReader,
     store: CodeStore,
     key: ExtractionKey,
-    narrator: Narrator,
+    progress: Progress,
 ) -> dict[str, NDArray[Any]]:
     """Read the evidence of each image of a sample, out of the store where it is there."""
     arrays = {
@@ -193,7 +193,7 @@ def _read(
         for name in reader.widths
     }
     gaps = store.missing(key, list(arrays.values()), digests)
-    with narrator.step("Similarity", sum(len(gap.images) for gap in gaps)) as advance:
+    with progress.step("Similarity", sum(len(gap.images) for gap in gaps)) as advance:
         for gap in gaps:
             found = digests[gap.images]
             widths = {array: reader.widths[name] for name, array in arrays.items()}

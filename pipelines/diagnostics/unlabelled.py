@@ -25,11 +25,11 @@ from pipelines.extraction.normalization import (
     normalized,
 )
 from pipelines.extraction.options import ExtractionOptions
-from pipelines.progress import Narrator, Silent
+from pipelines.progress import Progress, Silent
 
 
 def compare_with_training(
-    images: ImageList, options: ExtractionOptions, *, narrator: Narrator | None = None
+    images: ImageList, options: ExtractionOptions, *, progress: Progress | None = None
 ) -> tuple[Similarity, NormalizationCheck | None]:
     """Measure similarity, and check the normalisation, of images without labels.
 
@@ -38,7 +38,7 @@ def compare_with_training(
     images : ImageList
     options : ExtractionOptions
         What layers they name is ignored.
-    narrator : Narrator, optional
+    progress : Progress, optional
 
     Returns
     -------
@@ -53,20 +53,20 @@ def compare_with_training(
     ValueError, OSError
         As `codes.load_backbone` raises them.
     """
-    narrator = narrator or Silent()
+    progress = progress or Silent()
     backbone, store = backbone_of(options), CodeStore(options.store)
-    say_weights(backbone, options.weights, narrator)
+    say_weights(backbone, options.weights, progress)
     device = str(find_device(options.device))
-    digests = read_digests(images, store, narrator)
+    digests = read_digests(images, store, progress)
     kept, skipped = _readable(images, distinct(digests), sample_size(backbone))
     if skipped and not (options.skip_unreadable and len(kept)):
         raise UnreadableImagesError(list_unreadable(skipped, len(images)))
     for name, why in skipped.items():
-        narrator.say(f"Skipped {name}: {why}")
+        progress.info(f"Skipped {name}: {why}")
     images, digests = images.take(kept), digests[kept]
     if options.normalize == "auto":
         options, chosen = choose(images, digests, backbone, options)
-        narrator.say(chosen)
+        progress.info(chosen)
         backbone = normalized(backbone, options)
     similarity = measure_similarity(
         images,
@@ -75,7 +75,7 @@ def compare_with_training(
         store=store,
         device=device,
         random_state=options.random_state,
-        narrator=narrator,
+        progress=progress,
     )
     return similarity, check_normalization(images, digests, backbone, device=device)
 

@@ -23,7 +23,7 @@ from pipelines.extraction.distributed import Shard
 from pipelines.extraction.fill import fill_missing
 from pipelines.extraction.normalization import choose, normalized, require_norm
 from pipelines.extraction.options import ExtractionOptions
-from pipelines.progress import Narrator, Silent, timed
+from pipelines.progress import Progress, Silent, timed
 
 
 class UnreadableImagesError(ValueError):
@@ -163,7 +163,7 @@ def extract(
     *,
     backbone: Backbone | None = None,
     shard: Shard | None = None,
-    narrator: Narrator | None = None,
+    progress: Progress | None = None,
 ) -> Extraction:
     """Make sure that the store holds the codes of every image of a dataset.
 
@@ -176,7 +176,7 @@ def extract(
         One that is loaded already, in place of the options'.
     shard : Shard, optional
         Leave the images of other ranks to them. Default: all are this process's.
-    narrator : Narrator, optional
+    progress : Progress, optional
 
     Returns
     -------
@@ -199,10 +199,10 @@ def extract(
             f"page={images.page}. Say it where they are listed: "
             f"load_images(…, page={options.page})."
         )
-    narrator = narrator or Silent()
+    progress = progress or Silent()
     seconds: dict[str, float] = {}
     if images.ignored:
-        narrator.say(
+        progress.info(
             f"Left aside: {', '.join(f'{what} ({n})' for what, n in images.ignored.items())}."
         )
     with timed(seconds, "load"):
@@ -211,16 +211,16 @@ def extract(
         backbone = backbone or backbone_of(options)
         extractor = extractor_of(backbone, options)
     if loaded:
-        say_weights(backbone, options.weights, narrator)
+        say_weights(backbone, options.weights, progress)
     store = CodeStore(options.store)
     store.require_locks()
     with timed(seconds, "digest"):
-        digests = read_digests(images, store, narrator)
+        digests = read_digests(images, store, progress)
     chosen = ""
     if auto:
         with timed(seconds, "normalization"):
             options, chosen = choose(images, digests, backbone, options)
-        narrator.say(chosen)
+        progress.info(chosen)
         backbone = normalized(backbone, options)
         extractor = extractor_of(backbone, options)
     if shard is not None and shard.world_size > 1:
@@ -238,7 +238,7 @@ def extract(
     }
     with timed(seconds, "extract"):
         counts, unreadable = fill_missing(
-            store, key, arrays, images, digests, extractor, options=options, narrator=narrator
+            store, key, arrays, images, digests, extractor, options=options, progress=progress
         )
     bad = [i for i, digest in enumerate(digests) if digest.tobytes() in unreadable]
     skipped = {images.source.names[i]: unreadable[digests[i].tobytes()] for i in bad}
@@ -256,7 +256,7 @@ def extract(
     if len(images) and not len(kept) and not options.skip_unreadable:
         raise UnreadableImagesError(list_unreadable(skipped, len(images)))
     if skipped:
-        narrator.say(f"Skipped, as they cannot be read:{_lines(skipped)}")
+        progress.info(f"Skipped, as they cannot be read:{_lines(skipped)}")
     return Extraction(
         images=images.take(kept) if bad else images,
         digests=digests[kept],
@@ -274,7 +274,7 @@ def extract(
     )
 
 
-def read_digests(images: ImageList, store: CodeStore, narrator: Narrator) -> NDArray[np.uint8]:
+def read_digests(images: ImageList, store: CodeStore, progress: Progress) -> NDArray[np.uint8]:
     """Read what the images of a dataset are known by.
 
     Parameters
@@ -282,7 +282,7 @@ def read_digests(images: ImageList, store: CodeStore, narrator: Narrator) -> NDA
     images : ImageList
     store : CodeStore
         Remembers the digests of files that have not changed.
-    narrator : Narrator
+    progress : Progress
 
     Returns
     -------
@@ -290,7 +290,7 @@ def read_digests(images: ImageList, store: CodeStore, narrator: Narrator) -> NDA
     """
     with (
         DigestMemory(store.storage.digests) as memory,
-        narrator.step("Reading files", len(images)) as advance,
+        progress.step("Reading files", len(images)) as advance,
     ):
         return digest_images(images, memory=memory, advance=advance)
 
@@ -343,7 +343,7 @@ def backbone_of(options: ExtractionOptions) -> Backbone:
     return normalized(replace(backbone, preprocessing=seen), options)
 
 
-def say_weights(backbone: Backbone, asked: str | None, narrator: Narrator) -> None:
+def say_weights(backbone: Backbone, asked: str | None, progress: Progress) -> None:
     """Say what was seen through to find the weights, where it is more than what was asked for.
 
     Parameters
@@ -351,10 +351,10 @@ def say_weights(backbone: Backbone, asked: str | None, narrator: Narrator) -> No
     backbone : Backbone
     asked : str or None
         As for `codes.load_backbone`.
-    narrator : Narrator
+    progress : Progress
     """
     if asked not in (None, "none", "default", backbone.weights):
-        narrator.say(f"Weights: {backbone.weights}.")
+        progress.info(f"Weights: {backbone.weights}.")
 
 
 def extractor_of(backbone: Backbone, options: ExtractionOptions) -> CodeExtractor:

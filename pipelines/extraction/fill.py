@@ -18,7 +18,7 @@ from codes.inference.devices import computes_in
 from codes.wording import counted
 from pipelines.extraction.counts import Counts, count_images
 from pipelines.extraction.options import ExtractionOptions
-from pipelines.progress import Narrator
+from pipelines.progress import Progress
 from pipelines.provenance import versions
 
 
@@ -31,7 +31,7 @@ def fill_missing(
     extractor: CodeExtractor,
     *,
     options: ExtractionOptions,
-    narrator: Narrator,
+    progress: Progress,
 ) -> tuple[Counts, dict[bytes, str]]:
     """Extract what the store lacks: each image for those taps alone whose codes it has not.
 
@@ -48,7 +48,7 @@ def fill_missing(
         Of these taps.
     options : ExtractionOptions
         How many images at once, how many processes, and what the codes are said to come from.
-    narrator : Narrator
+    progress : Progress
 
     Returns
     -------
@@ -65,7 +65,7 @@ def fill_missing(
     store.require_space(bytes_needed())
     removed = store.require_limit(bytes_needed())
     if removed:
-        narrator.say(f"Removed for CNN_CODES_STORE_LIMIT: {', '.join(removed)}.")
+        progress.info(f"Removed for CNN_CODES_STORE_LIMIT: {', '.join(removed)}.")
         gaps = store.missing(key, list(arrays.values()), digests)
     counts = count_images(digests, arrays, gaps, {})
     if gaps:
@@ -74,22 +74,22 @@ def fill_missing(
         n_missing = sum(len(gap.images) for gap in gaps)
         are = "is a copy" if counts.copies == 1 else "are copies"
         copied = f" ({counts.copies:,} {are})" if counts.copies else ""
-        narrator.say(
+        progress.info(
             f"Extracting {n_missing:,} of {counted(len(images), 'image')}{copied} on "
             f"{extractor.device}: "
             f"{', '.join(names)}. At most {bytes_needed() / 1e6:.3g} MB in {store.name}."
             f"{' The network is compiled first.' if extractor.compile else ''}"
         )
-        _say_if_imitated(extractor, narrator)
+        _say_if_imitated(extractor, progress)
     else:
-        narrator.say(
+        progress.info(
             f"Nothing to extract: {store.name} holds the codes of {counted(len(images), 'image')}."
         )
     unreadable: dict[bytes, str] = {}
     for gap in gaps:
         names = [name for name, array in arrays.items() if array in gap.arrays]
         part, found = images.take(gap.images), digests[gap.images]
-        batches = _batches(extractor.only(names), part, found, options, narrator)
+        batches = _batches(extractor.only(names), part, found, options, progress)
         provenance = {
             "versions": versions(),
             "device": str(extractor.device),
@@ -100,7 +100,7 @@ def fill_missing(
         columns = {arrays[name]: widths[arrays[name]] for name in names}
         with (
             closing(batches),
-            narrator.step("Extracting", len(part)) as advance,
+            progress.step("Extracting", len(part)) as advance,
             store.write(key, columns, found, provenance=provenance) as written,
         ):
             for batch in batches:
@@ -113,9 +113,9 @@ def fill_missing(
     return counts, unreadable
 
 
-def _say_if_imitated(extractor: CodeExtractor, narrator: Narrator) -> None:
+def _say_if_imitated(extractor: CodeExtractor, progress: Progress) -> None:
     if not computes_in(extractor.device, PRECISIONS[extractor.precision]):
-        narrator.say(
+        progress.info(
             f"This {extractor.device.type} has no instructions for {extractor.precision} and "
             "imitates it: --precision float32 is faster here."
         )
@@ -126,7 +126,7 @@ def _batches(
     images: ImageList,
     digests: NDArray[np.uint8],
     options: ExtractionOptions,
-    narrator: Narrator,
+    progress: Progress,
 ) -> Generator[CodesBatch, None, None]:
     """Extract, and say afterwards whether the device's memory held fewer images than asked."""
     workers = _workers(extractor.device) if options.workers is None else options.workers
@@ -137,7 +137,7 @@ def _batches(
         digests=digests,
     )
     if extractor.most is not None:
-        narrator.say(
+        progress.info(
             f"{extractor.device} ran out of memory with more: "
             f"{counted(extractor.most, 'image')} passed the network together."
         )
