@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,10 @@ from sklearn.metrics import average_precision_score
 
 from codes import load_backbone
 from pipelines.cli.app import main
-from pipelines.cli.arguments import each_backbone
 from pipelines.comparison.intervals import HeldOut
 from pipelines.comparison.tested import ANSWERS, Answers, read_answers, write_answers
 from pipelines.report.networks import label, side_by_side
-from pipelines.report.report import compare_again, read_report, render_again
+from pipelines.report.report import read_report, read_standing, render_again
 from tests.conftest import draw_image
 
 QUICK = (
@@ -105,17 +105,17 @@ def test_the_cheaper_network_is_named_where_it_is_known() -> None:
 
 
 def test_values_of_similarity_without_a_border_say_so_beside_those_with_one() -> None:
-    def shown(*found: tuple[float | None, bool | None]) -> list[str]:
+    def shown(*found: tuple[float | None, str]) -> list[str]:
         reports = [
-            _report(f"net{i}", 0.7) | {"similarity": {"value": value, "similar": similar}}
-            for i, (value, similar) in enumerate(found)
+            _report(f"net{i}", 0.7) | {"similarity": {"value": value, "side": side}}
+            for i, (value, side) in enumerate(found)
         ]
         return side_by_side(reports, [None] * len(found)).similarities
 
-    mixed = shown((0.95, None), (0.62, True), (0.2, False), (None, None))
-    assert mixed == ["0.95 (no border)", "0.62", "0.20", "–"]
-    assert shown((0.95, None), (0.5, None), (None, None)) == ["0.95", "0.50", "–"]
-    assert shown((0.62, True), (0.2, False), (None, None)) == ["0.62", "0.20", "–"]
+    mixed = shown((0.95, ""), (0.62, "similar"), (0.51, "close to the border"), (None, ""))
+    assert mixed == ["0.95 (no border)", "0.62", "0.51", "–"]
+    assert shown((0.95, ""), (0.5, ""), (None, "")) == ["0.95", "0.50", "–"]
+    assert shown((0.62, "similar"), (0.2, "dissimilar"), (None, "")) == ["0.62", "0.20", "–"]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_networks_of_one_command_are_compared_image_by_image(
     for folder in folders:  # The last line of each names every file that is written.
         [line] = [line for line in printed.splitlines() if line.startswith(f"{folder}/")]
         assert {Path(name).name for name in line.split(", ")} == {f.name for f in folder.iterdir()}
-    standing = compare_again(folders)
+    standing = read_standing(folders)
     assert standing.sentences[0] in printed
     assert standing.sentences[0] in (out / "report.html").read_text()
     assert standing.behind[standing.best] is None
@@ -174,21 +174,21 @@ def test_networks_of_one_command_are_compared_image_by_image(
     assert again is not None
     assert again.draws == first.draws
     np.testing.assert_array_equal(again.answers, first.answers)
-    assert "paired differences" in compare_again([folders[1], renamed]).sentences[0]
+    assert "paired differences" in read_standing([folders[1], renamed]).sentences[0]
 
     # Other folds, a changed label, or no answers: not compared, and why is said.
     other = tmp_path / "other"
     assert _run("compare", image_folder, *one, "--random-state", "7", "--out", other) == 0
-    assert "different images or folds" in compare_again([folders[1], other]).sentences[0]
+    assert "different images or folds" in read_standing([folders[1], other]).sentences[0]
     (image_folder / "red" / "x00.png").rename(image_folder / "blue" / "y.png")
     assert _run("compare", image_folder, *one, "--out", other) == 0
-    assert "different images or folds" in compare_again([folders[1], other]).sentences[0]
+    assert "different images or folds" in read_standing([folders[1], other]).sentences[0]
     shutil.copy(other / ANSWERS, folders[0] / ANSWERS)
-    assert "not those of its report.json" in compare_again(folders).sentences[0]
+    assert "not those of its report.json" in read_standing(folders).sentences[0]
     (folders[0] / ANSWERS).unlink()
     page = render_again(folders, tmp_path / "page.html").read_text()
     assert "are not beside its report.json" in page
-    assert compare_again(folders).behind == [None, None]
+    assert read_standing(folders).behind == [None, None]
 
 
 def test_the_answers_that_are_kept_give_the_score_of_the_page(tmp_path: Path) -> None:
@@ -238,8 +238,10 @@ def test_answers_of_any_score_are_kept_and_compared(tmp_path: Path) -> None:
     assert read_answers(tmp_path / ANSWERS) is None
 
 
-def test_default_stands_for_the_weights_of_a_backbone() -> None:
+def test_default_stands_for_the_weights_of_a_backbone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert load_backbone("bundled", weights="default").weights == "bundled"
     words = ["--backbone", "bundled", "--backbone", "alexnet", "--weights", "none"]
-    with pytest.raises(ValueError, match=r"2 backbones and 1 --weights .* default "):
-        list(each_backbone(words))
+    assert main(["compare", "sklearn:digits", *words]) == 1
+    assert re.search(r"2 backbones and 1 --weights .* default ", capsys.readouterr().err)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
 import signal
 import sys
@@ -22,18 +23,19 @@ from pipelines.cli.arguments import (
     check_folder,
     check_jobs,
     convert,
-    count,
-    each_backbone,
+    of_each_backbone,
     parse_controls,
 )
 from pipelines.cli.fit import fit, predict
 from pipelines.cli.output import ClosedOutputError, results, results_only
 from pipelines.cli.parameters import (
     COMPARED_BY,
+    OF_EACH,
     ComparedBy,
     Dataset,
     DropLeaks,
     Jobs,
+    OfEach,
     like_field,
 )
 from pipelines.cli.similarity import similarity
@@ -99,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _ended_as_interrupted() -> Iterator[None]:
-    """Let what ends a job in a queue, SIGTERM, do as Ctrl-C does: codes that are there are kept."""
+    """Treat SIGTERM, which ends a job in a queue, like Ctrl-C: codes that are there are kept."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -111,26 +113,13 @@ def _ended_as_interrupted() -> Iterator[None]:
 
 
 def _run(words: list[str]) -> None:
-    alone = count(words, "--backbone") < 2 or {"--help", "-h"} & set(words)
-    if words[:1] != ["compare"] or alone:
-        app(
-            words,
-            console=Console(file=results()),  # Of --help and --version.
-            exit_on_error=False,
-            print_error=False,
-            result_action="return_none",
-        )
-        return
-    from pipelines.report.report import compare_again, render_again
-
-    folders = []
-    for own, folder in each_backbone(words):
-        stdout().print(f"== {folder.name} ==", soft_wrap=True)
-        _run(own)
-        folders.append(folder)
-    page = render_again(folders, folders[0].parent / "report.html")
-    for line in (*compare_again(folders).sentences, f"Side by side: {page}"):
-        stdout().print(line, soft_wrap=True)
+    app(
+        words,
+        console=Console(file=results()),  # Of --help and --version.
+        exit_on_error=False,
+        print_error=False,
+        result_action="return_none",
+    )
 
 
 @app.command
@@ -150,7 +139,7 @@ def demo(
     options = ExtractionOptions(backbone="bundled", layers="all", store=store)
     protocol = Protocol(cv=3, train_sizes=(5, 10, 20, "all"))
     controls = ("majority", "pixels", "random")  # Those that take no time.
-    _compare("sklearn:digits", options, protocol, out, jobs, controls)
+    _report("sklearn:digits", options, protocol, out, jobs, controls)
 
 
 @app.command
@@ -238,15 +227,20 @@ def extract(
 def compare(
     dataset: Dataset,
     /,
-    options: Options,
+    options: OfEach = OF_EACH,
     protocol: ComparedBy = COMPARED_BY,
     *,
+    backbone: Annotated[list[str], like_field("backbone")],
+    weights: Annotated[list[str], like_field("weights")] = [],  # noqa: B006
     out: Path = Path("cnn-codes-report"),
     drop_leaks: DropLeaks = False,
     controls: str = ",".join(DEFAULT_CONTROLS),
     jobs: Jobs = -1,
 ) -> None:
     """Compare the depths of a backbone on a dataset, and write a report.
+
+    With --backbone more than once, each has a report in a folder of its own, and one page compares
+    them.
 
     Parameters
     ----------
@@ -257,7 +251,21 @@ def compare(
         pixels, random (weights), concatenated (all depths), pre (before the activation); or none.
     """
     protocol = replace(protocol, random_state=options.random_state)
-    _compare(dataset, options, protocol, out, jobs, parse_controls(controls), drop_leaks)
+    networks = of_each_backbone(options, backbone, weights)
+    folders = [out]
+    if len(networks) > 1:
+        names = [re.sub(r"[^\w.-]", "_", name) for name in backbone]
+        folders = [out / f"{number}-{name}" for number, name in enumerate(names, 1)]
+    for network, folder in zip(networks, folders, strict=True):
+        if len(networks) > 1:
+            stdout().print(f"== {folder.name} ==", soft_wrap=True)
+        _report(dataset, network, protocol, folder, jobs, parse_controls(controls), drop_leaks)
+    if len(networks) > 1:
+        from pipelines.report.report import read_standing, render_again
+
+        page = render_again(folders, out / "report.html")
+        for line in (*read_standing(folders).sentences, f"Side by side: {page}"):
+            stdout().print(line, soft_wrap=True)
 
 
 @app.command
@@ -282,7 +290,7 @@ def report(*folders: Path, out: Path | None = None) -> None:
     stdout().print(str(render_again(folders, out)), soft_wrap=True)
 
 
-def _compare(
+def _report(
     dataset: str,
     options: ExtractionOptions,
     protocol: Protocol,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cyclopts
+
+from codes.wording import counted
+from pipelines.extraction.options import ExtractionOptions
 
 
 def convert(kind: Any, tokens: Sequence[cyclopts.Token]) -> Any:
@@ -54,62 +58,31 @@ def parse_controls(text: str) -> list[str]:
     return [] if text == "none" else [part.strip() for part in text.split(",")]
 
 
-def each_backbone(words: Sequence[str]) -> Iterator[tuple[list[str], Path]]:
-    """Take apart a comparison of several backbones.
+def of_each_backbone(
+    options: ExtractionOptions, backbones: Sequence[str], weights: Sequence[str]
+) -> list[ExtractionOptions]:
+    """Give each backbone its options.
 
     Parameters
     ----------
-    words : sequence of str
-        With ``--backbone`` twice or more, and ``--weights`` as often or not at all; ``default``
-        stands for a backbone's own.
-
-    Yields
-    ------
-    words : list of str
-        With one backbone, its weights, and a folder of its own.
-    folder : Path
+    options : ExtractionOptions
+        What they have in common.
+    backbones, weights : sequence of str
+        As many, or no weights.
 
     Examples
     --------
-    >>> words = ["compare", "birds", "--backbone", "alexnet", "--backbone=vgg16", "--cv", "3"]
-    >>> for own, _ in each_backbone(words):
-    ...     print(" ".join(own))
-    compare birds --cv 3 --backbone alexnet --out cnn-codes-report/1-alexnet
-    compare birds --cv 3 --backbone vgg16 --out cnn-codes-report/2-vgg16
+    >>> common = ExtractionOptions(backbone="")
+    >>> found = of_each_backbone(common, ["alexnet", "vgg16"], ["default", "vgg.pth"])
+    >>> [(one.backbone, one.weights) for one in found]
+    [('alexnet', 'default'), ('vgg16', 'vgg.pth')]
     """
-    rest, backbones = _take(words, "--backbone")
-    rest, weights = _take(rest, "--weights")
-    rest, outs = _take(rest, "--out")
     if weights and len(weights) != len(backbones):
         raise ValueError(
-            f"{len(backbones)} backbones and {len(weights)} --weights were given. Give as many, in "
-            "the same order, where the word default stands for a backbone's own weights; or give "
-            "no --weights."
+            f"{counted(len(backbones), 'backbone')} and {len(weights)} --weights were given. Give "
+            "as many, in the same order, where the word default stands for a backbone's own "
+            "weights; or give no --weights."
         )
-    for number, backbone in enumerate(backbones):
-        name = "".join(
-            letter if letter.isalnum() or letter in "._-" else "_" for letter in backbone
-        )
-        folder = Path(outs[-1] if outs else "cnn-codes-report") / f"{number + 1}-{name}"
-        own = ["--weights", weights[number]] if weights else []
-        yield [*rest, "--backbone", backbone, *own, "--out", str(folder)], folder
-
-
-def count(words: Sequence[str], option: str) -> int:
-    """Count how often an option was typed."""
-    return len(_take(words, option)[1])
-
-
-def _take(words: Sequence[str], option: str) -> tuple[list[str], list[str]]:
-    """Take an option out, wherever it stands; the other words, and its values."""
-    rest: list[str] = []
-    values: list[str] = []
-    left = iter(words)
-    for word in left:
-        if word == option:
-            values += [next(left, "")]
-        elif word.startswith(f"{option}="):
-            values.append(word.partition("=")[2])
-        else:
-            rest.append(word)
-    return rest, values
+    own: Sequence[str | None] = weights or [None] * len(backbones)
+    pairs = zip(backbones, own, strict=True)
+    return [replace(options, backbone=backbone, weights=weight) for backbone, weight in pairs]

@@ -62,6 +62,18 @@ class _FittedBy(_ComparedBy):
 
 
 COMPARED_BY, FITTED_BY = _ComparedBy(), _FittedBy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfEach(ExtractionOptions):
+    # Several networks: each has its own.
+    backbone: Annotated[str, Parameter(parse=False)] = ""
+    weights: Annotated[str | None, Parameter(parse=False)] = None
+
+
+OfEach = Annotated[_OfEach, Parameter(name="*")]
+"""Each field but the network and its weights an option of ``compare``, which takes several."""
+OF_EACH = _OfEach()
 ComparedBy = Annotated[_ComparedBy, Parameter(name="*")]
 """Each field of the protocol an option of ``compare``."""
 FittedBy = Annotated[_FittedBy, Parameter(name="*")]

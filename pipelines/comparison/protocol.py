@@ -1,6 +1,6 @@
 """The protocol: how depths are compared, as typed on the command line or given in Python."""
 
-from __future__ import annotations
+# Annotations are evaluated here: the command line reads them from classes derived elsewhere.
 
 from collections.abc import Sequence
 from dataclasses import dataclass

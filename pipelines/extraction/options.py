@@ -1,6 +1,6 @@
 """Options: what to read from which network, as typed on the command line or given in Python."""
 
-from __future__ import annotations
+# Annotations are evaluated here: the command line reads them from classes derived elsewhere.
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -232,11 +232,11 @@ def _features(report: dict[str, Any]) -> int:
 def _similarities(reports: Sequence[dict[str, Any]]) -> list[str]:
     """Write each similarity, and which have no border where others have one."""
     found = [report.get("similarity", {"value": None}) for report in reports]
-    bordered = {one["similar"] is not None for one in found if one["value"] is not None}
+    bordered = {bool(one["side"]) for one in found if one["value"] is not None}
     return [
         "–"
         if one["value"] is None
-        else f"{one['value']:.2f}" + " (no border)" * (len(bordered) > 1 and one["similar"] is None)
+        else f"{one['value']:.2f}" + " (no border)" * (len(bordered) > 1 and not one["side"])
         for one in found
     ]
 

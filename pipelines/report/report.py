@@ -235,7 +235,7 @@ def render_again(folders: Sequence[Path], out: Path | None = None) -> Path:
     return page
 
 
-def compare_again(folders: Sequence[Path]) -> Standing:
+def read_standing(folders: Sequence[Path]) -> Standing:
     """Compare the networks of several reports.
 
     Parameters
