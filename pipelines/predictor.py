@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cache.key import canonical_json
 from codes import ImageList
+from codes.wording import counted
 from pipelines.comparison.duplicates import find_leaks, leaks_sentence
 from pipelines.comparison.evaluate import ESTIMATORS, average_views, decision_values, training_rows
 from pipelines.comparison.protocol import Protocol
@@ -226,8 +227,9 @@ def _notes(
         if best.n_without_leaks is not None:
             with_them = _found(comparison, *best.taken).score
             told += (
-                f" The expected score is that of the {best.n_without_leaks} other test images; on "
-                f"all it is {with_them:.3f}."
+                " The expected score is that of the "
+                f"{counted(best.n_without_leaks, 'other test image')}; on all it is "
+                f"{with_them:.3f}."
             )
         notes.append(f"{told} --drop-leaks leaves them out.")
     if best.recommended is None:

@@ -237,7 +237,7 @@ def test_an_archive_that_changes_while_it_is_read(
         packed_again = packed_again.rename(there)
         for skip in (False, True):  # To skip what can be read would be to lose it.
             options = dataclasses.replace(OPTIONS, skip_unreadable=skip)
-            with pytest.raises(UnreadableImagesError, match=r"^36 of 36 .*run again\.$"):
+            with pytest.raises(UnreadableImagesError, match=r"^36 of 36 .*run it again\.$"):
                 extract(images, options)
 
 

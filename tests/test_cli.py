@@ -83,7 +83,8 @@ def test_compare_writes_what_others_rely_on_and_extracts_once(
         "majority", "shuffled", "pixels", "random", "concatenated",
     ]  # fmt: skip
     assert 0 <= report["similarity"]["value"] <= 1  # type: ignore[index]
-    assert report["advice"]["case"].startswith("linear-")  # type: ignore[index]
+    # The classes differ in colour, which pixels show as well.
+    assert report["advice"]["case"] == "no-network-needed"  # type: ignore[index]
     assert report["best"]["layer"] in (out / "report.md").read_text()  # type: ignore[index]
 
     # Other labels, another classifier, other sizes, half the images: nothing is extracted.

@@ -22,7 +22,9 @@ from codes.backbones.pretrain import (
 )
 
 TINY = PretrainOptions(steps=4, batch_size=8, n_classes=5)
-WEIGHTS = Path(str(importlib.resources.files("codes").joinpath("weights", "bundled.safetensors")))
+WEIGHTS = Path(
+    str(importlib.resources.files("codes.backbones").joinpath("weights", "bundled.safetensors"))
+)
 
 
 def _metadata() -> dict[str, str]:

@@ -26,10 +26,10 @@ def print_summary(study: Study, report: dict[str, Any], out: Path) -> None:
     out : Path
         Folder of the report.
     """
-    extraction, comparison = study.extraction, study.comparison
+    extraction = study.extraction
     console = stdout()
     console.print(_scores_table(study))
-    for note in comparison.notes:
+    for note in study.notes:
         console.print(f"Note: {note}.", soft_wrap=True)
     copies = leaks_warning(report)
     if copies:

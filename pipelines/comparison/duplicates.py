@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from codes.wording import counted
+
 
 @dataclass(frozen=True, kw_only=True)
 class Leak:
@@ -253,7 +255,10 @@ def leaks_sentence(leaks: Sequence[dict[str, Any]], n_test: int) -> str:
     if copied:
         verb = "are copies" if copied > 1 else "is a copy"
         share = f"{100 * copied / n_test:.0f} %"
-        said.append(f"{copied} of {n_test} test images ({share}) {verb} of training images")
+        said.append(
+            f"{copied:,} of {counted(n_test, 'test image')} ({share}) {verb} of training images"
+        )
     if mislabelled:
-        said.append(f"{mislabelled} images are copies of an image with another label")
+        verb = "is a copy" if mislabelled == 1 else "are copies"
+        said.append(f"{counted(mislabelled, 'image')} {verb} of an image with another label")
     return "; ".join(said)

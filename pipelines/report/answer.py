@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from codes.wording import counted
 from pipelines.comparison.decision import SAVES, saves
 from pipelines.comparison.duplicates import leaks_sentence
 from pipelines.comparison.scoring import SCORINGS
@@ -104,7 +105,9 @@ def _expectation(report: dict[str, Any]) -> str:
     value, low, high = expected(best)
     score, images = f"{value:.3f}", "images that had no part in the choice"
     if best["n_without_leaks"] is not None:
-        images = f"the {best['n_without_leaks']} test images that are no copies of training images"
+        n = best["n_without_leaks"]
+        verb = "is no copy" if n == 1 else "are no copies"
+        images = f"the {counted(n, 'test image')} that {verb} of training images"
     said = (
         f"The depth with the best cross-validation score has {title} {score} on {images} (95 % "
         f"interval {low:.3f} to {high:.3f})"
