@@ -64,6 +64,25 @@ def grid_scores(
     return scores
 
 
+def smallest_gap(
+    kind: str,
+    X: NDArray[Any],
+    y: NDArray[Any],
+    Cs: NDArray[Any],
+    splits: list[tuple[NDArray[Any], NDArray[Any]]],
+) -> float:
+    """How near two classes come to a tie for a held-out row, of the largest decision value."""
+    gaps = []
+    for train, test in splits:
+        A, B = rotated(X[train], X[test])
+        for C in Cs:
+            model = stock(kind, C, dual=A.shape[0] < X.shape[1]).fit(A, y[train])
+            values = model.decision_function(B)
+            values = np.sort(values if values.ndim == 2 else np.c_[values, -values], axis=1)
+            gaps.append((values[:, -1] - values[:, -2]).min() / max(np.abs(values).max(), 1e-300))
+    return float(min(gaps))
+
+
 def decisions(kind: str, X: NDArray[Any], y: NDArray[Any], C: float, **options: Any) -> Any:
     """Decision values of the training rows themselves."""
     A, _ = rotated(X, X[:1])

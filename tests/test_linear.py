@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits, make_classification
@@ -27,7 +27,7 @@ from pipelines.linear import problems, scaling, symmetric
 from pipelines.linear.estimators import LinearSVCCV
 from pipelines.linear.path import Settings, make_problem
 from pipelines.linear.problems import DualProblem, PrimalProblem
-from tests.oracle import FAST, assert_same_answer, stock
+from tests.oracle import FAST, assert_same_answer, smallest_gap, stock
 
 KINDS = ("svm", "logistic")
 CS = np.logspace(-5, 1, 4)
@@ -94,7 +94,10 @@ def test_small_problems(kind: str, n: int, d: int, n_classes: int, shift: float,
         0
     ]  # a duplicate, of the same class: else two classes may tie, and rounding decide
     y[n // 2] = y[0]
-    assert_same_answer(kind, X, y, np.array([1e-3, 1e-1]), folds(y, 2))
+    Cs = np.array([1e-3, 1e-1])
+    # Where rectified rows leave two classes alike, they tie, and rounding decides.
+    assume(smallest_gap(kind, X, y, Cs, folds(y, 2)) > 1e-6)
+    assert_same_answer(kind, X, y, Cs, folds(y, 2))
 
 
 def test_a_row_with_two_labels_does_not_end_the_fit_early() -> None:
