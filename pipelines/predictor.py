@@ -202,7 +202,7 @@ def _numbers(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 
 def _found(comparison: Comparison, layer: str, classifier: str) -> Best | LayerScore:
-    """Find the scores of the depth that is fitted; of the chosen one, of each draw's own choice."""
+    """Find the scores of the fitted depth; of the chosen one, those of each split's own choice."""
     best = comparison.best
     if (layer, classifier) == (best.layer, best.classifier):
         return best
@@ -257,7 +257,7 @@ def _grid_notes(
 ) -> list[str]:
     """Say where a wider grid of C may do better, and a larger C give probabilities that mean more.
 
-    The classifier's C is that of all images; the comparison's, that of most draws.
+    The classifier's C is that of all images; the comparison's, that of most splits.
     """
     best, Cs = comparison.best, classifier.Cs_.tolist()
     layer, kind = best.taken

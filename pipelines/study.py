@@ -23,7 +23,7 @@ from pipelines.comparison.duplicates import (
 )
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import Best, Comparison
-from pipelines.comparison.splits import make_draws
+from pipelines.comparison.splits import make_splits
 from pipelines.diagnostics.advice import Advice, advise
 from pipelines.diagnostics.control_codes import read_controls
 from pipelines.diagnostics.reproducibility import Reproducibility, measure_reproducibility
@@ -252,7 +252,7 @@ def compare(
             f"Controls {', '.join(unknown)} are unknown. Allowed: {', '.join(CONTROLS)}, or none."
         )
     images = load_images(dataset, page=options.page)
-    draws, _ = make_draws(images.labels, protocol, test=images.test, groups=images.groups)
+    splits, _ = make_splits(images.labels, protocol, test=images.test, groups=images.groups)
     extraction = extract(images, options, progress=progress)
     if drop_leaks:
         extraction = _without_leaks(extraction, progress)
@@ -277,7 +277,7 @@ def compare(
             f"no multiplication of {extraction.backbone.name} can be counted, so that no depth is "
             "recommended for being cheaper"
         )
-    n_fits = len(extraction.taps) * len(protocol.classifiers) * len(draws)
+    n_fits = len(extraction.taps) * len(protocol.classifiers) * len(splits)
     progress.info(
         f"Comparing {', '.join(tap.name for tap in extraction.taps)}: "
         f"{counted(n_fits, 'classifier')} to train, each with the best of "

@@ -27,7 +27,7 @@ from sklearn.svm import LinearSVC
 from pipelines import Protocol, compare_layers
 from pipelines.comparison.evaluate import evaluate_layer
 from pipelines.comparison.scoring import SCORINGS, score_answers
-from pipelines.comparison.splits import make_draws
+from pipelines.comparison.splits import make_splits
 
 
 def _labels(counts: list[int]) -> np.ndarray:
@@ -58,29 +58,29 @@ def test_no_image_and_no_group_is_on_two_sides(
         )
     protocol = Protocol(cv=cv, train_sizes=(2, "all"), repeats=1, random_state=seed)
     try:
-        draws, notes = make_draws(y, protocol, test=test, groups=groups)
+        splits, notes = make_splits(y, protocol, test=test, groups=groups)
     except ValueError as error:
         if "fold" not in str(error):
             raise
         return
-    for draw in draws:
-        sides = [(draw.train, draw.test)]
-        sides += [(draw.train[a], draw.train[b]) for a, b in draw.inner]
+    for split in splits:
+        sides = [(split.train, split.test)]
+        sides += [(split.train[a], split.train[b]) for a, b in split.inner]
         for train, held_out in sides:
             assert not set(train) & set(held_out)
             if groups is not None:
                 assert not set(groups[train]) & set(groups[held_out])
             assert set(y[train]) == set(y)
-        inner_tests = np.concatenate([b for _, b in draw.inner])
-        assert sorted(inner_tests) == list(range(len(draw.train)))
-        if draw.train_size != "all":
-            assert set(Counter(y[draw.train]).values()) == {draw.train_size}
+        inner_tests = np.concatenate([b for _, b in split.inner])
+        assert sorted(inner_tests) == list(range(len(split.train)))
+        if split.train_size != "all":
+            assert set(Counter(y[split.train]).values()) == {split.train_size}
         if test is not None:
-            assert set(draw.test) == set(np.flatnonzero(test))
-    full = [draw for draw in draws if draw.train_size == "all"]
+            assert set(split.test) == set(np.flatnonzero(test))
+    full = [split for split in splits if split.train_size == "all"]
     if test is None:
         assert sorted(np.concatenate([d.test for d in full])) == list(range(len(y)))
-    sizes = {draw.train_size for draw in draws}
+    sizes = {split.train_size for split in splits}
     assert sum("dropped" in note for note in notes) == 2 - len(sizes)
     untested = test is not None and set(y[test]) != set(y)
     assert any("no test image is of" in note for note in notes) == untested
@@ -88,11 +88,11 @@ def test_no_image_and_no_group_is_on_two_sides(
 
 def test_draws_follow_their_seed_alone() -> None:
     y = _labels([20, 20])
-    small, _ = make_draws(y, Protocol(train_sizes=(3,)))
-    more, _ = make_draws(y, Protocol(train_sizes=(2, 3, "all")))
-    of_size = [draw for draw in more if draw.train_size == 3]
+    small, _ = make_splits(y, Protocol(train_sizes=(3,)))
+    more, _ = make_splits(y, Protocol(train_sizes=(2, 3, "all")))
+    of_size = [split for split in more if split.train_size == 3]
     assert all(np.array_equal(a.train, b.train) for a, b in zip(small, of_size, strict=True))
-    other, _ = make_draws(y, Protocol(train_sizes=(3,), random_state=1))
+    other, _ = make_splits(y, Protocol(train_sizes=(3,), random_state=1))
     assert not all(np.array_equal(a.train, b.train) for a, b in zip(small, other, strict=True))
 
 
@@ -116,15 +116,15 @@ def test_wrong_protocols_are_refused(arguments: dict[str, object], message: str)
 
 def test_classes_that_are_too_small_are_named() -> None:
     with pytest.raises(ValueError, match="'class 1' has 3"):
-        make_draws(_labels([9, 3]), Protocol())
+        make_splits(_labels([9, 3]), Protocol())
     groups = np.array(["a"] * 9 + ["a", "b", "c"] * 3)
     with pytest.raises(ValueError, match="'class 0' comes from 1 group "):
-        make_draws(_labels([9, 9]), Protocol(), groups=groups)
+        make_splits(_labels([9, 9]), Protocol(), groups=groups)
     only_tested = np.array([False] * 9 + [True] * 9)
     with pytest.raises(ValueError, match="'class 1' has test images and no training image"):
-        make_draws(_labels([9, 9]), Protocol(), test=only_tested)
+        make_splits(_labels([9, 9]), Protocol(), test=only_tested)
     with pytest.raises(ValueError, match="No train size is left"):
-        make_draws(_labels([9, 9]), Protocol(train_sizes=(50,)))
+        make_splits(_labels([9, 9]), Protocol(train_sizes=(50,)))
 
 
 def test_a_layer_scores_as_a_grid_search_of_scikit_learn() -> None:
@@ -133,19 +133,19 @@ def test_a_layer_scores_as_a_grid_search_of_scikit_learn() -> None:
     keep = np.random.default_rng(0).permutation(len(y))[:400]
     X, y = X[keep], y[keep]
     protocol = Protocol(cv=3, Cs=(1e-4, 1e-3, 1e-2, 1e-1), train_sizes=(10, "all"))
-    draws, _ = make_draws(y, protocol)
-    for draw, fit in zip(draws, evaluate_layer(X, y, draws, "svm", protocol), strict=True):
+    splits, _ = make_splits(y, protocol)
+    for split, fit in zip(splits, evaluate_layer(X, y, splits, "svm", protocol), strict=True):
         search = GridSearchCV(
             make_pipeline(StandardScaler(), LinearSVC(dual=True, tol=1e-8, max_iter=200_000)),
             {"linearsvc__C": list(protocol.grid)},
-            cv=draw.inner,
-        ).fit(X[draw.train], y[draw.train])
+            cv=split.inner,
+        ).fit(X[split.train], y[split.train])
         assert search.best_params_["linearsvc__C"] == fit.C
         assert fit.cv_score == pytest.approx(search.best_score_, abs=1e-9)
-        same = np.unique(y)[fit.predicted] == search.predict(X[draw.test])
+        same = np.unique(y)[fit.predicted] == search.predict(X[split.test])
         assert (~same).sum() <= 1
         assert fit.train_score == pytest.approx(
-            search.score(X[draw.train], y[draw.train]), abs=0.01
+            search.score(X[split.train], y[split.train]), abs=0.01
         )
         curve = search.cv_results_["mean_test_score"]
         np.testing.assert_allclose(fit.cv_scores, curve, atol=1 / 100)
@@ -200,11 +200,11 @@ def test_a_layer_scores_as_the_scorer_of_scikit_learn(scoring: str) -> None:
     X, y = X[keep], y[keep]
     protocol = Protocol(cv=3, Cs=(1e-3, 1e-2), scoring=scoring, classifier=("logistic",), repeats=1)
     found = compare_layers({"pixels": X}, y, protocol=protocol)
-    draws, _ = make_draws(y, protocol)
-    for draw, row in zip(draws, found.folds, strict=True):
+    splits, _ = make_splits(y, protocol)
+    for split, row in zip(splits, found.folds, strict=True):
         model = LogisticRegression(C=row.C, tol=1e-8, max_iter=10_000)
-        pipeline = make_pipeline(StandardScaler(), model).fit(X[draw.train], y[draw.train])
-        oracle = get_scorer(scoring)(pipeline, X[draw.test], y[draw.test])
+        pipeline = make_pipeline(StandardScaler(), model).fit(X[split.train], y[split.train])
+        oracle = get_scorer(scoring)(pipeline, X[split.test], y[split.test])
         assert row.score == pytest.approx(oracle, abs=2e-4)
 
 
@@ -213,11 +213,11 @@ def test_of_two_classes_the_second_is_looked_for() -> None:
     X, y = X[50:, :2], np.array(["", "benign", "malignant"])[y[50:]]
     protocol = Protocol(cv=3, Cs=(0.1,), scoring="average_precision", repeats=1)
     found = compare_layers({"sepal": X}, y, protocol=protocol)
-    draws, _ = make_draws(y, protocol)
-    for draw, row in zip(draws, found.folds, strict=True):
+    splits, _ = make_splits(y, protocol)
+    for split, row in zip(splits, found.folds, strict=True):
         model = make_pipeline(StandardScaler(), LinearSVC(C=0.1, tol=1e-8, max_iter=100_000))
-        values = model.fit(X[draw.train], y[draw.train]).decision_function(X[draw.test])
-        oracle = average_precision_score(y[draw.test] == "malignant", values)
+        values = model.fit(X[split.train], y[split.train]).decision_function(X[split.test])
+        oracle = average_precision_score(y[split.test] == "malignant", values)
         assert row.score == pytest.approx(oracle, abs=1e-6)
 
 
@@ -299,14 +299,14 @@ def test_every_training_side_holds_every_class() -> None:
         y = _labels([24, 8, 12, 9])
         groups = rng.integers(0, 16, len(y)).astype(str)
         try:
-            draws, _ = make_draws(y, Protocol(cv=2, repeats=1), groups=groups)
+            splits, _ = make_splits(y, Protocol(cv=2, repeats=1), groups=groups)
         except ValueError:
             refused += 1
             continue
         cut += 1
-        for draw in draws:
-            assert set(y[draw.train]) == set(y)
-            assert not set(groups[draw.train]) & set(groups[draw.test])
+        for split in splits:
+            assert set(y[split.train]) == set(y)
+            assert not set(groups[split.train]) & set(groups[split.test])
     assert cut > 900, refused
 
 
@@ -323,4 +323,4 @@ def test_lists_are_taken_and_wrong_lengths_refused() -> None:
 def test_a_class_too_small_to_choose_c_is_said_to_be() -> None:
     y = np.array(["a"] * 8 + ["b"] * 2)
     with pytest.raises(ValueError, match=r"No train size is left .* or but one image of it"):
-        make_draws(y, Protocol(cv=2))
+        make_splits(y, Protocol(cv=2))

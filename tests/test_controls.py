@@ -20,7 +20,7 @@ from pipelines import ExtractionOptions, LinearSVCCV, Protocol, compare_layers
 from pipelines.comparison.controls import better_than_chance, run_controls
 from pipelines.comparison.evaluate import Fit, evaluate_layer
 from pipelines.comparison.scoring import SCORINGS
-from pipelines.comparison.splits import Draw, make_draws
+from pipelines.comparison.splits import Split, make_splits
 from pipelines.diagnostics.advice import CASES, LARGE, advise
 from pipelines.diagnostics.reproducibility import measure_reproducibility
 from pipelines.diagnostics.similarity import Similarity
@@ -50,13 +50,13 @@ def test_controls_stand_where_they_must(scoring: str, with_test: bool) -> None:
         found, y, protocol=protocol, test=test,
     )  # fmt: skip
     majority, shuffled, same = controls
-    draws, _ = make_draws(y, protocol, test=test)
+    splits, _ = make_splits(y, protocol, test=test)
     strategy = "prior" if SCORINGS[scoring].reads != "labels" else "most_frequent"
     oracle = [
         get_scorer(scoring)(
             DummyClassifier(strategy=strategy).fit(X[d.train], y[d.train]), X[d.test], y[d.test]
         )
-        for d in draws
+        for d in splits
     ]
     assert majority.score == pytest.approx(np.mean(oracle))
     assert same.score == pytest.approx(found.best.score)  # The same codes score the same.
@@ -99,12 +99,12 @@ def test_controls_cost_no_more_than_the_comparison(
     costs: dict[str, int] = {}
 
     def count(
-        X: np.ndarray, y: np.ndarray, draws: list[Draw], classifier: str, protocol: Protocol
+        X: np.ndarray, y: np.ndarray, splits: list[Split], classifier: str, protocol: Protocol
     ) -> list[Fit]:
         # Features times fits; what a search reduces but once is left aside.
-        costs[stage] = costs.get(stage, 0) + X.shape[1] * len(draws) * len(protocol.grid)
+        costs[stage] = costs.get(stage, 0) + X.shape[1] * len(splits) * len(protocol.grid)
         grids.append(protocol.grid)
-        return evaluate_layer(X, y, draws, classifier, protocol)
+        return evaluate_layer(X, y, splits, classifier, protocol)
 
     monkeypatch.setattr("pipelines.comparison.compare.evaluate_layer", count)
     monkeypatch.setattr("pipelines.comparison.controls.evaluate_layer", count)

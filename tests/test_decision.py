@@ -23,7 +23,7 @@ from pipelines.comparison.controls import run_controls
 from pipelines.comparison.decision import Decision, find_unneeded
 from pipelines.comparison.evaluate import Fit
 from pipelines.comparison.results import Best
-from pipelines.comparison.splits import Draw, make_draws
+from pipelines.comparison.splits import Split, make_splits
 from pipelines.comparison.verdict import Verdict
 from pipelines.diagnostics.advice import GUESSING, NO_NETWORK
 from pipelines.extraction.extract import extract
@@ -41,7 +41,7 @@ def _best(
     y = np.array(["a", "b"] * ((N_TRAIN + n_test) // 2))
     numbers = np.arange(len(y)) % 2
     test = np.arange(N_TRAIN, len(y))
-    draw = Draw(
+    split = Split(
         train_size="all", repeat=0, fold=0, train=np.arange(N_TRAIN), test=test,
         inner=[(test, test)] * 5,
     )  # fmt: skip
@@ -55,7 +55,7 @@ def _best(
         ]
         for layer, (cv, right) in hits.items()
     }  # fmt: skip
-    verdict = Verdict(y=y, draws=[draw], fits=fits, scoring="accuracy", random_state=0)
+    verdict = Verdict(y=y, splits=[split], fits=fits, scoring="accuracy", random_state=0)
     return Decision(verdict=verdict, **options).best("all")
 
 
@@ -95,13 +95,13 @@ def test_fits_that_stopped_short_are_said_once() -> None:
         {"a": X, "b": X[:, :2]}, y.astype(str), protocol=Protocol(Cs=(1.0,), cv=2, repeats=1)
     )
     assert found.notes == ()
-    draws, _ = make_draws(y.astype(str), Protocol(cv=2), test=np.arange(30) >= 20)
+    splits, _ = make_splits(y.astype(str), Protocol(cv=2), test=np.arange(30) >= 20)
     fit = Fit(
         C=1.0, C_at_edge=None, converged=False, cv_scores=np.ones(1), cv_score=1.0, train_score=1.0,
         predicted=y[20:], answers=y[20:].astype(float),
     )  # fmt: skip
     fits = {("a", "svm"): [fit], ("b", "svm"): [fit]}
-    verdict = Verdict(y=y.astype(str), draws=draws, fits=fits, scoring="accuracy", random_state=0)
+    verdict = Verdict(y=y.astype(str), splits=splits, fits=fits, scoring="accuracy", random_state=0)
     [note] = say_unconverged(verdict)
     assert "1 of 1 of a (svm), 1 of 1 of b (svm)" in note
 
@@ -318,7 +318,7 @@ def test_copies_of_training_images_decide_nothing() -> None:
     y = np.repeat(["a", "b"], 240)[np.random.default_rng(0).permutation(480)]
     numbers = (y == "b").astype(int)
     test, copied = np.arange(480) >= 160, np.arange(480) >= 320
-    draws, _ = make_draws(y, Protocol(cv=5), test=test)
+    splits, _ = make_splits(y, Protocol(cv=5), test=test)
     # Right for all copies, and for no more than half of the others.
     right = copied | (np.arange(480) % 2 == 0)
     answers = np.where(right, numbers, 1 - numbers)[test]
@@ -327,7 +327,7 @@ def test_copies_of_training_images_decide_nothing() -> None:
         predicted=answers, answers=answers.astype(float),
     )  # fmt: skip
     verdict = Verdict(
-        y=y, draws=draws, fits={("late", "svm"): [fit]}, scoring="accuracy", random_state=0
+        y=y, splits=splits, fits={("late", "svm"): [fit]}, scoring="accuracy", random_state=0
     )
     leaky = Decision(verdict=verdict).best("all")
     clean = Decision(verdict=verdict, copied=copied).best("all")

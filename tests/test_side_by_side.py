@@ -44,14 +44,14 @@ def _report(name: str, score: float, *, cost: float | None = None, **more: Any) 
     } | more
 
 
-def _answers(hits: np.ndarray, draws: str = "same") -> Answers:
-    """Answers of one draw to images of one class, right or wrong."""
+def _answers(hits: np.ndarray, splits: str = "same") -> Answers:
+    """Answers of one split to images of one class, right or wrong."""
     truth = np.zeros(len(hits), np.intp)
     return Answers(
         held_out=HeldOut(scoring="accuracy", truth=truth, n_classes=2),
         answers=np.where(hits, 0.0, 1.0)[None],
         scores=np.array([hits.mean()]),
-        draws=draws,
+        splits=splits,
     )
 
 
@@ -172,7 +172,7 @@ def test_networks_of_one_command_are_compared_image_by_image(
     assert _run("compare", image_folder, *one, "--out", renamed) == 0
     again = read_answers(renamed / ANSWERS)
     assert again is not None
-    assert again.draws == first.draws
+    assert again.splits == first.splits
     np.testing.assert_array_equal(again.answers, first.answers)
     assert "paired differences" in read_standing([folders[1], renamed]).sentences[0]
 
@@ -224,7 +224,7 @@ def test_answers_of_any_score_are_kept_and_compared(tmp_path: Path) -> None:
             for values in decisions
         ]
         answers = Answers(
-            held_out=held_out, answers=decisions, scores=np.array(scores), draws="same"
+            held_out=held_out, answers=decisions, scores=np.array(scores), splits="same"
         )
         write_answers(tmp_path / ANSWERS, answers)
         kept = read_answers(tmp_path / ANSWERS)

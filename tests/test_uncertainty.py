@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 from sklearn.datasets import load_iris
 
 from pipelines import Protocol, compare_layers
-from pipelines.comparison.intervals import HeldOut, Told, score_interval, tell_apart
+from pipelines.comparison.intervals import HeldOut, PairedTests, paired_tests, score_interval
 from pipelines.comparison.scoring import SCORINGS, Answers, score_answers
 
 
@@ -35,10 +35,10 @@ def _interval(
 def _tell(
     scoring: str, truth: np.ndarray, candidates: list[Answers], *, chose: bool = False,
     groups: np.ndarray | None = None, best: int = 0,
-) -> Told:  # fmt: skip
+) -> PairedTests:  # fmt: skip
     held_out = HeldOut(scoring=scoring, truth=truth, n_classes=int(truth.max()) + 1, groups=groups)
     scores = [score_answers(scoring, truth, a, held_out.n_classes) for a in candidates]
-    return tell_apart(held_out, [[a] for a in candidates], np.array(scores), best, chose=chose)
+    return paired_tests(held_out, [[a] for a in candidates], np.array(scores), best, chose=chose)
 
 
 def test_the_wilson_interval_is_scipys() -> None:

@@ -17,7 +17,7 @@ from sklearn.svm import LinearSVC
 from codes import load_images
 from pipelines import ExtractionOptions, Protocol, compare_layers
 from pipelines.comparison.evaluate import evaluate_layer
-from pipelines.comparison.splits import make_draws
+from pipelines.comparison.splits import make_splits
 from pipelines.extraction.extract import extract
 from pipelines.predictor import load
 
@@ -34,8 +34,8 @@ def _made(n: int = 60, n_views: int = 3) -> tuple[np.ndarray, np.ndarray]:
 def test_scores_are_those_of_scikit_learn_on_rows_made_by_hand() -> None:
     X, y = _made()
     protocol = Protocol(Cs=(0.01, 0.1), cv=3, repeats=1)
-    draws, _ = make_draws(y, protocol)
-    for draw, fit in zip(draws, evaluate_layer(X, y, draws, "svm", protocol), strict=True):
+    splits, _ = make_splits(y, protocol)
+    for split, fit in zip(splits, evaluate_layer(X, y, splits, "svm", protocol), strict=True):
 
         def answers(train: np.ndarray, C: float, rows: np.ndarray) -> np.ndarray:
             several = np.concatenate([X[i] for i in train])
@@ -47,13 +47,13 @@ def test_scores_are_those_of_scikit_learn_on_rows_made_by_hand() -> None:
         means = []
         for C in protocol.grid:
             scores = []
-            for train, held_out in draw.inner:  # Each held-out view counts.
-                rows = np.concatenate([X[draw.train[i]] for i in held_out])
-                found = answers(draw.train[train], C, rows).argmax(1).astype(str)
-                scores.append((found == np.repeat(y[draw.train[held_out]], 3)).mean())
+            for train, held_out in split.inner:  # Each held-out view counts.
+                rows = np.concatenate([X[split.train[i]] for i in held_out])
+                found = answers(split.train[train], C, rows).argmax(1).astype(str)
+                scores.append((found == np.repeat(y[split.train[held_out]], 3)).mean())
             means.append(np.mean(scores))
         np.testing.assert_allclose(fit.cv_scores, means)
-        each = [answers(draw.train, fit.C, X[i]).mean(0) for i in draw.test]
+        each = [answers(split.train, fit.C, X[i]).mean(0) for i in split.test]
         np.testing.assert_array_equal(fit.predicted, np.argmax(each, 1))
 
 
@@ -64,8 +64,8 @@ def test_views_never_leave_their_image() -> None:
     X = rng.standard_normal((200, 1, 400)) + 0.01 * rng.standard_normal((200, 5, 400))
     found = compare_layers({"only": X}, y, protocol=Protocol(Cs=(1e-3, 1.0), cv=4, repeats=1))
     assert 0.35 < found.best.score < 0.65
-    draws, _ = make_draws(y, Protocol(cv=4, repeats=1))
-    fits = evaluate_layer(X, y, draws, "svm", Protocol(Cs=(1e-3, 1.0), cv=4))
+    splits, _ = make_splits(y, Protocol(cv=4, repeats=1))
+    fits = evaluate_layer(X, y, splits, "svm", Protocol(Cs=(1e-3, 1.0), cv=4))
     assert all(0.3 < score < 0.7 for fit in fits for score in fit.cv_scores)
 
 

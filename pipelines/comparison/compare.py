@@ -1,4 +1,4 @@
-"""Comparison: every layer on the same draws, the best one, and those tied with it."""
+"""Comparison: every layer on the same splits, the best one, and those tied with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipelines.comparison.evaluate import Fit, evaluate_layer, in_pieces
 from pipelines.comparison.protocol import Protocol, TrainSize
 from pipelines.comparison.results import Comparison, FoldScore, Mistake
 from pipelines.comparison.scoring import default_scoring
-from pipelines.comparison.splits import Draw, make_draws
+from pipelines.comparison.splits import Split, make_splits
 from pipelines.comparison.verdict import Candidate, Verdict
 
 Codes = NDArray[Any] | Callable[[], NDArray[Any]]
@@ -62,7 +62,7 @@ def compare_layers(
     n_jobs : int, default=1
         Processes, as in joblib.
     advance : callable, optional
-        Called with the number of draws that a classifier has been through, of each layer's.
+        Called with the number of splits that a classifier has been through, of each layer's.
 
     Returns
     -------
@@ -90,9 +90,9 @@ def compare_layers(
     y = np.asarray(y)
     test = None if test is None else _of_each(test, "test", len(y)).astype(bool)
     groups = None if groups is None else _of_each(groups, "groups", len(y))
-    draws, notes = make_draws(y, protocol, test=test, groups=groups)
+    splits, notes = make_splits(y, protocol, test=test, groups=groups)
     candidates = [(layer, name) for layer in codes for name in protocol.classifiers]
-    pieces = in_pieces(draws)
+    pieces = in_pieces(splits)
     tasks = (
         delayed(_evaluate)((layer, name), number, codes[layer], y, piece, protocol)
         for layer, name in candidates
@@ -109,7 +109,7 @@ def compare_layers(
     }
     verdict = Verdict(
         y=y,
-        draws=draws,
+        splits=splits,
         fits=fits,
         scoring=protocol.scoring or default_scoring(y),
         groups=groups,
@@ -151,10 +151,10 @@ def _predictions(
     confusion = np.zeros((len(names), len(names)), np.intp)
     mistakes: dict[int, Mistake] = {}
     seen: set[int] = set()
-    for draw, fit in zip(verdict.draws_of(size), verdict.fits_of(candidate, size), strict=True):
-        labels = verdict.numbers[draw.test].tolist()
+    for split, fit in zip(verdict.splits_of(size), verdict.fits_of(candidate, size), strict=True):
+        labels = verdict.numbers[split.test].tolist()
         for image, label, answer in zip(
-            draw.test.tolist(), labels, fit.predicted.tolist(), strict=True
+            split.test.tolist(), labels, fit.predicted.tolist(), strict=True
         ):
             if image in seen:
                 continue
@@ -185,16 +185,16 @@ def _folds(verdict: Verdict) -> list[FoldScore]:
         FoldScore(
             layer=layer,
             classifier=classifier,
-            train_size=draw.train_size,
-            repeat=draw.repeat,
-            fold=draw.fold,
+            train_size=split.train_size,
+            repeat=split.repeat,
+            fold=split.fold,
             C=fit.C,
-            score=verdict.score_of(draw, fit),
-            n_train=len(draw.train),
-            n_test=len(draw.test),
+            score=verdict.score_of(split, fit),
+            n_train=len(split.train),
+            n_test=len(split.test),
         )
         for (layer, classifier), fits in verdict.fits.items()
-        for draw, fit in zip(verdict.draws, fits, strict=True)
+        for split, fit in zip(verdict.splits, fits, strict=True)
     ]
 
 
@@ -214,7 +214,7 @@ def _evaluate(
     number: int,
     codes: Codes,
     y: NDArray[np.str_],
-    draws: list[Draw],
+    splits: list[Split],
     protocol: Protocol,
 ) -> tuple[tuple[Candidate, int], list[Fit]]:
     X = codes() if callable(codes) else np.asarray(codes)
@@ -222,4 +222,4 @@ def _evaluate(
         raise ValueError(
             f"Layer {candidate[0]!r} has codes of {len(X)} images, and there are {len(y)} labels."
         )
-    return (candidate, number), evaluate_layer(X, y, draws, candidate[1], protocol)
+    return (candidate, number), evaluate_layer(X, y, splits, candidate[1], protocol)

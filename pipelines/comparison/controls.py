@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from pipelines.comparison.decision import UNNEEDED, find_unneeded
 from pipelines.comparison.evaluate import Fit, evaluate_layer
 from pipelines.comparison.guessing import guess
-from pipelines.comparison.intervals import tell_apart
+from pipelines.comparison.intervals import paired_tests
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import Comparison
 from pipelines.comparison.scoring import image_weights, score_answers
-from pipelines.comparison.splits import Draw, inner_splits, make_draws
+from pipelines.comparison.splits import Split, inner_splits, make_splits
 from pipelines.comparison.tested import HeldOutAnswers
 from pipelines.comparison.verdict import Verdict
 
@@ -93,7 +93,7 @@ def run_controls(
     n_jobs: int = 1,
     advance: Callable[[int], None] | None = None,
 ) -> list[Control]:
-    """Score controls on draws, and with the classifier, that the chosen depth was scored on.
+    """Score controls on splits, and with the classifier, that the chosen depth was scored on.
 
     In a repeated cross-validation, on those of the first repeat.
 
@@ -116,21 +116,23 @@ def run_controls(
     """
     best = comparison.best
     same = replace(protocol, train_sizes=(best.train_size,), scoring=comparison.scoring)
-    all_draws, _ = make_draws(y, same, test=test, groups=groups)
-    draws = all_draws
+    all_splits, _ = make_splits(y, same, test=test, groups=groups)
+    splits = all_splits
     if test is None:
-        draws = [draw for draw in all_draws if draw.repeat == all_draws[0].repeat]
-    same = replace(same, Cs=_affordable(codes, comparison, same, len(draws) / len(all_draws)))
+        splits = [split for split in all_splits if split.repeat == all_splits[0].repeat]
+    same = replace(same, Cs=_affordable(codes, comparison, same, len(splits) / len(all_splits)))
     verdict = Verdict(
         y=y,
-        draws=draws,
+        splits=splits,
         fits={},
         scoring=comparison.scoring,
         groups=groups,
         random_state=protocol.random_state,
     )
     numbers = np.unique(y, return_inverse=True)[1]
-    tasks = (delayed(_fits)(name, read, y, draws, comparison, same) for name, read in codes.items())
+    tasks = (
+        delayed(_fits)(name, read, y, splits, comparison, same) for name, read in codes.items()
+    )
     done = {}
     for name, fits, width in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
         done[name] = fits, width
@@ -150,7 +152,7 @@ def run_controls(
             alarm=name == "shuffled"
             and better_than_chance(
                 numbers,
-                [draw.test for draw in draws],
+                [split.test for split in splits],
                 [fit.predicted for fit in fits],
                 groups=groups,
                 random_state=protocol.random_state,
@@ -184,14 +186,14 @@ def _is_worse(
         ]
         for of in (chosen, answers)
     ]
-    told = tell_apart(held_out, [chosen, answers], np.array(scores), 0, chose=False)
-    return bool(told.worse[1])
+    tests = paired_tests(held_out, [chosen, answers], np.array(scores), 0, chose=False)
+    return bool(tests.worse[1])
 
 
 def _affordable(
     names: Iterable[str], comparison: Comparison, protocol: Protocol, share: float
 ) -> tuple[float, ...]:
-    """Thin the grid of C where controls on a share of the draws would cost more than all layers."""
+    """Thin the grid of C where controls on some of the splits would cost more than all layers."""
     best = comparison.best
     rows = [row for row in comparison.layers if row.train_size == best.train_size]
     cost = sum(
@@ -220,7 +222,7 @@ def better_than_chance(
     ----------
     truth : ndarray of shape (n_samples,), intp
     tests : sequence of ndarray of intp
-        The images that each draw tests.
+        The images that each split tests.
     predicted : sequence of ndarray of intp
         The classes predicted for them.
     groups : ndarray of shape (n_samples,), optional
@@ -257,29 +259,29 @@ def _fits(
     name: str,
     read: Callable[[], NDArray[Any]],
     y: NDArray[np.str_],
-    draws: list[Draw],
+    splits: list[Split],
     comparison: Comparison,
     protocol: Protocol,
 ) -> tuple[str, list[Fit], int]:
     if name == "majority":
         numbers, k = np.unique(y, return_inverse=True)[1], len(comparison.classes)
-        return name, [guess(numbers, draw, k, comparison.scoring) for draw in draws], 0
+        return name, [guess(numbers, split, k, comparison.scoring) for split in splits], 0
     X, classifier = read(), comparison.best.classifier
     if name == "shuffled":
-        fits = _evaluate_shuffled(X, y, draws, comparison, protocol)
+        fits = _evaluate_shuffled(X, y, splits, comparison, protocol)
     else:
-        fits = evaluate_layer(X, y, draws, classifier, protocol)
+        fits = evaluate_layer(X, y, splits, classifier, protocol)
     return name, fits, X.shape[-1]
 
 
 def _evaluate_shuffled(
     X: NDArray[Any],
     y: NDArray[np.str_],
-    draws: Sequence[Draw],
+    splits: Sequence[Split],
     comparison: Comparison,
     protocol: Protocol,
 ) -> list[Fit]:
-    """Train each draw on its own labels in another order; test on the true ones."""
+    """Train each split on its own labels in another order; test on the true ones."""
     best = comparison.best
     chosen = {
         (fold.repeat, fold.fold): fold.C
@@ -288,18 +290,18 @@ def _evaluate_shuffled(
         == (best.layer, best.classifier, best.train_size)
     }
     fits = []
-    for number, draw in enumerate(draws):
+    for number, split in enumerate(splits):
         rng = np.random.default_rng([protocol.random_state, number])
         shuffled = y.copy()
-        shuffled[draw.train] = _shuffle(y[draw.train], rng)
+        shuffled[split.train] = _shuffle(y[split.train], rng)
         # A classifier wants folds with every class, also for one C; groups have lost their classes.
-        inner = inner_splits(shuffled[draw.train], None, 2, rng)
+        inner = inner_splits(shuffled[split.train], None, 2, rng)
         fits += evaluate_layer(
             X,
             shuffled,
-            [replace(draw, inner=inner)],
+            [replace(split, inner=inner)],
             best.classifier,
-            replace(protocol, Cs=(chosen[draw.repeat, draw.fold],)),
+            replace(protocol, Cs=(chosen[split.repeat, split.fold],)),
         )
     return fits
 

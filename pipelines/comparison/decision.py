@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.comparison.guessing import guess
-from pipelines.comparison.intervals import Told, explained_range, tell_apart
+from pipelines.comparison.intervals import PairedTests, explained_range, paired_tests
 from pipelines.comparison.protocol import TrainSize
 from pipelines.comparison.results import Best
 from pipelines.comparison.verdict import Candidate, Verdict
@@ -46,11 +46,11 @@ class Decision:
         cv = np.array([[f.cv_score for f in verdict.fits_of(c, size)] for c in candidates])
         winner = candidates[int(cv.mean(1).argmax())]
         chosen = verdict.chosen(size)
-        told = _told(verdict, winner, size, self.clean)
-        better = [c for c, is_better in zip(candidates, told.better, strict=True) if is_better]
+        tests = _paired_tests(verdict, winner, size, self.clean)
+        better = [c for c, is_better in zip(candidates, tests.better, strict=True) if is_better]
         tied = [
             candidate
-            for candidate, is_worse in zip(candidates, told.worse, strict=True)
+            for candidate, is_worse in zip(candidates, tests.worse, strict=True)
             if not is_worse and candidate != winner and candidate not in better
         ]
         score, low, high = verdict.scored(chosen, size)
@@ -59,7 +59,7 @@ class Decision:
         clean = self.clean
         alone = (None, None, None) if clean is None else verdict.scored(chosen, size, only=clean)
         shown = (low if alone[1] is None else alone[1]) > guessed
-        take = self._recommended(winner, tied, told) if shown else (None, None)
+        take = self._recommended(winner, tied, tests) if shown else (None, None)
         return Best(
             layer=winner[0],
             classifier=winner[1],
@@ -83,15 +83,17 @@ class Decision:
             n_without_leaks=None if clean is None else int((clean & verdict.is_tested).sum()),
         )
 
-    def _recommended(self, winner: Candidate, tied: Sequence[Candidate], told: Told) -> Candidate:
+    def _recommended(
+        self, winner: Candidate, tied: Sequence[Candidate], tests: PairedTests
+    ) -> Candidate:
         """Find the cheapest of the winner and its ties that gives up next to nothing."""
         candidates = list(self.verdict.fits)
         costs, share = self.costs, SAVES
         if costs is None:  # An earlier layer is cheaper; it is not known by how much.
             layers = dict.fromkeys(layer for layer, _ in candidates)
             costs, share = {layer: float(i) for i, layer in enumerate(layers)}, 0.0
-        most = dict(zip(candidates, np.minimum(told.error, self.max_loss), strict=True))
-        loss = dict(zip(candidates, told.loss, strict=True))
+        most = dict(zip(candidates, np.minimum(tests.error, self.max_loss), strict=True))
+        loss = dict(zip(candidates, tests.loss, strict=True))
         eligible = [
             candidate
             for candidate in tied
@@ -177,21 +179,21 @@ def find_unneeded(name: str, score: float, best: Best, *, worse: bool) -> str:
     return f"nothing shows that {unsure}: {said}, which cannot be distinguished"
 
 
-def _told(
+def _paired_tests(
     verdict: Verdict, winner: Candidate, size: TrainSize, only: NDArray[np.bool_] | None
-) -> Told:
+) -> PairedTests:
     """Compare every candidate with the winner."""
     candidates = list(verdict.fits)
-    draws, repeats = verdict.draws_of(size), verdict.repeats(size)
+    splits, repeats = verdict.splits_of(size), verdict.repeats(size)
     fits = [verdict.fits_of(candidate, size) for candidate in candidates]
     pooled = [verdict.pooled(of, size, only=only) for of in fits]
     by_draw = np.array(
         [
-            [verdict.score_of(*pair, only=only) for pair in zip(draws, of, strict=True)]
+            [verdict.score_of(*pair, only=only) for pair in zip(splits, of, strict=True)]
             for of in fits
         ]
     )
-    return tell_apart(
+    return paired_tests(
         pooled[0][0],
         [answers for _, answers in pooled],
         np.stack([by_draw[:, of].mean(1) for of in repeats], axis=1),
@@ -205,8 +207,10 @@ def _guess_score(verdict: Verdict, size: TrainSize, only: NDArray[np.bool_] | No
     return float(
         np.mean(
             [
-                verdict.score_of(draw, guess(verdict.numbers, draw, k, verdict.scoring), only=only)
-                for draw in verdict.draws_of(size)
+                verdict.score_of(
+                    split, guess(verdict.numbers, split, k, verdict.scoring), only=only
+                )
+                for split in verdict.splits_of(size)
             ]
         )
     )
@@ -220,11 +224,11 @@ def _explained(
     only: NDArray[np.bool_] | None,
 ) -> tuple[float, float, str | None] | tuple[None, None, None]:
     """Bound what cross-validation explains of the winner's test score, and say if it is outside."""
-    draws = verdict.draws_of(size)
+    splits = verdict.splits_of(size)
     if len(verdict.repeats(size)[0]) > 1:  # Folds of a cross-validation, not a test split.
         return None, None, None
     fits = verdict.fits_of(winner, size)
-    pairs = zip(draws, fits, strict=True)
+    pairs = zip(splits, fits, strict=True)
     score = float(np.mean([verdict.score_of(*pair, only=only) for pair in pairs]))
     held_out, answers = verdict.pooled(fits, size, only=only)
     low, high = explained_range(
@@ -232,7 +236,7 @@ def _explained(
         score,
         answers,
         cv_score=cv_score,
-        trained=verdict.numbers[draws[0].train],
-        n_folds=min(len(draw.inner) for draw in draws),
+        trained=verdict.numbers[splits[0].train],
+        n_folds=min(len(split.inner) for split in splits),
     )
     return low, high, "lower" if score < low else "higher" if score > high else None

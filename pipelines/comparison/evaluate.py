@@ -1,4 +1,4 @@
-"""Evaluation: how one layer does on the draws that all layers share."""
+"""Evaluation: how one layer does on the splits that all layers share."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sklearn.exceptions import ConvergenceWarning
 
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.scoring import SCORINGS, default_scoring, score_answers, scorer
-from pipelines.comparison.splits import Draw, Split
+from pipelines.comparison.splits import Fold, Split
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 
 ESTIMATORS = {"svm": LinearSVCCV, "logistic": LogisticCV}
 
 N_PIECES = 5
-"""Parts that the draws of a layer are evaluated in, each of which reads the layer's codes again."""
+"""Parts that the splits of a layer are evaluated in; each reads the layer's codes again."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fit:
-    """What one classifier did on one draw.
+    """What one classifier did on one split.
 
     Attributes
     ----------
@@ -58,11 +58,15 @@ class Fit:
 
 
 def evaluate_layer(
-    X: NDArray[Any], y: NDArray[np.str_], draws: Sequence[Draw], classifier: str, protocol: Protocol
+    X: NDArray[Any],
+    y: NDArray[np.str_],
+    splits: Sequence[Split],
+    classifier: str,
+    protocol: Protocol,
 ) -> list[Fit]:
-    """Train and test one classifier on the codes of one layer, draw by draw.
+    """Train and test one classifier on the codes of one layer, split by split.
 
-    Scaling and C are fitted on each draw's training images alone.
+    Scaling and C are fitted on each split's training images alone.
 
     Parameters
     ----------
@@ -70,22 +74,22 @@ def evaluate_layer(
         Views are rows of their own to train on; a tested image is the average of its views, whose
         decision values are the average of theirs.
     y : ndarray of shape (n_samples,), str
-    draws : sequence of Draw
+    splits : sequence of Split
     classifier : {"svm", "logistic"}
     protocol : Protocol
 
     Returns
     -------
     fits : list of Fit
-        One for each draw.
+        One for each split.
     """
     scoring = protocol.scoring or default_scoring(y)
     classes, truth = np.unique(y, return_inverse=True)
     Cs = np.array(protocol.grid)
     fits = []
     tested = average_views(X)
-    for draw in draws:
-        X_train, y_train, inner = training_rows(X[draw.train], y[draw.train], draw.inner)
+    for split in splits:
+        X_train, y_train, inner = training_rows(X[split.train], y[split.train], split.inner)
         model = ESTIMATORS[classifier](
             Cs=Cs,
             cv=inner,
@@ -93,12 +97,12 @@ def evaluate_layer(
             random_state=protocol.random_state,
         )
         with warnings.catch_warnings():
-            # It would reach the terminal from other processes, once for each draw.
+            # It would reach the terminal from other processes, once for each split.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(X_train, y_train)
-        predicted, answers = answers_of(model, tested[draw.test], truth[draw.test], scoring)
-        _, of_train = answers_of(model, tested[draw.train], truth[draw.train], scoring)
-        trained = score_answers(scoring, truth[draw.train], of_train, len(classes))
+        predicted, answers = answers_of(model, tested[split.test], truth[split.test], scoring)
+        _, of_train = answers_of(model, tested[split.train], truth[split.train], scoring)
+        trained = score_answers(scoring, truth[split.train], of_train, len(classes))
         cv_scores = model.scores_.mean(1)
         fits.append(
             Fit(
@@ -115,25 +119,25 @@ def evaluate_layer(
     return fits
 
 
-def in_pieces(draws: Sequence[Draw]) -> list[list[Draw]]:
-    """Cut draws into parts for parallel work, in their order.
+def in_pieces(splits: Sequence[Split]) -> list[list[Split]]:
+    """Cut splits into parts for parallel work, in their order.
 
     Parameters
     ----------
-    draws : sequence of Draw
+    splits : sequence of Split
 
     Returns
     -------
-    pieces : list of list of Draw
-        Of about as many draws each, `N_PIECES` or fewer.
+    pieces : list of list of Split
+        Of about as many splits each, `N_PIECES` or fewer.
     """
-    ends = np.linspace(0, len(draws), min(N_PIECES, len(draws)) + 1).astype(int).tolist()
-    return [list(draws[a:b]) for a, b in pairwise(ends)]
+    ends = np.linspace(0, len(splits), min(N_PIECES, len(splits)) + 1).astype(int).tolist()
+    return [list(splits[a:b]) for a, b in pairwise(ends)]
 
 
 def training_rows(
-    X: NDArray[Any], y: NDArray[Any], splits: Sequence[Split]
-) -> tuple[NDArray[Any], NDArray[Any], list[Split]]:
+    X: NDArray[Any], y: NDArray[Any], splits: Sequence[Fold]
+) -> tuple[NDArray[Any], NDArray[Any], list[Fold]]:
     """Make a row of each view, with the label of its image and on its side of every fold.
 
     Parameters

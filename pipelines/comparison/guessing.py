@@ -7,17 +7,17 @@ from numpy.typing import NDArray
 
 from pipelines.comparison.evaluate import Fit
 from pipelines.comparison.scoring import SCORINGS
-from pipelines.comparison.splits import Draw
+from pipelines.comparison.splits import Split
 
 
-def guess(numbers: NDArray[np.intp], draw: Draw, n_classes: int, scoring: str) -> Fit:
-    """Answer with the commonest class of a draw's training images, or with the classes' shares.
+def guess(numbers: NDArray[np.intp], split: Split, n_classes: int, scoring: str) -> Fit:
+    """Answer with the commonest class of a split's training images, or with the classes' shares.
 
     Parameters
     ----------
     numbers : ndarray of shape (n_samples,), intp
         Number of each image's class.
-    draw : Draw
+    split : Split
     n_classes : int
     scoring : str
         Of `pipelines.comparison.scoring.SCORINGS`.
@@ -27,14 +27,14 @@ def guess(numbers: NDArray[np.intp], draw: Draw, n_classes: int, scoring: str) -
     fit : Fit
         As of a classifier without features; its C is NaN.
     """
-    n = len(draw.test)
-    shares = np.bincount(numbers[draw.train], minlength=n_classes) / len(draw.train)
+    n = len(split.test)
+    shares = np.bincount(numbers[split.train], minlength=n_classes) / len(split.train)
     predicted = np.full(n, shares.argmax())
     reads = SCORINGS[scoring].reads
     if reads == "labels":
         answers = predicted.astype(np.float64)
     elif reads == "probabilities":
-        answers = np.log(shares[numbers[draw.test]])
+        answers = np.log(shares[numbers[split.test]])
     else:
         answers = np.tile(shares, (n, 1))
     return Fit(

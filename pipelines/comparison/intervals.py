@@ -1,4 +1,4 @@
-"""Uncertainty: intervals for scores, and which scores cannot be told from the best.
+"""Intervals for scores, and which scores cannot be distinguished from the best.
 
 Both rest on the jackknife: how the score changes when one unit is left out, an image, or a group
 of images that belong together. It needs no formula of the score, and holds for a few groups (with
@@ -122,16 +122,16 @@ def score_interval(
     """Bound a score measured on images that had no part in the training.
 
     Wilson's interval for a proportion, with as many images as would give the same standard error,
-    and Student's quantile: the variance over the units, and that of the mean over draws of training
-    images. Log loss is no proportion: normal theory on its logarithm.
+    and Student's quantile: the variance over the units, and that of the mean over splits of the
+    training images. Log loss is no proportion: normal theory on its logarithm.
 
     Parameters
     ----------
     held_out : HeldOut
     score : float
-        Mean over the draws.
+        Mean over the splits.
     answers : sequence of ndarray
-        One for each draw, or each repeat of a cross-validation, as for
+        One for each split, or each repeat of a cross-validation, as for
         `pipelines.comparison.scoring.score_answers`.
     confidence : float, default=0.95
 
@@ -261,8 +261,8 @@ def _within(held_out: HeldOut, score: float, answers: Sequence[Answers]) -> tupl
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Told:
-    """Which candidates can be told from one of them.
+class PairedTests:
+    """Which candidates can be distinguished from one of them.
 
     Attributes
     ----------
@@ -284,14 +284,14 @@ class Told:
     margin: Floats
 
 
-def tell_apart(
+def paired_tests(
     held_out: HeldOut,
     answers: Sequence[Sequence[Answers]],
     scores: Floats,
     best: int,
     *,
     chose: bool,
-) -> Told:
+) -> PairedTests:
     """Tell which candidates are worse, or better, than one of them, on the same images.
 
     Paired differences of the scores over their jackknife errors, by Student's t. The level is 5 %
@@ -303,7 +303,7 @@ def tell_apart(
     ----------
     held_out : HeldOut
     answers : sequence of sequence of ndarray
-        Of each candidate, each draw or repeat.
+        Of each candidate, each split or repeat.
     scores : ndarray of shape (n_candidates, n_draws)
         As they are reported.
     best : int
@@ -313,7 +313,7 @@ def tell_apart(
 
     Returns
     -------
-    told : Told
+    tests : PairedTests
 
     References
     ----------
@@ -340,7 +340,7 @@ def tell_apart(
     level = _level(np.hstack(parts), best, held_out.random_state, chose=chose)
     loss = mean[best] - mean
     t = loss / error
-    return Told(
+    return PairedTests(
         worse=stats.t.sf(t, freedom) < level,
         better=stats.t.cdf(t, freedom) < level,
         loss=loss,

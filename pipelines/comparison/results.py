@@ -10,7 +10,7 @@ from pipelines.comparison.tested import HeldOutAnswers
 
 @dataclass(frozen=True, kw_only=True)
 class FoldScore:
-    """One classifier's score on one draw.
+    """One classifier's score on one split.
 
     Attributes
     ----------
@@ -18,9 +18,9 @@ class FoldScore:
     train_size : int or "all"
     repeat, fold : int
     C : float
-        Chosen by cross-validation among the draw's training images.
+        Chosen by cross-validation among the split's training images.
     score : float
-        On the draw's test images.
+        On the split's test images.
     n_train, n_test : int
     """
 
@@ -44,19 +44,19 @@ class LayerScore:
     layer, classifier : str
     train_size : int or "all"
     score : float
-        Mean over the draws, on images that chose nothing.
+        Mean over the splits, on images that chose nothing.
     ci_low, ci_high : float
         95 % interval.
     C : float
         Median of the chosen ones.
     C_at_edge : {"low", "high"} or None
-        Whether the grid of C ended too early for most draws.
+        Whether the grid of C ended too early for most splits.
     cv_score : float
         Mean inner cross-validation score at the chosen C: what the layer is chosen by.
     cv_curve : tuple of float
         Mean inner cross-validation score at each C of the grid.
     train_score : float
-        Mean over the draws, on the images that trained.
+        Mean over the splits, on the images that trained.
     score_without_leaks, ci_low_without_leaks, ci_high_without_leaks : float or None
         As in `Best`.
     """

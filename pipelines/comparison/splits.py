@@ -1,4 +1,4 @@
-"""Draws: which images train, which test, and which folds choose C, shared by every layer."""
+"""Splits: which images train, which test, and which folds choose C, shared by every layer."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sklearn.model_selection import RepeatedStratifiedKFold, StratifiedGroupKFol
 
 from pipelines.comparison.protocol import Protocol, TrainSize
 
-Split = tuple[NDArray[np.intp], NDArray[np.intp]]
+Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Draw:
+class Split:
     """Some training images, the images to test on, and the folds that choose C.
 
     Attributes
@@ -32,17 +32,17 @@ class Draw:
     fold: int
     train: NDArray[np.intp]
     test: NDArray[np.intp]
-    inner: list[Split]
+    inner: list[Fold]
 
 
-def make_draws(
+def make_splits(
     y: NDArray[np.str_],
     protocol: Protocol,
     *,
     test: NDArray[np.bool_] | None = None,
     groups: NDArray[np.str_] | None = None,
-) -> tuple[list[Draw], list[str]]:
-    """Draw the training and test images that every layer shares.
+) -> tuple[list[Split], list[str]]:
+    """Split the training and test images that every layer shares.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def make_draws(
 
     Returns
     -------
-    draws : list of Draw
+    splits : list of Split
     notes : list of str
         What the scores leave out, and train sizes that were dropped, and why.
 
@@ -66,7 +66,7 @@ def make_draws(
         If a class has fewer images (or groups) than there are folds, or is missing from a side.
     """
     _check_classes(y, protocol, test, groups)
-    draws: list[Draw] = []
+    splits: list[Split] = []
     notes: list[str] = []
     outer = _outer_splits(y, protocol, test, groups)
     smallest = min(
@@ -85,20 +85,20 @@ def make_draws(
             continue
         repeats = (protocol.repeats or 5) if test is not None and size != "all" else 1
         of_size = [
-            _draw(y, protocol, groups, size, repeat + again, fold, split)
-            for repeat, fold, split in outer
+            _split(y, protocol, groups, size, repeat + again, fold, sides)
+            for repeat, fold, sides in outer
             for again in range(repeats)
         ]
-        if all(len(draw.inner) > 1 for draw in of_size):
-            draws += of_size
+        if all(len(split.inner) > 1 for split in of_size):
+            splits += of_size
         else:
             notes.append(
-                f"train size {size} was dropped: a draw has all its images of a class from one "
+                f"train size {size} was dropped: a split has all its images of a class from one "
                 "group, or but one image of it, so that no folds can choose C"
             )
-    if not draws:
+    if not splits:
         raise ValueError(f"No train size is left to compare: {'; '.join(notes)}.")
-    return draws, notes
+    return splits, notes
 
 
 def _check_classes(
@@ -141,7 +141,7 @@ def _outer_splits(
     protocol: Protocol,
     test: NDArray[np.bool_] | None,
     groups: NDArray[np.str_] | None,
-) -> list[tuple[int, int, Split]]:
+) -> list[tuple[int, int, Fold]]:
     if test is not None:
         return [(0, 0, (np.flatnonzero(~test), np.flatnonzero(test)))]
     repeats = protocol.repeats or int(np.clip(2000 // len(y), 1, 5))
@@ -158,7 +158,7 @@ def _outer_splits(
     return [(i // cv, i % cv, split) for i, split in enumerate(splits)]
 
 
-def _group_folds(y: NDArray[np.str_], groups: NDArray[np.str_], cv: int, seed: int) -> list[Split]:
+def _group_folds(y: NDArray[np.str_], groups: NDArray[np.str_], cv: int, seed: int) -> list[Fold]:
     """Cut folds that keep groups together and leave every class on the training side of each."""
     n_classes = len(np.unique(y))
     for attempt in range(20):
@@ -174,26 +174,26 @@ def _group_folds(y: NDArray[np.str_], groups: NDArray[np.str_], cv: int, seed: i
     )
 
 
-def _draw(
+def _split(
     y: NDArray[np.str_],
     protocol: Protocol,
     groups: NDArray[np.str_] | None,
     size: TrainSize,
     repeat: int,
     fold: int,
-    split: Split,
-) -> Draw:
-    # One stream for each draw: adding a size or a repeat changes no other draw.
+    sides: Fold,
+) -> Split:
+    # One stream for each split: adding a size or a repeat changes no other split.
     number = 0 if size == "all" else int(size)
     rng = np.random.default_rng([protocol.random_state, number, repeat, fold])
-    train = split[0] if size == "all" else _of_each_class(y, split[0], int(size), rng)
+    train = sides[0] if size == "all" else _of_each_class(y, sides[0], int(size), rng)
     inner = inner_splits(y[train], None if groups is None else groups[train], protocol.cv, rng)
-    return Draw(train_size=size, repeat=repeat, fold=fold, train=train, test=split[1], inner=inner)
+    return Split(train_size=size, repeat=repeat, fold=fold, train=train, test=sides[1], inner=inner)
 
 
 def inner_splits(
     y: NDArray[np.str_], groups: NDArray[np.str_] | None, cv: int, rng: np.random.Generator
-) -> list[Split]:
+) -> list[Fold]:
     """Return the folds that choose C; none where there is no way to cut them.
 
     Parameters

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.comparison.intervals import HeldOut
-from pipelines.comparison.splits import Draw
+from pipelines.comparison.splits import Split
 
 ANSWERS = "answers.npz"
 """The file in a report's folder."""
@@ -24,7 +24,7 @@ ANSWERS = "answers.npz"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeldOutAnswers:
-    """What each draw's own choice answers on images that had no part in it, at one training size.
+    """What each split's own choice answers on images that had no part in it, at one training size.
 
     Attributes
     ----------
@@ -35,14 +35,14 @@ class HeldOutAnswers:
         As they are reported.
     images : ndarray of shape (n_tested,), intp
         Places in the dataset.
-    draws : tuple of Draw
+    splits : tuple of Split
     """
 
     held_out: HeldOut
     answers: NDArray[np.float64]
     scores: NDArray[np.float64]
     images: NDArray[np.intp]
-    draws: tuple[Draw, ...]
+    splits: tuple[Split, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,14 +55,14 @@ class Answers:
         Ordered by the images' content.
     answers, scores : ndarray
         As in `HeldOutAnswers`.
-    draws : str
-        Digest of the images that train and test in each draw, and of their labels.
+    splits : str
+        Digest of the images that train and test in each split, and of their labels.
     """
 
     held_out: HeldOut
     answers: NDArray[np.float64]
     scores: NDArray[np.float64]
-    draws: str
+    splits: str
 
 
 def by_content(
@@ -88,8 +88,8 @@ def by_content(
     )
     distinct, number = np.unique(names, return_inverse=True)
     found = hashlib.sha256("\n".join(distinct.tolist()).encode())
-    for draw in tested.draws:
-        for side in (draw.train, draw.test):
+    for split in tested.splits:
+        for side in (split.train, split.test):
             found.update(np.append(np.sort(number[side]), -1).astype("<i8").tobytes())
     order = np.argsort(number[tested.images], kind="stable")
     held_out = tested.held_out
@@ -108,7 +108,7 @@ def by_content(
         ),
         answers=tested.answers[:, order],
         scores=tested.scores,
-        draws=found.hexdigest(),
+        splits=found.hexdigest(),
     )
 
 
@@ -128,7 +128,7 @@ def write_answers(file: Path, answers: Answers) -> None:
         "random_state": held_out.random_state,
         "answers": answers.answers,
         "scores": answers.scores,
-        "draws": answers.draws,
+        "draws": answers.splits,
     }
     if held_out.groups is not None:
         arrays["groups"] = held_out.groups
@@ -160,7 +160,7 @@ def read_answers(file: Path) -> Answers | None:
                 ),
                 answers=found["answers"],
                 scores=found["scores"],
-                draws=str(found["draws"]),
+                splits=str(found["draws"]),
             )
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         return None

@@ -1,4 +1,4 @@
-"""The verdict: what the fits of every candidate on every draw score, and with what interval."""
+"""The verdict: what the fits of every candidate on every split score, and with what interval."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipelines.comparison.intervals import HeldOut, score_interval
 from pipelines.comparison.protocol import TrainSize
 from pipelines.comparison.results import LayerScore
 from pipelines.comparison.scoring import score_answers
-from pipelines.comparison.splits import Draw
+from pipelines.comparison.splits import Split
 from pipelines.comparison.tested import HeldOutAnswers
 
 Candidate = tuple[str, str]
@@ -28,16 +28,16 @@ class Verdict:
     Attributes
     ----------
     y : ndarray of shape (n_samples,), str
-    draws : list of Draw
+    splits : list of Split
     fits : dict of Candidate to list of Fit
-        One for each draw; layers in forward order.
+        One for each split; layers in forward order.
     scoring : str
     groups : ndarray of shape (n_samples,), str, or None
     random_state : int
     """
 
     y: NDArray[np.str_]
-    draws: list[Draw]
+    splits: list[Split]
     fits: dict[Candidate, list[Fit]]
     scoring: str
     groups: NDArray[np.str_] | None = None
@@ -71,12 +71,12 @@ class Verdict:
     def scored(
         self, fits: Sequence[Fit], size: TrainSize, *, only: NDArray[np.bool_] | None = None
     ) -> tuple[float, float, float]:
-        """Give the mean score of a fit on each draw of a size, and its 95 % interval.
+        """Give the mean score of a fit on each split of a size, and its 95 % interval.
 
         Parameters
         ----------
         fits : sequence of Fit
-            One for each draw of the size.
+            One for each split of the size.
         size : int or "all"
         only : ndarray of shape (n_samples,), bool, optional
             The test images to score on. Default: all of them.
@@ -85,7 +85,7 @@ class Verdict:
         -------
         score, ci_low, ci_high : float
         """
-        pairs = zip(self.draws_of(size), fits, strict=True)
+        pairs = zip(self.splits_of(size), fits, strict=True)
         score = float(np.mean([self.score_of(*pair, only=only) for pair in pairs]))
         held_out, answers = self.pooled(fits, size, only=only)
         low, high = score_interval(held_out, score, answers)
@@ -99,20 +99,20 @@ class Verdict:
         return None if tested.all() or not tested.any() else ~copied
 
     def tested(self, fits: Sequence[Fit], size: TrainSize) -> HeldOutAnswers:
-        """Gather the answers of a fit on each draw of a size, and the score of each repeat."""
-        draws, repeats = self.draws_of(size), self.repeats(size)
+        """Gather the answers of a fit on each split of a size, and the score of each repeat."""
+        splits, repeats = self.splits_of(size), self.repeats(size)
         held_out, answers = self.pooled(fits, size)
-        scores = np.array([self.score_of(*pair) for pair in zip(draws, fits, strict=True)])
+        scores = np.array([self.score_of(*pair) for pair in zip(splits, fits, strict=True)])
         return HeldOutAnswers(
             held_out=held_out,
             answers=np.stack(answers),
             scores=np.array([scores[of].mean() for of in repeats]),
-            images=np.sort(np.concatenate([draws[i].test for i in repeats[0]])),
-            draws=tuple(draws),
+            images=np.sort(np.concatenate([splits[i].test for i in repeats[0]])),
+            splits=tuple(splits),
         )
 
     def chosen(self, size: TrainSize) -> list[Fit]:
-        """List each draw's own choice: its test images had no say in it."""
+        """List each split's own choice: its test images had no say in it."""
         fits = [self.fits_of(candidate, size) for candidate in self.fits]
         cv = np.array([[fit.cv_score for fit in of] for of in fits])
         return [fits[choice][i] for i, choice in enumerate(cv.argmax(0).tolist())]
@@ -121,12 +121,12 @@ class Verdict:
         self, fits: Sequence[Fit], size: TrainSize, *, only: NDArray[np.bool_] | None = None
     ) -> tuple[HeldOut, list[NDArray[np.float64]]]:
         """Gather the answers of each repeat: its folds test each image once, together."""
-        draws, repeats = self.draws_of(size), self.repeats(size)
-        images = np.sort(np.concatenate([draws[i].test for i in repeats[0]]))
+        splits, repeats = self.splits_of(size), self.repeats(size)
+        images = np.sort(np.concatenate([splits[i].test for i in repeats[0]]))
         kept = np.ones(len(images), bool) if only is None else only[images]
         answers = []
         for of in repeats:
-            order = np.argsort(np.concatenate([draws[i].test for i in of]))
+            order = np.argsort(np.concatenate([splits[i].test for i in of]))
             answers.append(np.concatenate([fits[i].answers for i in of])[order][kept])
         images = images[kept]
         held_out = HeldOut(
@@ -139,21 +139,21 @@ class Verdict:
         return held_out, answers
 
     def repeats(self, size: TrainSize) -> list[list[int]]:
-        """List the draws of each repeat; a test split is tested again by each draw."""
-        numbers = [draw.repeat for draw in self.draws_of(size)]
+        """List the splits of each repeat; a test split is tested again by each split."""
+        numbers = [split.repeat for split in self.splits_of(size)]
         return [[i for i, n in enumerate(numbers) if n == one] for one in sorted(set(numbers))]
 
     @cached_property
     def sizes(self) -> list[TrainSize]:
         """Training sizes, in the order asked for."""
-        return list(dict.fromkeys(draw.train_size for draw in self.draws))
+        return list(dict.fromkeys(split.train_size for split in self.splits))
 
     @cached_property
     def is_tested(self) -> NDArray[np.bool_]:
-        """Mark the images that some draw tests."""
+        """Mark the images that some split tests."""
         tested = np.zeros(len(self.y), bool)
-        for draw in self.draws:
-            tested[draw.test] = True
+        for split in self.splits:
+            tested[split.test] = True
         return tested
 
     @cached_property
@@ -166,17 +166,17 @@ class Verdict:
         """The number of each image's class."""
         return np.searchsorted(self.classes, self.y)
 
-    def draws_of(self, size: TrainSize) -> list[Draw]:
-        """List the draws of a training size."""
-        return [draw for draw in self.draws if draw.train_size == size]
+    def splits_of(self, size: TrainSize) -> list[Split]:
+        """List the splits of a training size."""
+        return [split for split in self.splits if split.train_size == size]
 
     def fits_of(self, candidate: Candidate, size: TrainSize) -> list[Fit]:
-        """List the fits of a candidate, one for each draw of a training size."""
-        pairs = zip(self.draws, self.fits[candidate], strict=True)
-        return [fit for draw, fit in pairs if draw.train_size == size]
+        """List the fits of a candidate, one for each split of a training size."""
+        pairs = zip(self.splits, self.fits[candidate], strict=True)
+        return [fit for split, fit in pairs if split.train_size == size]
 
-    def score_of(self, draw: Draw, fit: Fit, *, only: NDArray[np.bool_] | None = None) -> float:
-        """Score a fit on the test images of its draw."""
-        kept = slice(None) if only is None else only[draw.test]
-        truth, answers = self.numbers[draw.test][kept], fit.answers[kept]
+    def score_of(self, split: Split, fit: Fit, *, only: NDArray[np.bool_] | None = None) -> float:
+        """Score a fit on the test images of its split."""
+        kept = slice(None) if only is None else only[split.test]
+        truth, answers = self.numbers[split.test][kept], fit.answers[kept]
         return float(score_answers(self.scoring, truth, answers, len(self.classes))[0])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.comparison.intervals import Told, tell_apart
+from pipelines.comparison.intervals import PairedTests, paired_tests
 from pipelines.comparison.tested import Answers
 
 
@@ -74,7 +74,7 @@ def side_by_side(reports: Sequence[dict[str, Any]], answers: Sequence[Answers | 
             "command, with --backbone for each: stored codes are used again."
         )
     else:
-        told = tell_apart(
+        tests = paired_tests(
             given[0].held_out,
             [list(one.answers) for one in given],
             np.array([one.scores for one in given]),
@@ -82,9 +82,10 @@ def side_by_side(reports: Sequence[dict[str, Any]], answers: Sequence[Answers | 
             # Read off the tested images, whichever network it is: all pairs are compared.
             chose=True,
         )
-        better = _better(labels, best, told, len(given[0].held_out.truth))
+        better = _better(labels, best, tests, len(given[0].held_out.truth))
         behind = [
-            None if i == best else _difference(told, i, "{} ({} to {})") for i in range(len(labels))
+            None if i == best else _difference(tests, i, "{} ({} to {})")
+            for i in range(len(labels))
         ]
     return Standing(
         labels=labels,
@@ -146,7 +147,7 @@ def _incomparable(
             continue
         if given.held_out.scoring != first.held_out.scoring:
             return f"{name} and {labels[0]} are measured by different scores"
-        same = given.draws == first.draws and np.array_equal(
+        same = given.splits == first.splits and np.array_equal(
             given.held_out.truth, first.held_out.truth
         )
         if not same or not _same_groups(given, first):
@@ -161,23 +162,23 @@ def _same_groups(one: Answers, other: Answers) -> bool:
     return bool(np.array_equal(own, theirs))
 
 
-def _difference(told: Told, i: int, words: str = "{} (95 % interval {} to {})") -> str:
+def _difference(tests: PairedTests, i: int, words: str = "{} (95 % interval {} to {})") -> str:
     """Write a difference and its interval."""
-    loss, margin = float(told.loss[i]), float(told.margin[i])
+    loss, margin = float(tests.loss[i]), float(tests.margin[i])
     if not np.isfinite(margin):
         return f"{loss:.3f} (every image answered alike)"
     numbers = [f"{value:.3f}".replace("-", "−") for value in (loss, loss - margin, loss + margin)]
     return words.format(*numbers)
 
 
-def _better(labels: Sequence[str], best: int, told: Told, n_tested: int) -> str:
+def _better(labels: Sequence[str], best: int, tests: PairedTests, n_tested: int) -> str:
     """Say which networks the one with the highest score is better than."""
     others = [i for i in range(len(labels)) if i != best]
-    worse = [f"{labels[i]} by {_difference(told, i)}" for i in others if told.worse[i]]
+    worse = [f"{labels[i]} by {_difference(tests, i)}" for i in others if tests.worse[i]]
     tied = [
-        f"{labels[i]}, which scores lower by {_difference(told, i)}"
+        f"{labels[i]}, which scores lower by {_difference(tests, i)}"
         for i in others
-        if not told.worse[i]
+        if not tests.worse[i]
     ]
     said = [f"is better than {' and '.join(worse)}"] * bool(worse)
     said += [f"cannot be distinguished from {' and '.join(tied)}"] * bool(tied)
