@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class StoreError(RuntimeError):
-    """A store does not hold what was asked of it, or is no store."""
+    """A store does not hold what was asked of it, or is not a store."""
 
 
 class DamagedCodesError(StoreError):

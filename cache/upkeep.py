@@ -236,7 +236,9 @@ def parse_size(text: str, name: str) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)\s*", text, re.IGNORECASE)
     if match is None:
-        raise ValueError(f"{name} {text!r} is no size. Allowed: a number and B, KB, MB, GB or TB.")
+        raise ValueError(
+            f"{name} {text!r} is not a valid size. Allowed: a number and B, KB, MB, GB or TB."
+        )
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
@@ -250,5 +252,7 @@ def parse_age(text: str, name: str) -> float:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([hdw])\s*", text)
     if match is None:
-        raise ValueError(f"{name} {text!r} is no time. Allowed: a number and h, d or w, as in 30d.")
+        raise ValueError(
+            f"{name} {text!r} is not a valid time. Allowed: a number and h, d or w, as in 30d."
+        )
     return float(match[1]) * _TIMES[match[2]]

@@ -69,7 +69,7 @@ def verify(storage: Storage, *, advance: Callable[[int], None] | None = None) ->
 
 
 def repair(storage: Storage, faults: list[Fault]) -> None:
-    """Remove what is faulty, so that it is extracted again; what is not the store's stays.
+    """Remove what is faulty, so that it is extracted again; files of others stay.
 
     Parameters
     ----------

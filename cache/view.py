@@ -89,7 +89,7 @@ class CodesView:
             which = np.asarray(which) if np.size(which) else np.empty(np.shape(which), np.intp)
             if which.ndim > 1 or which.dtype.kind not in ("iu" if which.ndim == 0 else "iub"):
                 raise IndexError(
-                    f"Rows {str(rows)[:60]!r} are not to be had. Allowed: a number, a slice, or "
+                    f"Rows {str(rows)[:60]!r} are not available. Allowed: a number, a slice, or "
                     "one list of numbers or truth values; then, after a comma, columns."
                 )
         wanted = np.arange(len(self))[which]

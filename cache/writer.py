@@ -2,7 +2,7 @@
 
 A segment counts once its marker exists. The marker is created exclusively after every chunk of
 the segment and its directories have reached the disk, so that a crash at any moment leaves only
-segments that are whole, and some chunks that nobody reads.
+segments that are whole, and some chunks that are never read.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ class CodeExtractor:
     Raises
     ------
     ValueError
-        If a layer, pooling, activation side, precision or device is not to be had.
+        If a layer, pooling, activation side, precision or device is not available.
 
     Examples
     --------
@@ -262,7 +262,7 @@ class CodeExtractor:
 
     @property
     def default_batch_size(self) -> int:
-        """Crops that pass together where nobody says how many: on the CPU, 1 to 64; else 256.
+        """Crops that pass together by default: on the CPU, 1 to 64; else 256.
 
         On the CPU, where each core has a batch of its own, as many as keep the largest map of the
         network within 20 MiB: one image for VGG-16, 4 for SqueezeNet 1.0, 27 for AlexNet.

@@ -318,7 +318,7 @@ def load(file: Path) -> FittedPipeline:
         raise FileNotFoundError(
             f"{str(file)!r} does not exist. Give a file that `cnn-codes fit --out` wrote."
         )
-    refused = f"{str(file)!r} is no pipeline of this version of cnn-codes"
+    refused = f"{str(file)!r} is not a fitted pipeline of this version of cnn-codes"
     again = "Make one with `cnn-codes fit --out`."
     try:
         strange = sorted(set(skops.io.get_untrusted_types(file=file)) - set(_TRUSTED))

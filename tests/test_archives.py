@@ -449,7 +449,7 @@ def test_an_archive_to_predict_is_a_list_of_images(image_folder: Path) -> None:
     packed = _zip(image_folder, image_folder.with_name("packed.zip"))
     images = list_images([image_folder / "red" / "00.png", packed, image_folder / "blue"])
     assert len(images) == 1 + 36 + 12
-    with pytest.raises(ValueError, match="no single image"):
+    with pytest.raises(ValueError, match="not a single image"):
         CodesTransformer().transform([packed])
 
 

@@ -204,7 +204,7 @@ def test_unreadable_images_are_all_listed_and_can_be_skipped(
     [
         (["compare", "absent", *QUICK], "'absent' does not exist"),
         (["compare", "images", *QUICK, "--layers", "fc9"], "Nearest: "),
-        (["compare", "images", *QUICK, "--device", "cuda:7"], "not to be had"),
+        (["compare", "images", *QUICK, "--device", "cuda:7"], "not available"),
         (["compare", "images", "--backbone", "bundled", "--cv", "13"], "13 folds need 13 images"),
         (["compare", "images", *QUICK, "--train-sizes", "few"], "Allowed: numbers"),
         (["compare", "images", "--backbone", "bundled", "--Cs", "0:1:3"], "is not a grid"),
@@ -273,7 +273,7 @@ def test_debug_shows_where(run_cli: Run) -> None:
 def test_a_report_that_is_none(tmp_path: Path, run_cli: Run) -> None:
     for text in ("{", "{}", "[]"):
         (tmp_path / "report.json").write_text(text)
-        assert "is no report of this version" in _failed(run_cli("report", tmp_path))
+        assert "is not a report of this version" in _failed(run_cli("report", tmp_path))
 
 
 def test_weights_that_answer_nan_name_layer_and_image(

@@ -101,7 +101,7 @@ def test_controls_cost_no_more_than_the_comparison(
     def count(
         X: np.ndarray, y: np.ndarray, splits: list[Split], classifier: str, protocol: Protocol
     ) -> list[Fit]:
-        # Features times fits; what a search reduces but once is left aside.
+        # Features times fits; what a search reduces but once is ignored.
         costs[stage] = costs.get(stage, 0) + X.shape[1] * len(splits) * len(protocol.grid)
         grids.append(protocol.grid)
         return evaluate_layer(X, y, splits, classifier, protocol)

@@ -83,7 +83,7 @@ def test_a_column_near_to_one_that_is_read_is_refused(
 @pytest.mark.parametrize(
     "extra", ["patient", "age", "sex", "fold", "age_group", "labels", "paths", "site", "", "Label2"]
 )
-def test_columns_of_other_names_are_left_aside(image_folder: Path, extra: str) -> None:
+def test_columns_of_other_names_are_ignored(image_folder: Path, extra: str) -> None:
     """Also one that is near to a column which is there as well."""
     file = _write(image_folder, f"{extra},{HEADER}", *[f"7,{line}" for line in _lines()])
     images = load_images(file)

@@ -253,9 +253,9 @@ def test_a_code_that_is_not_finite_names_layer_and_image() -> None:
     [
         ({"activation": "middle"}, "Allowed: post, pre"),
         ({"precision": "float8"}, "Allowed: float32"),
-        ({"device": "cuda:99"}, "not to be had"),
+        ({"device": "cuda:99"}, "not available"),
         ({"device": "toaster"}, "unknown. Allowed here: .*cpu, auto"),
-        ({"device": "meta"}, "not to be had.* Allowed here: .*cpu, auto"),
+        ({"device": "meta"}, "not available.* Allowed here: .*cpu, auto"),
         ({"pool": "grid:0"}, "Allowed: grid, grid:K"),
     ],
 )

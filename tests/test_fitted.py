@@ -79,7 +79,7 @@ def test_other_weights_and_other_files_are_refused(
     for name, data in (("empty", b""), ("text", b"hello"), ("pickle", pickle.dumps({"a": 1}))):
         (tmp_path / name).write_bytes(data)
         done = run_cli("predict", tmp_path / name, image_folder)
-        assert (done.returncode, "is no pipeline" in done.stderr) == (1, True)
+        assert (done.returncode, "is not a fitted pipeline" in done.stderr) == (1, True)
     done = run_cli("predict", tmp_path / "absent", image_folder)
     assert "does not exist" in done.stderr
     done = run_cli("predict", file, tmp_path / "nowhere")
@@ -97,7 +97,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     file = tmp_path / "evil.skops"
     file.write_bytes(skops.io.dumps({"format": 1, "classifier": StandardScaler(), "x": print}))
     assert zipfile.is_zipfile(file)
-    with pytest.raises(ValueError, match="is no pipeline"):
+    with pytest.raises(ValueError, match="is not a fitted pipeline"):
         load(file)
     assert "run" not in capsys.readouterr().out
 
@@ -114,7 +114,7 @@ def test_a_transformer_works_in_a_pipeline_of_scikit_learn(image_folder: Path) -
     np.testing.assert_array_equal(scores, cross_val_score(classifier, X, images.labels))
     with pytest.raises(ValueError, match="stands for"):
         CodesTransformer(layer="fc..relu").transform(paths[:2])
-    with pytest.raises(ValueError, match="is no single image"):
+    with pytest.raises(ValueError, match="is not a single image"):
         CodesTransformer().transform([image_folder])
     with pytest.raises(FileNotFoundError, match="does not exist"):
         CodesTransformer().transform(["absent.png"])

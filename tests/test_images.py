@@ -81,7 +81,7 @@ def test_a_group_in_train_and_test_is_refused(image_folder: Path) -> None:
         load_images(file)
 
 
-def test_what_is_left_aside_is_counted(image_folder: Path) -> None:
+def test_what_is_ignored_is_counted(image_folder: Path) -> None:
     (image_folder / "red" / "scan.jp2").write_bytes(b"0")
     (image_folder / "stray.png").write_bytes(b"0")
     (image_folder / "blue" / "link.png").symlink_to("nowhere.png")
@@ -176,7 +176,7 @@ def test_folders_with_nothing_to_classify(tmp_path: Path, image_folder: Path) ->
         load_images("")
     os.mkfifo(tmp_path / "pipe.jpg")
     for endless in (tmp_path / "pipe.jpg", Path("/dev/zero")):
-        with pytest.raises(FileNotFoundError, match="does not exist, or is no file"):
+        with pytest.raises(FileNotFoundError, match="does not exist, or is not a file"):
             load_images(endless)
     (tmp_path / "flat").mkdir()
     with pytest.raises(ValueError, match="no class folders"):

@@ -52,7 +52,7 @@ def _add_hidden(folder: Path) -> dict[str, int]:
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
 @pytest.mark.parametrize("top", [".", "images"])
 @pytest.mark.parametrize("cut", [False, True])
-def test_what_systems_add_is_left_aside_at_every_depth_and_counted(
+def test_what_systems_add_is_ignored_at_every_depth_and_counted(
     image_folder: Path, kind: str, top: str, cut: bool
 ) -> None:
     if cut:
@@ -68,7 +68,7 @@ def test_what_systems_add_is_left_aside_at_every_depth_and_counted(
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
-def test_predict_leaves_them_aside_too(image_folder: Path, kind: str) -> None:
+def test_predict_ignores_them_too(image_folder: Path, kind: str) -> None:
     for name in HIDDEN:
         (image_folder / "red" / name).mkdir()
         draw_image(0).save(image_folder / "red" / name / "0.png")
@@ -110,7 +110,7 @@ def test_hidden_folders_of_the_system_alone_are_no_error(
     assert len(load_images(image_folder)) == 36
 
 
-def test_shards_leave_them_aside(tmp_path: Path) -> None:
+def test_shards_ignore_them(tmp_path: Path) -> None:
     kept = io.BytesIO()
     draw_image(0).save(kept, "PNG")
     for shard in ("a/birds-0.tar", "@eaDir/birds-1.tar"):
@@ -132,7 +132,7 @@ def test_shards_leave_them_aside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
-def test_folders_without_images_beside_the_splits_are_left_aside(
+def test_folders_without_images_beside_the_splits_are_ignored(
     image_folder: Path, tmp_path: Path, kind: str
 ) -> None:
     cut = tmp_path / "cut"

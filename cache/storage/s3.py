@@ -18,7 +18,7 @@ from zarr.storage import ObjectStore
 from cache.errors import StoreError
 from cache.storage.base import DIGESTS, USE, File, user_folder
 
-# Nobody can be asked whether he is reading: what was used within this time is in use.
+# An object store does not know its readers: what was used within this time is in use.
 IN_USE = 24 * 3600.0
 
 
@@ -43,8 +43,8 @@ class S3Storage:
             endpoint = os.environ.get(variable, "")
             if endpoint and re.fullmatch(r"https?://[^/@\s]+(/[^@\s]*)?", endpoint) is None:
                 raise StoreError(
-                    f"{variable} is no address. Allowed: http://host:port or https://host, "
-                    "without a user or a password."
+                    f"{variable} is not a valid address. Allowed: http://host:port or "
+                    "https://host, without a user or a password."
                 )
         self.busy = (
             "was used within the last 24 hours, and an object store cannot tell whether it still "

@@ -114,7 +114,7 @@ class ImageList:
     groups : ndarray of shape (n_samples,), str, or None
         Patient, slide, plate: images of one group are never on two sides of a fold.
     ignored : dict of str to int
-        What was left aside, such as files that are no images: their ending → how many.
+        What was ignored, such as files that are no images: their ending → how many.
     page : int, optional
         Which page of files with several is read.
     """

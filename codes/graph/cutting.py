@@ -112,7 +112,7 @@ def _activations(traced: TracedGraph, node: fx.Node) -> list[fx.Node]:
         return [found for i in node.all_input_nodes for found in _activations(traced, i)]
     if not traced.is_activation(node):
         raise ValueError(
-            f"{traced.names[node]!r} is no activation, so that it has no side before one. Leave it "
-            "out with --layers, or read --activation post."
+            f"{traced.names[node]!r} is not an activation, so that it has no side before one. "
+            "Leave it out with --layers, or read --activation post."
         )
     return [node]

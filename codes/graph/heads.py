@@ -67,7 +67,7 @@ def class_weights(traced: TracedGraph) -> tuple[str, torch.Tensor] | None:
 
 
 def head_inputs(traced: TracedGraph, activations: Collection[fx.Node]) -> dict[fx.Node, str]:
-    """Find what the head of a network reads, where that is no activation.
+    """Find what the head of a network reads, where that is not an activation.
 
     Parameters
     ----------

@@ -29,7 +29,7 @@ class Layer:
         The torchvision graph node, such as ``"features.12.cat"`` or ``"layer4.1.relu_1"``.
     kind : str
         What stands there: ``"relu"``, ``"silu"``, …, ``"cat"`` (a concatenation of activations),
-        ``"penultimate"`` (what the source classifier reads, where that is no activation),
+        ``"penultimate"`` (what the source classifier reads, where that is not an activation),
         ``"pooled"`` (what the first layer with weights behind the network's own pooling reads,
         where that is another) or ``"node"`` (any other node, asked for by name).
     depth : float
@@ -208,7 +208,9 @@ def _match(traced: TracedGraph, layers: Sequence[Layer], part: str) -> Iterator[
         try:
             named = [layer for layer in layers if re.fullmatch(part, layer.name)]
         except re.error as error:
-            raise ValueError(f"Layer {part!r} is no regular expression: {error}.") from error
+            raise ValueError(
+                f"Layer {part!r} is not a valid regular expression: {error}."
+            ) from error
     if not named:
         names = [layer.name for layer in layers]
         near = difflib.get_close_matches(part, [*names, *traced.nodes], 5, 0.4) or names

@@ -53,7 +53,7 @@ def find_device(name: str) -> torch.device:
         torch.empty(0, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         why = str(error).splitlines()[0].split(". ")[0]  # A page of PyTorch's follows.
-        raise ValueError(f"The device {name!r} is not to be had: {why}. {allowed}") from error
+        raise ValueError(f"The device {name!r} is not available: {why}. {allowed}") from error
     return device
 
 

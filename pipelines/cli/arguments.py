@@ -20,7 +20,7 @@ def convert(kind: Any, tokens: Sequence[cyclopts.Token]) -> Any:
         try:
             return int(tokens[0].value)
         except ValueError:
-            raise ValueError(f"{tokens[0].value!r} is no whole number.") from None
+            raise ValueError(f"{tokens[0].value!r} is not a whole number.") from None
     return cyclopts.convert(kind, tokens)
 
 

@@ -20,7 +20,7 @@ STDOUT, STDERR = 1, 2
 
 
 class ClosedOutputError(Exception):
-    """Nobody reads the standard output any more, as in ``cnn-codes predict … | head -1``."""
+    """The reader of standard output has closed it, as in ``cnn-codes predict … | head -1``."""
 
 
 class _Results(io.TextIOWrapper):

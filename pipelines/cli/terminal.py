@@ -136,7 +136,7 @@ def terminal() -> Terminal:
 
 
 def _console(file: TextIO) -> Console:
-    # Into a pipe or a file nothing is cut off at a width that is nobody's.
+    # Into a pipe or a file nothing is cut off at the width of a terminal.
     width = None if file.isatty() else 1000
     return Console(file=file, highlight=False, markup=False, width=width)
 

@@ -85,7 +85,7 @@ def find_shard(
     Returns
     -------
     shard : Shard
-        The whole, where nobody speaks of several processes.
+        The whole, by default.
 
     Examples
     --------
@@ -115,6 +115,6 @@ def _number(environment: Mapping[str, str], name: str) -> int:
         return int(environment.get(name, "0"))
     except ValueError:
         raise ValueError(
-            f"The environment's {name} is {environment[name]!r}, which is no number. Unset it, or "
-            "give --rank and --world-size."
+            f"The environment's {name} is {environment[name]!r}, which is not a number. Unset "
+            "it, or give --rank and --world-size."
         ) from None

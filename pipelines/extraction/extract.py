@@ -203,7 +203,7 @@ def extract(
     seconds: dict[str, float] = {}
     if images.ignored:
         progress.info(
-            f"Left aside: {', '.join(f'{what} ({n})' for what, n in images.ignored.items())}."
+            f"Ignored: {', '.join(f'{what} ({n})' for what, n in images.ignored.items())}."
         )
     with timed(seconds, "load"):
         auto = backbone is None and options.normalize == "auto"

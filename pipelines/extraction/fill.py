@@ -144,7 +144,7 @@ def _batches(
 
 
 def _workers(device: torch.device) -> int:
-    """Give the processes that decode, where nobody said how many."""
+    """Give the default number of processes that decode."""
     if device.type != "cpu":
         return max(1, (os.cpu_count() or 2) - 1)
     # Networks take four times as long for an image as decoding does, or longer. With few cores the

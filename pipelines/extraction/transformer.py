@@ -125,7 +125,9 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         paths = [Path(str(path)) for path in np.asarray(X, object).ravel()]
         several = [str(path) for path in paths if path.is_dir() or is_archive(path)]
         if several:
-            raise ValueError(f"{several[0]!r} is no single image; one image file a row is needed.")
+            raise ValueError(
+                f"{several[0]!r} is not a single image; one image file a row is needed."
+            )
         extraction = extract(list_images(paths, page=self.page), self._options())
         if len(extraction.taps) != 1:
             names = ", ".join(tap.name for tap in extraction.taps)

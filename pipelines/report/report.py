@@ -187,7 +187,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     FileNotFoundError
         If there is none.
     ValueError
-        If it is no report.
+        If it is not a report.
     """
     source = folder / "report.json"
     if not source.is_file():
@@ -200,7 +200,7 @@ def read_report(folder: Path) -> dict[str, Any]:
         render([report])
     except (ValueError, KeyError, TypeError, StopIteration, jinja2.UndefinedError) as error:
         raise ValueError(
-            f"{str(source)!r} is no report of this version of cnn-codes. Make one with "
+            f"{str(source)!r} is not a report of this version of cnn-codes. Make one with "
             "`cnn-codes compare --out`: stored codes are used again."
         ) from error
     return report

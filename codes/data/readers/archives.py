@@ -116,7 +116,7 @@ class ArchiveTree:
         return list(starting_with(f"{at}/" if at else "", self._places))
 
     def hidden(self) -> Counter[str]:
-        """Count what is left aside."""
+        """Count what is ignored."""
         return self._hidden
 
     def read(self, files: Sequence[str]) -> list[bytes]:

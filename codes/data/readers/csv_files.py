@@ -42,7 +42,7 @@ def load_csv(file: Path, page: int | None = None, *, labelled: bool = True) -> I
     ----------
     file : Path
         In UTF-8, separated by commas, with the columns ``path`` (relative to the file) and
-        ``label``, and perhaps ``split`` and ``group``; others are left aside.
+        ``label``, and perhaps ``split`` and ``group``; others are ignored.
     page : int, optional
         As for `codes.load_images`.
     labelled : bool, default=True

@@ -43,7 +43,7 @@ def load_images(dataset: str | Path, *, page: int | None = None, min_classes: in
         ``split,group`` (paths are relative to the file); ``"torchvision:NAME"``, downloaded by
         torchvision; ``"hf:NAME"``, downloaded by Hugging Face's ``datasets``;
         ``"wds:birds-*.tar"``, WebDataset shards; or ``"sklearn:digits"``. In folders, archives and
-        shards, what is hidden or a system's own (``@eaDir``, ``__MACOSX``) is left aside, and so
+        shards, what is hidden or a system's own (``@eaDir``, ``__MACOSX``) is ignored, and so
         are folders without images.
     page : int, optional
         Which page of files with several (TIFF, GIF), from 1.
@@ -84,9 +84,9 @@ def load_images(dataset: str | Path, *, page: int | None = None, min_classes: in
         images = load_tables(name.removeprefix("hf:"), page, labelled=min_classes > 0)
     elif not Path(name).is_dir() and not Path(name).is_file():
         raise FileNotFoundError(
-            f"Dataset {name!r} does not exist, or is no file. Allowed: a folder of class folders, "
-            "a .zip or .tar of one, a CSV file with the columns path,label, torchvision:NAME, "
-            "hf:NAME, wds:PATTERN, or sklearn:digits."
+            f"Dataset {name!r} does not exist, or is not a file. Allowed: a folder of class "
+            "folders, a .zip or .tar of one, a CSV file with the columns path,label, "
+            "torchvision:NAME, hf:NAME, wds:PATTERN, or sklearn:digits."
         )
     else:
         images = _load_path(Path(name), page, labelled=min_classes > 0)

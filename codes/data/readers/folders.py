@@ -16,7 +16,7 @@ from codes.decoding.decode import is_image
 class Tree(Protocol):
     """Folders of files. Places in it are relative paths with slashes; ``""`` is its root.
 
-    Folders and files that are hidden, or a system's own, below its root are left aside.
+    Folders and files that are hidden, or a system's own, below its root are ignored.
     `repeated` are the names that it has several files of: the last counts.
     """
 
@@ -33,7 +33,7 @@ class Tree(Protocol):
         """List all files below a place, of linked folders too, sorted."""
 
     def hidden(self) -> Counter[str]:
-        """Count what is left aside: folders by name, and images."""
+        """Count what is ignored: folders by name, and images."""
 
     def source(self, files: Sequence[str], page: int | None) -> ImageSource:
         """Return the images in these files."""
@@ -80,7 +80,7 @@ class FolderTree:
         return sorted(self._walk(at))
 
     def hidden(self) -> Counter[str]:
-        """Count what is left aside."""
+        """Count what is ignored."""
         return count_hidden(self._walk("", hidden=True))
 
     def _walk(self, at: str, *, hidden: bool = False) -> Iterator[str]:

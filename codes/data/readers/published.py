@@ -96,7 +96,7 @@ def load_torchvision(name: str) -> ImageList:
     takes = _takes(made)
     if takes is None:
         raise ValueError(
-            f"torchvision:{name} needs arguments of its own, or is no classification of images. "
+            f"torchvision:{name} needs arguments of its own, or is not a classification of images. "
             "Save its images in class folders."
         )
     folder = os.environ.get("CNN_CODES_DATA") or _user_folder()
