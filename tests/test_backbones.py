@@ -355,3 +355,14 @@ def test_whatever_changes_the_codes_of_ones_own_network_changes_its_key(
 
     assert of(1.0) == of(1.0)
     assert of(1.0) != of(2.0)
+
+
+def test_a_file_called_random_is_not_random(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(load_backbone("bundled").model.state_dict(), "random.pth")
+    assert not load_backbone("bundled", weights="random.pth").random
+    assert not load_backbone("bundled").random
+    assert load_backbone("bundled", weights="none").random
+    assert load_backbone("resnet18", weights="none").random

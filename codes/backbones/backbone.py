@@ -42,6 +42,8 @@ class Backbone:
         The network's operations.
     layers : list of Layer
         Every activation output, in forward order.
+    random : bool
+        Whether the weights are random, trained on nothing.
     weights_digest : str
         SHA-256 of all parameters and buffers as they were loaded: names, types, shapes, values.
     """
@@ -54,6 +56,7 @@ class Backbone:
     graph: TracedGraph
     layers: list[Layer]
     weights_digest: str = field(repr=False)
+    random: bool = False
 
 
 @alone
@@ -157,6 +160,7 @@ def load_backbone(
         graph=graph,
         layers=layers,
         weights_digest=digest,
+        random=built.random,
     )
 
 

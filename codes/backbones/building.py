@@ -40,7 +40,8 @@ _ENDINGS = (".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".tar", ".pkl")
 class Built:
     """A network, its own preprocessing, where its weights come from, and what it is made with.
 
-    `missing` names the parameters and buffers that a file of weights lacks.
+    `missing` names the parameters and buffers that a file of weights lacks; `random` weights are
+    trained on nothing.
     """
 
     model: nn.Module
@@ -48,6 +49,7 @@ class Built:
     weights: str
     architecture: dict[str, Any]
     missing: tuple[str, ...] = ()
+    random: bool = False
 
 
 def _seeded(build: Callable[[], nn.Module], random_state: int) -> nn.Module:
@@ -93,6 +95,7 @@ def build_bundled(weights: str | None, random_state: int) -> Built:
         weights=said,
         architecture={"name": "bundled"},
         missing=missing,
+        random=weights == "none",
     )
 
 
@@ -140,6 +143,7 @@ def build_own(name: str, weights: str | None, random_state: int) -> Built:
         weights=said,
         architecture={"name": name},
         missing=missing,
+        random=weights == "none",
     )
 
 
@@ -272,6 +276,7 @@ def build_torchvision(name: str, weights: str | None, random_state: int) -> Buil
         weights=said,
         architecture=arguments,
         missing=missing,
+        random=weights == "none",
     )
 
 

@@ -141,7 +141,7 @@ def measure_similarity(
     -------
     similarity : Similarity
     """
-    if backbone.weights.startswith("random"):
+    if backbone.random:
         return _none("the weights are random: there is nothing that they were trained on")
     reader = EvidenceReader(backbone, list(find_norms(backbone.graph)) or None, device=device)
     if not reader.norms and (why := why_unrecognising(reader, backbone)) is not None:

@@ -205,7 +205,7 @@ def require_norm(backbone: Backbone) -> None:
     """
     why = (
         "its weights are random, so that there is no normalisation that it was trained with"
-        if backbone.weights.startswith("random")
+        if backbone.random
         else None
         if first_norm(backbone) is not None
         else "it has no batch normalisation, whose statistics would tell them apart"
