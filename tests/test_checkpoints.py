@@ -21,8 +21,8 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from codes import load_backbone, load_images
 from codes.backbones.backbone import digest_weights
 from codes.backbones.state_dicts import find_weights, read_checkpoint
-from codes.evidence import EvidenceReader
 from codes.extractor import CodeExtractor
+from codes.ood_statistics import StatisticsReader
 from pipelines.cli.app import main
 
 
@@ -182,7 +182,7 @@ def test_layers_before_a_head_that_is_missing_are_read_and_no_others(
     for name in ("classifier.4", "classifier.3"):
         with pytest.raises(ValueError, match=r"classifier\.3\.weight"):
             CodeExtractor(backbone, name)
-    assert EvidenceReader(backbone).widths == {}
+    assert StatisticsReader(backbone).widths == {}
     assert _load(tmp_path / "cut.pth", "vgg11").weights_digest == backbone.weights_digest
 
 
@@ -191,8 +191,8 @@ def test_a_missing_normalisation_is_not_measured_by(tmp_path: Path) -> None:
     kept = {k: v for k, v in seen.items() if not k.startswith(("layer4.1.bn2", "fc"))}
     torch.save(kept, tmp_path / "cut.pth")
     backbone = _load(tmp_path / "cut.pth")
-    assert "layer4.1.bn2" not in EvidenceReader(backbone).widths
-    assert "layer4.1.bn1" in EvidenceReader(backbone).widths
+    assert "layer4.1.bn2" not in StatisticsReader(backbone).widths
+    assert "layer4.1.bn1" in StatisticsReader(backbone).widths
     assert backbone.layers[-1].name == "layer4.1.relu"
 
 

@@ -15,7 +15,7 @@ from sklearn.metrics import get_scorer
 
 from codes import load_backbone
 from codes.data.readers.datasets import list_images
-from codes.evidence import EvidenceReader, scramble_phases
+from codes.ood_statistics import StatisticsReader, scramble_phases
 from pipelines import ExtractionOptions, LinearSVCCV, Protocol, compare_layers
 from pipelines.comparison.controls import better_than_chance, run_controls
 from pipelines.comparison.evaluate import Fit, evaluate_layer
@@ -210,7 +210,7 @@ def test_evidence_is_that_of_the_whole_network(image_folder: Path) -> None:
     backbone = load_backbone("bundled")
     images = list_images([image_folder])
     digests = np.zeros((len(images), 32), np.uint8)
-    reader = EvidenceReader(backbone)
+    reader = StatisticsReader(backbone)
     found = np.concatenate([b["output"] for b in reader.read(images, digests, batch_size=7)])
     crops = torch.stack([backbone.preprocessing.crop(images.source.open(i)) for i in range(5)])
     with torch.inference_mode():

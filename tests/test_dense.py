@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codes import CodeExtractor, Preprocessing, load_backbone, load_images
-from codes.evidence import OUTPUT, EvidenceReader
+from codes.ood_statistics import OUTPUT, StatisticsReader
 from pipelines import ExtractionOptions
 from pipelines.extraction.extract import extract
 
@@ -74,11 +74,11 @@ def test_at_its_own_size_codes_are_the_ordinary_ones(name: str) -> None:
 def test_evidence_of_a_network_that_views_its_map() -> None:
     backbone = load_backbone("tests.test_dense:viewed")
     digits = load_images("sklearn:digits").take(np.arange(4))
-    [evidence] = EvidenceReader(backbone).read(digits, np.zeros((4, 32), np.uint8))
+    [statistics] = StatisticsReader(backbone).read(digits, np.zeros((4, 32), np.uint8))
     crops = [backbone.preprocessing.crop(digits.source.open(i)) for i in range(4)]
     inputs = backbone.preprocessing.normalize(torch.stack(crops)).contiguous()
     energy = load_backbone("tests.test_dense:viewed").model(inputs).logsumexp(1)
-    np.testing.assert_allclose(evidence[OUTPUT][:, 0], energy, rtol=1e-5)
+    np.testing.assert_allclose(statistics[OUTPUT][:, 0], energy, rtol=1e-5)
 
 
 def test_of_a_larger_image_each_place_is_a_window() -> None:

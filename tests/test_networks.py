@@ -18,10 +18,10 @@ from torch.nn import functional as F
 
 from codes import Backbone, CodeExtractor, ImageList, load_backbone
 from codes.data.images import ArraySource
-from codes.evidence import EvidenceReader
 from codes.graph.agreement import GraphDiffersError
 from codes.graph.copies import copy_network, move_network
 from codes.graph.tracing import trace
+from codes.ood_statistics import StatisticsReader
 
 
 class Plain(nn.Module):
@@ -301,7 +301,7 @@ def test_nothing_that_reads_a_network_changes_it(
         for precision in ("float32", "bfloat16"):
             _ours(backbone, images, "layer1.0.relu", precision=precision)
             _ours(backbone, images, "layer1.0.relu", precision=precision, activation="pre")
-        list(EvidenceReader(backbone).read(images, digests))
+        list(StatisticsReader(backbone).read(images, digests))
     assert moved
     assert not moved & modules
     after = [(value.data_ptr(), value.stride()) for value in tensors]

@@ -20,8 +20,8 @@ from codes import ImageList, Preprocessing, load_backbone
 from codes.backbones.backbone import Backbone
 from codes.data.images import digest_images
 from codes.data.readers.datasets import list_images
-from codes.evidence import EvidenceReader, divergences
 from codes.graph.heads import class_weights
+from codes.ood_statistics import StatisticsReader, divergences
 from codes.untrained import looks_untrained
 from pipelines.cli.app import main
 from pipelines.diagnostics.advice import _similar
@@ -148,7 +148,7 @@ def test_training_images_are_most_similar_and_noise_least(
     assert own.by_layer[0].value == pytest.approx(1, abs=1e-3)
     assert (own.similar, fewer.similar, other.similar) == (True, True, False)
     assert min(own.value, fewer.value) > other.ci_high
-    monkeypatch.setattr(EvidenceReader, "read", None)  # Everything is in the store.
+    monkeypatch.setattr(StatisticsReader, "read", None)  # Everything is in the store.
     few, _ = measured(backbone, save(tmp_path / "few", photographs(31)), store)
     assert few.similar is None
     assert "31 images are too few" in few.scale
@@ -174,7 +174,7 @@ def test_a_network_without_statistics_has_no_border(image_folder: Path, tmp_path
     assert (found.witness, found.similar) == ("the source classifier", None)
     assert "an order under this one network" in found.scale
     assert "separates only strongly different images" in found.scale
-    assert not EvidenceReader(load_backbone("resnet18", weights="none")).norms  # As it is made.
+    assert not StatisticsReader(load_backbone("resnet18", weights="none")).norms  # As it is made.
 
 
 def test_a_border_within_the_interval_is_said(
@@ -261,7 +261,7 @@ def test_random_weights_know_nothing(image_folder: Path, tmp_path: Path) -> None
 def test_evidence_leaves_the_network_as_it_was(backbone: Backbone, image_folder: Path) -> None:
     images = list_images([image_folder])
     before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
-    list(EvidenceReader(backbone).read(images, digest_images(images)))
+    list(StatisticsReader(backbone).read(images, digest_images(images)))
     after = backbone.model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert not any(module._forward_pre_hooks for module in backbone.model.modules())

@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 from torch import fx
 
 from codes import Backbone
-from codes.evidence import EvidenceReader
 from codes.graph.heads import class_weights
+from codes.ood_statistics import StatisticsReader
 from codes.untrained import looks_untrained
 
 SCALE = 1.6
@@ -47,12 +47,12 @@ MEANING = (
 )
 
 
-def why_unrecognising(reader: EvidenceReader, backbone: Backbone) -> str | None:
+def why_unrecognising(reader: StatisticsReader, backbone: Backbone) -> str | None:
     """Say why a source classifier cannot be asked, where it cannot.
 
     Parameters
     ----------
-    reader : EvidenceReader
+    reader : StatisticsReader
         Of the backbone.
     backbone : Backbone
 
@@ -82,7 +82,7 @@ def recognition_of(means: NDArray[np.float64]) -> NDArray[np.float64]:
     Parameters
     ----------
     means : ndarray of shape (..., 3)
-        As `codes.evidence.EvidenceReader.read` orders them, averaged over images.
+        As `codes.ood_statistics.StatisticsReader.read` orders them, averaged over images.
 
     Returns
     -------

@@ -4,8 +4,8 @@ Read for a sample of the images and kept in the store, by one of two witnesses:
 
 - Batch normalisations, where the network has them: they keep the mean and variance of each channel
   over the training images. Kullback and Leibler's divergence between these and the same of the
-  images (`codes.evidence.divergences`), its median over a layer's channels, then over the layers,
-  is of one scale across networks. From 64 images each, under six networks (ResNet-152 and -50,
+  images (`codes.ood_statistics.divergences`), its median over a layer's channels, then over the
+  layers, is of one scale across networks. From 64 images each, under six networks (ResNet-152 and -50,
   EfficientNet-B0, Lite0, Lite1 and Lite2):
 
       ======================================  ==============
@@ -38,7 +38,14 @@ from numpy.typing import NDArray
 from cache import CodesKey, CodeStore, ExtractionKey
 from codes import Backbone, ImageList
 from codes.data.images import distinct
-from codes.evidence import N_IMAGES, N_STEADY, OUTPUT, EvidenceReader, divergences, find_norms
+from codes.ood_statistics import (
+    N_IMAGES,
+    N_STEADY,
+    OUTPUT,
+    StatisticsReader,
+    divergences,
+    find_norms,
+)
 from pipelines.diagnostics.recognition import MEANING, recognition_of, why_unrecognising
 from pipelines.extraction.extract import key_of
 from pipelines.progress import Progress, Silent
@@ -131,7 +138,7 @@ def measure_similarity(
         most of its sample.
     backbone : Backbone
     store : CodeStore
-        Where the evidence is kept.
+        Where the statistics is kept.
     device : str, default="cpu"
     random_state : int, default=0
         Of the bootstrap.
@@ -143,11 +150,11 @@ def measure_similarity(
     """
     if backbone.random:
         return _none("the weights are random: there is nothing that they were trained on")
-    reader = EvidenceReader(backbone, list(find_norms(backbone.graph)) or None, device=device)
+    reader = StatisticsReader(backbone, list(find_norms(backbone.graph)) or None, device=device)
     if not reader.norms and (why := why_unrecognising(reader, backbone)) is not None:
         return _none(f"the network has no batch normalisation, and {why}")
     sample = distinct(digests)[: sample_size(backbone)]
-    evidence = _read(
+    statistics = _read(
         images.take(sample),
         digests[sample],
         reader,
@@ -158,7 +165,7 @@ def measure_similarity(
     rng = np.random.default_rng(random_state)
     shape = N_COSTLY_RESAMPLES if reader.norms else N_RESAMPLES, len(sample)
     measure = _of_statistics if reader.norms else _of_classifier
-    return measure(reader, evidence, rng.integers(0, len(sample), shape))
+    return measure(reader, statistics, rng.integers(0, len(sample), shape))
 
 
 def sample_size(backbone: Backbone) -> int:
@@ -182,12 +189,12 @@ def _none(why: str) -> Similarity:
 def _read(
     images: ImageList,
     digests: NDArray[np.uint8],
-    reader: EvidenceReader,
+    reader: StatisticsReader,
     store: CodeStore,
     key: ExtractionKey,
     progress: Progress,
 ) -> dict[str, NDArray[Any]]:
-    """Read the evidence of each image of a sample, out of the store where it is there."""
+    """Read the statistics of each image of a sample, out of the store where it is there."""
     arrays = {
         name: CodesKey(layer=name, activation="pre", pool="surrogate:2", dtype="float32")
         for name in reader.widths
@@ -206,7 +213,7 @@ def _read(
 
 
 def _of_statistics(
-    reader: EvidenceReader, evidence: dict[str, NDArray[Any]], resamples: NDArray[np.intp]
+    reader: StatisticsReader, statistics: dict[str, NDArray[Any]], resamples: NDArray[np.intp]
 ) -> Similarity:
     """Compare the moments of the images with what batch normalisations remember."""
     n_resamples, n = resamples.shape
@@ -214,7 +221,7 @@ def _of_statistics(
     np.add.at(counts, (np.arange(n_resamples)[:, None], resamples), 1 / n)
     found, again = [], []
     for name, (_, norm) in reader.norms.items():
-        moments = evidence[name].astype(np.float64)
+        moments = statistics[name].astype(np.float64)
         found.append(np.median(divergences(norm, moments.mean(0))))
         # Some at a time: a layer can have thousands of channels.
         again.append(
@@ -278,10 +285,10 @@ def similarity_of(divergence: float) -> float:
 
 
 def _of_classifier(
-    _: EvidenceReader, evidence: dict[str, NDArray[Any]], resamples: NDArray[np.intp]
+    _: StatisticsReader, statistics: dict[str, NDArray[Any]], resamples: NDArray[np.intp]
 ) -> Similarity:
     """Measure how much more the source classifier recognises than in scrambled images."""
-    output = evidence[OUTPUT].astype(np.float64)
+    output = statistics[OUTPUT].astype(np.float64)
     value = float(recognition_of(output.mean(0)))
     low, high = np.quantile(recognition_of(output[resamples].mean(1)), [0.025, 0.975])
     return Similarity(

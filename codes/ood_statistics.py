@@ -1,4 +1,4 @@
-"""Evidence of familiarity: what a network's own parts say of images, without its training images.
+"""Out-of-distribution statistics: what a network says of images, without its training images.
 
 For each image: how much its source classifier recognises, in the image and in the same image with
 its Fourier phases scrambled, which keeps colours and texture and leaves nothing to recognise; and
@@ -116,8 +116,8 @@ def divergences(norm: Any, moments: NDArray[Any]) -> NDArray[np.float64]:
     return found
 
 
-class EvidenceReader:
-    """Reads the evidence of a backbone.
+class StatisticsReader:
+    """Reads the statistics of a backbone.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ class EvidenceReader:
     Examples
     --------
     >>> from codes import load_backbone, load_images
-    >>> reader = EvidenceReader(load_backbone("bundled"))
+    >>> reader = StatisticsReader(load_backbone("bundled"))
     >>> digits = load_images("sklearn:digits").take(np.arange(2))
     >>> [batch] = reader.read(digits, np.zeros((2, 32), np.uint8))
     >>> {name: values.shape for name, values in batch.items()}
@@ -181,7 +181,7 @@ class EvidenceReader:
 
         Yields
         ------
-        evidence : dict of str to ndarray of shape (n, width), float32
+        statistics : dict of str to ndarray of shape (n, width), float32
             ``"output"``: log-sum-exp of the class scores, the same when scrambled, and the
             standard deviation of the scores over the classes when scrambled. By the name of a
             batch normalisation: mean and mean square of each channel of its input.
@@ -189,15 +189,15 @@ class EvidenceReader:
         for start in range(0, len(images), batch_size):
             numbers = range(start, min(len(images), start + batch_size))
             crops = [self._preprocessing.crop(images.source.open(number)) for number in numbers]
-            evidence = self._run(torch.stack(crops), self._preprocessing)
-            if OUTPUT in evidence:
+            statistics = self._run(torch.stack(crops), self._preprocessing)
+            if OUTPUT in statistics:
                 seeds = [digests[number].tobytes() for number in numbers]
                 scrambled = [scramble_phases(*pair) for pair in zip(crops, seeds, strict=True)]
-                scores = evidence[OUTPUT]
+                scores = statistics[OUTPUT]
                 other = self._run(torch.stack(scrambled), self._preprocessing)[OUTPUT]
                 columns = [scores.logsumexp(1), other.logsumexp(1), other.std(1)]
-                evidence[OUTPUT] = torch.stack(columns, 1)
-            yield {name: values.cpu().numpy() for name, values in evidence.items()}
+                statistics[OUTPUT] = torch.stack(columns, 1)
+            yield {name: values.cpu().numpy() for name, values in statistics.items()}
 
     def moments(
         self, crops: Tensor, preprocessing: Preprocessing, *, batch_size: int = 32
