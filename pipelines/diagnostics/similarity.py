@@ -5,8 +5,8 @@ Read for a sample of the images and kept in the store, by one of two witnesses:
 - Batch normalisations, where the network has them: they keep the mean and variance of each channel
   over the training images. Kullback and Leibler's divergence between these and the same of the
   images (`codes.ood_statistics.divergences`), its median over a layer's channels, then over the
-  layers, is of one scale across networks. From 64 images each, under six networks (ResNet-152 and -50,
-  EfficientNet-B0, Lite0, Lite1 and Lite2):
+  layers, is of one scale across networks. From 64 images each, under six networks (ResNet-152 and
+  -50, EfficientNet-B0, Lite0, Lite1 and Lite2):
 
       ======================================  ==============
       ImageNet's photographs                  0.006 to 0.02
@@ -138,7 +138,7 @@ def measure_similarity(
         most of its sample.
     backbone : Backbone
     store : CodeStore
-        Where the statistics is kept.
+        Where the statistics are kept.
     device : str, default="cpu"
     random_state : int, default=0
         Of the bootstrap.
