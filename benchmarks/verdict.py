@@ -4,8 +4,9 @@
 
 prints, for a test split and for nested cross-validation, also with patients: how often one depth is
 called the only best, and how often any is called worse, where all are equally good; how often the
-better one is found, by its margin; and how often the 95 % interval of the chosen depth's score
-holds its expected value. ``--toy`` takes seconds.
+better one is found, by its margin; how often the 95 % interval of the chosen depth's score holds
+its expected value; and how often training and test images are said to differ, where they do and
+where they do not. ``--toy`` takes seconds; ``--only differ`` gives the last table alone.
 """
 
 from __future__ import annotations
@@ -30,13 +31,19 @@ FRESH = 4000
 
 
 def draw_codes(
-    rng: np.random.Generator, labels: Any, kind: str, advantage: float, patients: Any
+    rng: np.random.Generator,
+    labels: Any,
+    kind: str,
+    advantage: float,
+    patients: Any,
+    apart: Any = 1.0,
 ) -> dict[str, Any]:
     """Codes of layers that are equally good but for the first, which is farther apart.
 
-    Images of a patient are shifted alike, in each layer by its own shift.
+    Images of a patient are shifted alike, in each layer by its own shift. The classes of an image
+    are as far apart as `apart` says, of what they usually are.
     """
-    centres = np.eye(N_CLASSES, N_FEATURES)[labels] * SEPARATION
+    centres = np.eye(N_CLASSES, N_FEATURES)[labels] * SEPARATION * np.reshape(apart, (-1, 1))
     shared = centres + rng.normal(size=(len(labels), N_FEATURES))
     codes = {}
     for layer in range(N_LAYERS):
@@ -51,23 +58,39 @@ def draw_codes(
 
 
 def compare(
-    seed: int, n_train: int, n_test: int, kind: str, advantage: float, n_patients: int = 0
+    seed: int,
+    n_train: int,
+    n_test: int,
+    kind: str,
+    advantage: float,
+    n_patients: int = 0,
+    apart: float = 1.0,
 ) -> Comparison:
-    """Compare on simulated images; without test images by nested cross-validation."""
+    """Compare on simulated images; without test images by nested cross-validation.
+
+    The classes of test images are as far apart as `apart` says.
+    """
     rng = np.random.default_rng(seed)
     labels = np.concatenate([np.arange(n) % N_CLASSES for n in (n_train, n_test)])
     patients = np.arange(len(labels)) // N_CLASSES % n_patients if n_patients else None
-    codes = draw_codes(rng, labels, kind, advantage, patients)
     test = np.arange(len(labels)) >= n_train if n_test else None
+    scale = np.where(np.arange(len(labels)) < n_train, 1.0, apart)
+    codes = draw_codes(rng, labels, kind, advantage, patients, scale)
     protocol = Protocol(Cs=(1e-4, 1e-3, 1e-2, 1e-1), cv=5, repeats=1)
     return compare_layers(codes, labels.astype(str), test=test, groups=patients, protocol=protocol)
 
 
 def simulate(
-    n: int, n_train: int, n_test: int, kind: str, advantage: float, n_patients: int = 0
+    n: int,
+    n_train: int,
+    n_test: int,
+    kind: str,
+    advantage: float,
+    n_patients: int = 0,
+    apart: float = 1.0,
 ) -> list[Comparison]:
     """Compare again and again, on all cores."""
-    arguments = n_train, n_test, kind, advantage, n_patients
+    arguments = n_train, n_test, kind, advantage, n_patients, apart
     return list(Parallel(n_jobs=-1)(delayed(compare)(seed, *arguments) for seed in range(n)))
 
 
@@ -107,8 +130,30 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--toy", action="store_true")
+    parser.add_argument("--only", choices=["differ"], help="one table alone")
     options = parser.parse_args()
     n, advantages = (4, (0.5,)) if options.toy else (200, (0.1, 0.2, 0.3))
+    if options.only is None:
+        print_chosen(n, advantages)
+    print_differing(n)
+
+
+def print_differing(n: int) -> None:
+    """Print how often training and test images are said to differ."""
+    print("| test images | classes apart | mean score | said to score lower | higher |")
+    print("|--:|--:|--:|---|---|")
+    for n_test in (50, 150, 600):
+        for apart in (1.0, 0.8, 0.6):
+            found = simulate(n, 150, n_test, "own", 0.0, apart=apart)
+            lower, higher = (
+                share([f.best.unexplained == way for f in found]) for way in ("lower", "higher")
+            )
+            mean = np.mean([f.best.score for f in found])
+            print(f"| {n_test} | {apart} | {mean:.3f} | {lower} | {higher} |", flush=True)
+
+
+def print_chosen(n: int, advantages: tuple[float, ...]) -> None:
+    """Print what is chosen and tied, and which intervals hold."""
     designs = [("test split", 150, 150), ("nested cross-validation", 150, 0)]
     patients = [("nested, 5 patients", 5), ("nested, 12 patients", 12)]
     kinds = [(*d, kind, 0) for d in designs for kind in ("rotated", "own")]
@@ -140,6 +185,7 @@ def main() -> None:
             f.best.ci_low <= truth <= f.best.ci_high for f, truth in zip(found, truths, strict=True)
         ]
         print(f"| {name} | {n_train} | {share(held)} |", flush=True)
+    print()
 
 
 if __name__ == "__main__":
