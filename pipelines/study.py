@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from codes import ImageList, load_images
 from codes.wording import counted
 from pipelines.comparison.compare import compare_layers
-from pipelines.comparison.controls import CHEAP, CONTROLS, DEFAULT_CONTROLS, Control, run_controls
+from pipelines.comparison.controls import (
+    CHEAP,
+    DEFAULT_CONTROLS,
+    Control,
+    parse_controls,
+    run_controls,
+)
 from pipelines.comparison.duplicates import (
     copies_in_test,
     group_copies,
@@ -205,7 +211,7 @@ def compare(
     *,
     options: ExtractionOptions | None = None,
     protocol: Protocol | None = None,
-    controls: Sequence[str] = DEFAULT_CONTROLS,
+    controls: str | Sequence[str] = DEFAULT_CONTROLS,
     drop_leaks: bool = False,
     n_jobs: int = 1,
     progress: Progress | None = None,
@@ -221,8 +227,8 @@ def compare(
         What to read, with which network.
     protocol : Protocol, optional
         How depths are compared.
-    controls : sequence of str
-        Of `pipelines.comparison.controls.CONTROLS`.
+    controls : str, or sequence of str
+        Of `pipelines.comparison.controls.CONTROLS`, joined by commas; or "none".
     drop_leaks : bool, default=False
         Leave out the images that `pipelines.comparison.duplicates.without_leaks` finds.
     n_jobs : int, default=1
@@ -246,11 +252,7 @@ def compare(
     """
     options, protocol = _settled(options, protocol, settings)
     progress = progress or Silent()
-    unknown = [name for name in controls if name not in CONTROLS]
-    if unknown:
-        raise ValueError(
-            f"Controls {', '.join(unknown)} are unknown. Allowed: {', '.join(CONTROLS)}, or none."
-        )
+    control_names = parse_controls(controls)
     images = load_images(dataset, page=options.page)
     splits, _ = make_splits(images.labels, protocol, test=images.test, groups=images.groups)
     extraction = extract(images, options, progress=progress)
@@ -302,7 +304,7 @@ def compare(
         copied=copied,
         comparison=replace(comparison, notes=(*notes, *comparison.notes)),
         multiply_adds=costs,
-        control_names=tuple(controls),
+        control_names=control_names,
         n_jobs=n_jobs,
         progress=progress,
     )
@@ -315,7 +317,8 @@ def _settled(
     known = [{f.name for f in fields(kind)} for kind in (ExtractionOptions, Protocol)]
     unknown = sorted(set(settings) - known[0] - known[1])
     if unknown:
-        allowed = ", ".join(sorted(known[0] | known[1]))
+        own = {"controls", "drop_leaks", "n_jobs", "progress"}
+        allowed = ", ".join(sorted(known[0] | known[1] | own))
         raise TypeError(f"compare() has no setting {', '.join(unknown)}. Allowed: {allowed}.")
     of_options, of_protocol = (
         {name: value for name, value in settings.items() if name in names} for names in known

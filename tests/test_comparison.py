@@ -324,3 +324,24 @@ def test_a_class_too_small_to_choose_c_is_said_to_be() -> None:
     y = np.array(["a"] * 8 + ["b"] * 2)
     with pytest.raises(ValueError, match=r"No train size is left .* or but one image of it"):
         make_splits(y, Protocol(cv=2))
+
+
+def test_copies_in_the_test_split_change_no_fold() -> None:
+    y, test = _labels([12, 12, 12]), np.arange(36) % 3 == 0
+    groups = np.arange(36).astype(str)
+    plain, _ = make_splits(y, Protocol(cv=3), test=test)
+    groups[0] = groups[1]  # An image of the training side, and its copy in the test split.
+    copied, _ = make_splits(y, Protocol(cv=3), test=test, groups=groups)
+    for one, other in zip(plain, copied, strict=True):
+        for a, b in zip(one.inner, other.inner, strict=True):
+            np.testing.assert_array_equal(a[1], b[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("cv", "x"), ("cv", True), ("repeats", 1.5), ("train_sizes", 5), ("Cs", 0.1),
+     ("max_loss", "a"), ("classifier", 3), ("group_duplicates", "no")],
+)  # fmt: skip
+def test_settings_of_another_type_are_named(name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=f"{name}={value!r} is of type"):
+        Protocol(**{name: value})  # type: ignore[arg-type]

@@ -259,3 +259,17 @@ def test_damaged_metadata_is_no_warning_and_changes_no_pixel(tmp_path: Path) -> 
         pixels = [np.asarray(decode_file(tmp_path / n)) for n in ("plain.jpg", "damaged.jpg")]
     assert not said
     np.testing.assert_array_equal(*pixels)
+
+
+@pytest.mark.parametrize("names", [("train", "tset"), ("validation", "test")])
+def test_splits_of_other_names_are_no_classes(
+    names: tuple[str, str], image_folder: Path, tmp_path: Path
+) -> None:
+    for name in names:
+        shutil.copytree(image_folder, tmp_path / "cut" / name)
+    with pytest.raises(ValueError, match="look like splits"):
+        load_images(tmp_path / "cut")
+    # A class may be called train: of trains.
+    shutil.copytree(image_folder / "red", tmp_path / "vehicles" / "train" / "steam")
+    shutil.copytree(image_folder / "blue", tmp_path / "vehicles" / "car" / "electric")
+    assert set(load_images(tmp_path / "vehicles").labels) == {"train", "car"}

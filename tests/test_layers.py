@@ -175,7 +175,7 @@ def test_selection_by_name_expression_and_any_node() -> None:
 
 @pytest.mark.parametrize(
     ("wanted", "message"),
-    [("layer4.1.relu1", "Nearest: layer4.1.relu_1"), ("(", "no regular expression")],
+    [("layer4.1.relu1", "Nearest: layer4.1.relu_1"), ("(", "not a valid regular expression")],
 )
 def test_unknown_layers_are_named_with_the_nearest(wanted: str, message: str) -> None:
     traced, layers = _layers(models.resnet18(weights=None))

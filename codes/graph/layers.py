@@ -213,7 +213,9 @@ def _match(traced: TracedGraph, layers: Sequence[Layer], part: str) -> Iterator[
             ) from error
     if not named:
         names = [layer.name for layer in layers]
+        longer = [name for name in names if name.startswith(f"{part}.")]
         near = difflib.get_close_matches(part, [*names, *traced.nodes], 5, 0.4) or names
+        near = [*longer, *near][:10]
         raise ValueError(
             f"Layer {part!r} is not in this backbone. Nearest: {', '.join(dict.fromkeys(near))}. "
             "`cnn-codes layers` lists them all."

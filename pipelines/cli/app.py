@@ -24,7 +24,6 @@ from pipelines.cli.arguments import (
     check_jobs,
     convert,
     of_each_backbone,
-    parse_controls,
 )
 from pipelines.cli.fit import fit, predict
 from pipelines.cli.output import ClosedOutputError, results, results_only
@@ -79,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     typed = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in typed
     typed = [word for word in typed if word != "--debug"]
-    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    errors = Console(emoji=False, stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
         with results_only(), _ended_as_interrupted():
             _run(typed)
@@ -115,7 +114,7 @@ def _ended_as_interrupted() -> Iterator[None]:
 def _run(words: list[str]) -> None:
     app(
         words,
-        console=Console(file=results()),  # Of --help and --version.
+        console=Console(emoji=False, file=results()),  # Of --help and --version.
         exit_on_error=False,
         print_error=False,
         result_action="return_none",
@@ -259,7 +258,7 @@ def compare(
     for network, folder in zip(networks, folders, strict=True):
         if len(networks) > 1:
             stdout().print(f"== {folder.name} ==", soft_wrap=True)
-        _report(dataset, network, protocol, folder, jobs, parse_controls(controls), drop_leaks)
+        _report(dataset, network, protocol, folder, jobs, controls, drop_leaks)
     if len(networks) > 1:
         from pipelines.report.report import read_standing, render_again
 
@@ -296,7 +295,7 @@ def _report(
     protocol: Protocol,
     out: Path,
     jobs: int,
-    controls: Sequence[str],
+    controls: str | Sequence[str],
     drop_leaks: bool = False,
 ) -> None:
     from pipelines.cli.summary import print_summary

@@ -47,17 +47,6 @@ def check_jobs(jobs: int) -> None:
         raise ValueError("--jobs 0: allowed are 1 or more, or -1 for one on each core.")
 
 
-def parse_controls(text: str) -> list[str]:
-    """Read names of controls.
-
-    Examples
-    --------
-    >>> parse_controls("majority, pixels"), parse_controls("none")
-    (['majority', 'pixels'], [])
-    """
-    return [] if text == "none" else [part.strip() for part in text.split(",")]
-
-
 def of_each_backbone(
     options: ExtractionOptions, backbones: Sequence[str], weights: Sequence[str]
 ) -> list[ExtractionOptions]:

@@ -35,15 +35,15 @@ def similarity(
     Parameters
     ----------
     images
-        Image files, or folders or archives of them.
+        Image files, folders or archives of them, or a CSV file with a column path.
     json_
         Print one JSON object: similarity and preprocessing_check, as in report.json.
     """
-    from codes.data.readers.datasets import list_images
     from codes.wording import counted
     from pipelines.diagnostics.similarity import BORDER
     from pipelines.diagnostics.unlabelled import compare_with_training
     from pipelines.extraction.normalization import shown
+    from pipelines.labelled import list_to_predict
 
     if not images:
         raise ValueError("No images were given. Name image files, or folders or archives of them.")
@@ -58,7 +58,7 @@ def similarity(
         skip_unreadable=skip_unreadable,
         random_state=random_state,
     )
-    found = list_images(images, page=page)
+    found = list_to_predict([str(place) for place in images], page=page)
     measured, check = compare_with_training(found, options, progress=terminal())
     if check is not None and check.level is not None:
         terminal().info(f"{'Warning' if check.level == 'warn' else 'Note'}: {check.text}")

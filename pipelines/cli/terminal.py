@@ -30,8 +30,7 @@ EVERY = 30.0
 """Seconds between the lines of a step, where there is no terminal for a bar."""
 
 FIRST_SHARE = 0.02
-"""How much of a step is done before the rest is estimated: the first batch is slower than others.
-"""
+"""How much of a step is done, after what came first, before the rest is estimated."""
 
 
 class Terminal:
@@ -80,17 +79,27 @@ class Terminal:
     def _lines(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
         """Print the progress from a thread of its own, also while nothing is finished."""
         begun, done, ended = time.perf_counter(), 0, threading.Event()
+        # What came first took the time to start as well, and tells nothing of the rest.
+        first: tuple[float, int] | None = None
         estimated = False
 
+        def left() -> float | None:
+            if first is None or done == first[1]:
+                return None
+            return (time.perf_counter() - first[0]) * (total - done) / (done - first[1])
+
         def tell() -> None:
-            self.info(_progress_line(name, done, total, time.perf_counter() - begun))
+            self.info(_progress_line(name, done, total, time.perf_counter() - begun, left()))
 
         def advance(n: int) -> None:
-            nonlocal done, estimated
+            nonlocal done, estimated, first
             done += n
-            if not estimated and done >= total * FIRST_SHARE:
+            if first is None:
+                first = time.perf_counter(), done
+            remaining = left()
+            if not estimated and remaining is not None and done - first[1] >= total * FIRST_SHARE:
                 estimated = True
-                if (time.perf_counter() - begun) * (total - done) / done > self._every:
+                if remaining > self._every:
                     tell()
 
         def tick() -> None:
@@ -106,18 +115,18 @@ class Terminal:
             teller.join()
 
 
-def _progress_line(name: str, done: int, total: int, seconds: float) -> str:
+def _progress_line(name: str, done: int, total: int, seconds: float, left: float | None) -> str:
     """Say how far a step is.
 
     Examples
     --------
-    >>> _progress_line("Comparing", 10, 40, 60.0)
+    >>> _progress_line("Comparing", 10, 40, 60.0, 180.0)
     'Comparing: 10 of 40 after 60 s, about 3 min left'
-    >>> _progress_line("Comparing", 0, 40, 30.0)
+    >>> _progress_line("Comparing", 0, 40, 30.0, None)
     'Comparing: 0 of 40 after 30 s'
     """
-    left = f", about {duration(seconds * (total - done) / done)} left" if done else ""
-    return f"{name}: {done:,} of {total:,} after {duration(seconds)}{left}"
+    about = "" if left is None else f", about {duration(left)} left"
+    return f"{name}: {done:,} of {total:,} after {duration(seconds)}{about}"
 
 
 class _Rate(ProgressColumn):
@@ -138,7 +147,7 @@ def terminal() -> Terminal:
 def _console(file: TextIO) -> Console:
     # Into a pipe or a file nothing is cut off at the width of a terminal.
     width = None if file.isatty() else 1000
-    return Console(file=file, highlight=False, markup=False, width=width)
+    return Console(emoji=False, file=file, highlight=False, markup=False, width=width)
 
 
 def table(*columns: str) -> Table:

@@ -42,7 +42,7 @@ def explain(error: CycloptsError, app: App) -> str:
         said = _missing(error, command, unused, app)
     elif isinstance(error, UnusedCliTokensError):
         left = " ".join(unused)
-        said = f"`{command}` has no use for {left!r}. Quote what holds a space."
+        said = f"`{command}` does not take {left!r}. Names that hold a space need quotes."
     elif isinstance(error, UnknownCommandError):
         said = _no_command(unused, reduce(lambda own, name: own[name], command.split(), app))
     else:

@@ -46,6 +46,35 @@ CONCATENATED_COST = 0.5
 N_PERMUTATIONS, MOST_PERMUTED = 1999, 1000
 
 
+def parse_controls(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Read which controls are meant.
+
+    Parameters
+    ----------
+    names : str, or sequence of str
+        Of `CONTROLS`, joined by commas; or none.
+
+    Raises
+    ------
+    ValueError
+        If one is unknown.
+
+    Examples
+    --------
+    >>> parse_controls("majority, pixels"), parse_controls("none")
+    (('majority', 'pixels'), ())
+    """
+    if isinstance(names, str):
+        names = [] if names == "none" else [name.strip() for name in names.split(",")]
+    unknown = [name for name in names if name not in CONTROLS]
+    if unknown:
+        raise ValueError(
+            f"Controls {', '.join(map(str, unknown))} are unknown. Allowed: {', '.join(CONTROLS)}, "
+            "or none."
+        )
+    return tuple(names)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Control:
     """What a control scores, where the chosen depth was scored.
@@ -161,9 +190,12 @@ def run_controls(
         if clean is not None:
             alone, low, _ = verdict.scored(fits, best.train_size, only=clean)
             control = replace(control, score_without_leaks=alone)
-        if name in UNNEEDED and low > best.guess:
+        # Where no depth is better than guessing, random weights that are say nothing of training.
+        shown = best.recommended is not None or name == "pixels"
+        if name in UNNEEDED and low > best.guess and shown:
             worse = _is_worse(comparison.tested, fits, verdict, clean)
-            finding = find_unneeded(name, control.expected, best, worse=worse)
+            n_groups = None if groups is None else len(np.unique(groups[comparison.tested.images]))
+            finding = find_unneeded(name, control.expected, best, worse=worse, n_groups=n_groups)
             control = replace(control, finding=finding)
         controls.append(control)
     return controls

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from codes.wording import counted
 from pipelines.comparison.guessing import guess
 from pipelines.comparison.intervals import PairedTests, explained_range, paired_tests
 from pipelines.comparison.protocol import TrainSize
@@ -147,7 +148,9 @@ def does_as_well(score: float, best: Best) -> bool:
     return score >= best.expected[0]
 
 
-def find_unneeded(name: str, score: float, best: Best, *, worse: bool) -> str:
+def find_unneeded(
+    name: str, score: float, best: Best, *, worse: bool, n_groups: int | None = None
+) -> str:
     """Say what a control that does as well as the network says against this.
 
     Parameters
@@ -161,6 +164,8 @@ def find_unneeded(name: str, score: float, best: Best, *, worse: bool) -> str:
     worse : bool
         Whether the control is worse than `best` beyond chance, by paired differences over the
         tested images.
+    n_groups : int, optional
+        Of tested images, over which these differences are taken instead.
 
     Returns
     -------
@@ -176,7 +181,8 @@ def find_unneeded(name: str, score: float, best: Best, *, worse: bool) -> str:
     )
     if does_as_well(score, best):
         return f"{sure}: {said}"
-    return f"nothing shows that {unsure}: {said}, which cannot be distinguished"
+    few = "" if n_groups is None else f" over {counted(n_groups, 'group')} of tested images"
+    return f"nothing shows that {unsure}: {said}, which cannot be distinguished{few}"
 
 
 def _paired_tests(

@@ -2,8 +2,11 @@
 
 # Annotations are evaluated here: the command line reads them from classes derived elsewhere.
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.linear.validation import DEFAULT_GRID, parse_grid
@@ -11,6 +14,25 @@ from pipelines.linear.validation import DEFAULT_GRID, parse_grid
 CLASSIFIERS = ("svm", "logistic")
 
 TrainSize = int | str
+
+_TYPES = {
+    "classifier": "a str, or a sequence of them",
+    "Cs": "a str such as 1e-6:1e2:9, or a sequence of numbers",
+    "cv": "an int, 2 or more",
+    "repeats": "an int, 1 or more, or None",
+    "train_sizes": "a str such as 5,20,all, or a sequence of int and all",
+    "max_loss": "a number, 0 or more",
+    "group_duplicates": "True or False",
+}
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "classifier": (str, Sequence),
+    "Cs": (str, Sequence, np.ndarray),
+    "cv": numbers.Integral,
+    "repeats": (numbers.Integral, type(None)),
+    "train_sizes": (str, Sequence),
+    "max_loss": numbers.Real,
+    "group_duplicates": bool,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +107,12 @@ class Protocol:
         return _parse_sizes(self.train_sizes)
 
     def __post_init__(self) -> None:
+        for name, kinds in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or isinstance(value, bool) != (kinds is bool):
+                raise TypeError(
+                    f"{name}={value!r} is of type {type(value).__name__}. Allowed: {_TYPES[name]}."
+                )
         unknown = [name for name in self.classifiers if name not in CLASSIFIERS]
         if unknown or not self.classifiers:
             raise ValueError(

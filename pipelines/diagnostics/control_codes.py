@@ -39,6 +39,7 @@ def read_controls(
         Which controls are left out, and why.
     """
     of_best = extraction.options_of(best, extraction.options)
+    images = replace(extraction.images, ignored={})  # What is ignored was said before.
     readers: dict[str, Callable[[], NDArray[Any]]] = {}
     notes = []
     for name in dict.fromkeys(controls):
@@ -49,7 +50,7 @@ def read_controls(
                 readers[name] = partial(_side_by_side, _several(extraction))
             else:
                 other, backbone = _control_options(name, of_best, extraction)
-                found = extract(extraction.images, other, backbone=backbone, progress=progress)
+                found = extract(images, other, backbone=backbone, progress=progress)
                 [readers[name]] = found.readers.values()
         except _LeftOutError as why:
             notes.append(f"the control {name} was left out: {why}")

@@ -152,7 +152,7 @@ def measure_similarity(
         return _none("the weights are random: there is nothing that they were trained on")
     reader = StatisticsReader(backbone, list(find_norms(backbone.graph)) or None, device=device)
     if not reader.norms and (why := why_unrecognising(reader, backbone)) is not None:
-        return _none(f"the network has no batch normalisation, and {why}")
+        return _none(f"no batch normalisation keeps statistics of the training images, and {why}")
     sample = distinct(digests)[: sample_size(backbone)]
     statistics = _read(
         images.take(sample),

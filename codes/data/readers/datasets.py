@@ -210,6 +210,7 @@ def _cut(tree: Tree, packed: dict[str, str]) -> list[_Part]:
     found = _splits_of(tree.folders())
     splits = packed | found
     if not packed and ("train" not in found.values() or len(found) < 2):
+        _refuse_splits_as_classes(tree, found)
         return [_Part(tree=tree)]
     others = [name for name in tree.folders() if name not in found]
     others = [name for name in others if any(map(is_image, tree.below(name)))]
@@ -219,6 +220,24 @@ def _cut(tree: Tree, packed: dict[str, str]) -> list[_Part]:
             f"({', '.join(others[:5])}). Give a folder with splits only or classes only."
         )
     return [_Part(tree=tree, at=name, split=split) for name, split in found.items()]
+
+
+def _refuse_splits_as_classes(tree: Tree, found: Iterable[str]) -> None:
+    """Refuse folders with the same folders in them, one of which has the name of a split."""
+    inside = {name: {Path(at).name for at in tree.folders(name)} for name in tree.folders()}
+    for split in found:
+        alike = [
+            name
+            for name, classes in inside.items()
+            if name != split and len(classes & inside[split]) >= max(2, len(inside[split]) / 2)
+        ]
+        if alike:
+            raise ValueError(
+                f"{tree.name!r} holds {split!r} and {', '.join(map(repr, alike[:5]))}, with the "
+                f"same folders in them ({some(sorted(inside[split]), 3)}), which look like splits. "
+                f"Splits are called {', '.join(SPLIT_NAMES)}, one of them train; if these folders "
+                "are the classes, name them in a CSV file with the columns path,label."
+            )
 
 
 def _load_parts(root: Tree, parts: list[_Part], page: int | None) -> ImageList:
