@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from codes import Preprocessing, load_images  # noqa: E402
 from codes.backbones.bundled import N_CLASSES  # noqa: E402
-from codes.backbones.drawing import Drawings  # noqa: E402
+from codes.backbones.drawn_images import Drawings  # noqa: E402
 from codes.backbones.pretrain import TEST_START  # noqa: E402
 from codes.data.readers.datasets import list_images  # noqa: E402
 from pipelines import ExtractionOptions  # noqa: E402

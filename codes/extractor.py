@@ -17,8 +17,8 @@ from torch import Tensor
 from codes.backbones.backbone import Backbone
 from codes.data.images import ImageList
 from codes.data.loading import Batch, load_crops
-from codes.graph.agreement import N_IMAGES, Agreement
 from codes.graph.cutting import Tap, cut_network
+from codes.graph.equivalence import N_IMAGES, Agreement
 from codes.graph.taps import choose_taps
 from codes.inference.devices import find_device, in_lanes, naming_loss, no_tf32, only_deterministic
 from codes.inference.reading import BatchReader

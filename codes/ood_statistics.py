@@ -19,8 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from codes.backbones.backbone import Backbone
 from codes.data.images import ImageList
-from codes.graph.copies import copy_network, move_network
-from codes.graph.trace import TracedGraph, depths
+from codes.graph.copying import copy_network, move_network
+from codes.graph.traced_graph import TracedGraph, depths
 from codes.inference.devices import find_device, no_tf32
 from codes.preprocessing import Preprocessing
 

@@ -21,7 +21,7 @@ from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import Best, Comparison, LayerScore
 from pipelines.comparison.scoring import scorer
 from pipelines.comparison.splits import inner_splits
-from pipelines.diagnostics.grid import Edge, edge_sentence, uniform_sentence
+from pipelines.diagnostics.grid_edges import Edge, edge_sentence, uniform_sentence
 from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.normalization import check_normalization
 from pipelines.extraction.options import ExtractionOptions

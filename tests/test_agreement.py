@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from codes import CodeExtractor, ImageList, Preprocessing, load_backbone
 from codes.data.images import ArraySource
-from codes.graph.agreement import Agreement, GraphDiffersError
+from codes.graph.equivalence import Agreement, GraphDiffersError
 from codes.graph.tracing import trace
 
 

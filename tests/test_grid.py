@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from codes import load_images
 from pipelines import ExtractionOptions
 from pipelines.cli.app import main
-from pipelines.diagnostics.grid import Edge, edge_sentence, edges_of, uniform_sentence
+from pipelines.diagnostics.grid_edges import Edge, edge_sentence, edges_of, uniform_sentence
 from pipelines.extraction.extract import extract
 from pipelines.linear.validation import parse_grid
 from pipelines.predictor import load

@@ -16,7 +16,7 @@ from torchvision import models
 
 from cache import CodesKey
 from codes import CodeExtractor, load_backbone, load_images
-from codes.graph.choice import fill_gaps
+from codes.graph.default_layers import fill_gaps
 from codes.graph.layers import find_layers, select_layers
 from codes.graph.taps import choose_taps
 from codes.graph.tracing import trace

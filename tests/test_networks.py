@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from codes import Backbone, CodeExtractor, ImageList, load_backbone
 from codes.data.images import ArraySource
-from codes.graph.agreement import GraphDiffersError
-from codes.graph.copies import copy_network, move_network
+from codes.graph.copying import copy_network, move_network
+from codes.graph.equivalence import GraphDiffersError
 from codes.graph.tracing import trace
 from codes.ood_statistics import StatisticsReader
 

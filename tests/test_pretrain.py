@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from codes.backbones.bundled import BundledNet, bundled, fold_norm
-from codes.backbones.drawing import Drawings
+from codes.backbones.drawn_images import Drawings
 from codes.backbones.pretrain import (
     Pretraining,
     PretrainOptions,

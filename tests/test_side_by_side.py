@@ -15,8 +15,8 @@ from sklearn.metrics import average_precision_score
 
 from codes import load_backbone
 from pipelines.cli.app import main
+from pipelines.comparison.held_out_answers import ANSWERS, Answers, read_answers, write_answers
 from pipelines.comparison.intervals import HeldOut
-from pipelines.comparison.tested import ANSWERS, Answers, read_answers, write_answers
 from pipelines.report.networks import label, side_by_side
 from pipelines.report.report import read_report, read_standing, render_again
 from tests.conftest import draw_image

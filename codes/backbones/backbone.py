@@ -13,10 +13,10 @@ from torch import nn
 
 from codes.backbones.building import build_bundled, build_own, build_torchvision
 from codes.backbones.fingerprint import fingerprint, traced_alike
-from codes.graph.agreement import Agreement
 from codes.graph.dense import as_convolutions
+from codes.graph.equivalence import Agreement
 from codes.graph.layers import Layer, find_layers, measure_layers
-from codes.graph.trace import TracedGraph, mark_missing
+from codes.graph.traced_graph import TracedGraph, mark_missing
 from codes.graph.tracing import alone, trace
 from codes.preprocessing import Preprocessing
 

@@ -27,7 +27,7 @@ from codes.backbones.state_dicts import (
     read_checkpoint,
     split_place,
 )
-from codes.graph.copies import copy_module
+from codes.graph.copying import copy_module
 from codes.preprocessing import Preprocessing
 from codes.wording import counted, some
 

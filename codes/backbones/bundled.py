@@ -1,8 +1,8 @@
 """The bundled backbone: a small AlexNet-like network that has only ever seen drawn images.
 
 It makes the demonstration and the tests work without a download. The drawings it was trained on
-come from `codes.backbones.drawing`, the training is `codes.backbones.pretrain`, and its card is
-``weights/bundled.md``.
+come from `codes.backbones.drawn_images`, the training is `codes.backbones.pretrain`, and its card
+is ``weights/bundled.md``.
 """
 
 from __future__ import annotations

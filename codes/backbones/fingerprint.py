@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from codes.graph.trace import TracedGraph
+from codes.graph.traced_graph import TracedGraph
 
 _PINNED = ("torch", "torchvision", "builtins", "operator", "_operator", "math", "numpy")
 """Packages whose code a version stands for."""

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from codes.backbones.bundled import MEAN, N_CLASSES, STD, BundledNet, fold_norm
-from codes.backbones.drawing import DrawingOptions, Drawings
+from codes.backbones.drawn_images import DrawingOptions, Drawings
 
 TEST_START = 2**40
 """First index of the drawings that measure accuracy; no training run gets that far."""

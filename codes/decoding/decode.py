@@ -12,8 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from codes.decoding.tiffs import count_tiff_pages, declares_no_data, is_tiff, read_tiff
-from codes.decoding.wide import (
+from codes.decoding.high_bit_depth import (
     is_wide_png,
     mend_transparency,
     narrow,
@@ -21,6 +20,7 @@ from codes.decoding.wide import (
     read_wide_png,
     upright,
 )
+from codes.decoding.tiffs import count_tiff_pages, declares_no_data, is_tiff, read_tiff
 from codes.wording import counted
 
 EXTENSIONS = frozenset(

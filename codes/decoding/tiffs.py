@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from codes.decoding.wide import ORIENTATION, narrow, to_image, upright
+from codes.decoding.high_bit_depth import ORIENTATION, narrow, to_image, upright
 
 if TYPE_CHECKING:
     from tifffile import TiffPage

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from codes.graph.copies import copy_network
+from codes.graph.copying import copy_network
 from codes.graph.layers import Layer
 from codes.graph.pooling import pool_codes
-from codes.graph.trace import TracedGraph
+from codes.graph.traced_graph import TracedGraph
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from codes.graph.trace import TracedGraph, main_input
+from codes.graph.traced_graph import TracedGraph, main_input
 
 _FLATTENS = {torch.flatten, "flatten", torch.reshape, "reshape", "view"}
 _ADAPTIVE_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
@@ -23,7 +23,8 @@ def as_convolutions(traced: TracedGraph) -> TracedGraph:
     Parameters
     ----------
     traced : TracedGraph
-        Measured (`codes.graph.trace.measure_shapes`) at the network's own size. It stays as it is.
+        Measured (`codes.graph.traced_graph.measure_shapes`) at the network's own size. It stays as
+        it is.
 
     Returns
     -------
@@ -43,7 +44,7 @@ def as_convolutions(traced: TracedGraph) -> TracedGraph:
 
     Examples
     --------
-    >>> from codes.graph.trace import measure_shapes
+    >>> from codes.graph.traced_graph import measure_shapes
     >>> from codes.graph.tracing import trace
     >>> traced = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 5)).eval())
     >>> measure_shapes(traced, torch.zeros(1, 3, 8, 8))

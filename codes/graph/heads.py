@@ -14,7 +14,13 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from codes.graph.trace import TracedGraph, canonical, main_input, source_classifier, unavoidable
+from codes.graph.traced_graph import (
+    TracedGraph,
+    canonical,
+    main_input,
+    source_classifier,
+    unavoidable,
+)
 
 _PASS_THROUGH = (nn.Dropout, nn.Dropout2d, nn.Flatten, nn.Identity)
 _PASS_THROUGH_CALLS = {torch.flatten, F.dropout, F.dropout2d, torch.squeeze, torch.reshape,

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
-from codes.graph.choice import choose_default, last_unaveraged
+from codes.graph.default_layers import choose_default, last_unaveraged
 from codes.graph.heads import averaged_by, head_inputs
-from codes.graph.trace import TracedGraph, canonical, depths, measure_shapes, reaching_output
+from codes.graph.traced_graph import TracedGraph, canonical, depths, measure_shapes, reaching_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Layer:
         How the network holds a batch of them: ``"nc"``, ``"ntc"``, ``"nchw"`` or ``"nhwc"``.
     why : str
         Why ``--layers default`` takes it: ``"stage end"``, ``"between"``, ``"pooled"`` or
-        ``"head"``, as `codes.graph.choice.choose_default` says; empty where it does not.
+        ``"head"``, as `codes.graph.default_layers.choose_default` says; empty where it does not.
     average_of : str
         The layer whose average over all places of the map it is; empty where it is none.
     last_map : bool

@@ -9,7 +9,7 @@ from dataclasses import replace
 from codes.graph.cutting import Tap
 from codes.graph.layers import Layer, select_layers
 from codes.graph.pooling import pooled_width, resolve_poolings
-from codes.graph.trace import TracedGraph
+from codes.graph.traced_graph import TracedGraph
 
 _POOLED = re.compile(r"(.+?):(avg|max|flatten|grid(?::[0-9]+)?)")
 

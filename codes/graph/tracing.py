@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torchvision.models.feature_extraction import NodePathTracer
 
-from codes.graph.trace import TracedGraph
+from codes.graph.traced_graph import TracedGraph
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
-from codes.graph.copies import move_network
+from codes.graph.copying import move_network
 from codes.inference.compiling import CompiledNetwork
 from codes.inference.independence import require_independence
 from codes.inference.tuning import cast_weights, fold_norms, prepare_convolutions

@@ -19,7 +19,7 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from pipelines.cli.arguments import (
+from pipelines.cli.checks import (
     check_folder,
     check_jobs,
     convert,

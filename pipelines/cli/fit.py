@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from pipelines.cli.arguments import check_file, check_jobs
+from pipelines.cli.checks import check_file, check_jobs
 from pipelines.cli.output import results
 from pipelines.cli.parameters import (
     FITTED_BY,
@@ -108,7 +108,7 @@ def predict(
     out
         The CSV file. Default: the standard output.
     """
-    from pipelines.cli.predicted import print_evaluated, say_unscored
+    from pipelines.cli.predictions import print_evaluated, say_unscored
     from pipelines.labelled import list_to_predict
     from pipelines.predictor import load, write_predictions
 

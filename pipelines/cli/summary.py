@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from pipelines.cli.terminal import stdout, table, terminal
-from pipelines.diagnostics.grid import edge_sentence, edges_of
+from pipelines.diagnostics.grid_edges import edge_sentence, edges_of
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence
 from pipelines.report.report import FILES
 from pipelines.study import Study

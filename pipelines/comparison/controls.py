@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from pipelines.comparison.decision import UNNEEDED, find_unneeded
 from pipelines.comparison.evaluate import Fit, evaluate_layer
 from pipelines.comparison.guessing import guess
+from pipelines.comparison.held_out_answers import HeldOutAnswers
 from pipelines.comparison.intervals import paired_tests
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import Comparison
 from pipelines.comparison.scoring import image_weights, score_answers
 from pipelines.comparison.splits import Split, inner_splits, make_splits
-from pipelines.comparison.tested import HeldOutAnswers
 from pipelines.comparison.verdict import Verdict
 
 CONTROLS = {

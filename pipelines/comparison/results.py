@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pipelines.comparison.held_out_answers import HeldOutAnswers
 from pipelines.comparison.protocol import TrainSize
-from pipelines.comparison.tested import HeldOutAnswers
 
 
 @dataclass(frozen=True, kw_only=True)

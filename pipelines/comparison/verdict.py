@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.comparison.evaluate import Fit
+from pipelines.comparison.held_out_answers import HeldOutAnswers
 from pipelines.comparison.intervals import HeldOut, score_interval
 from pipelines.comparison.protocol import TrainSize
 from pipelines.comparison.results import LayerScore
 from pipelines.comparison.scoring import score_answers
 from pipelines.comparison.splits import Split
-from pipelines.comparison.tested import HeldOutAnswers
 
 Candidate = tuple[str, str]
 """Layer and classifier."""

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.comparison.held_out_answers import Answers
 from pipelines.comparison.intervals import PairedTests, paired_tests
-from pipelines.comparison.tested import Answers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from codes.wording import counted
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.diagnostics.advice import CASES
-from pipelines.diagnostics.grid import edge_sentence, edges_of
+from pipelines.diagnostics.grid_edges import edge_sentence, edges_of
 from pipelines.diagnostics.similarity import BORDER
 from pipelines.extraction.counts import Counts
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence, size_sentence

@@ -20,8 +20,8 @@ from PIL import Image
 from codes import ImageList
 from pipelines.comparison.controls import CONTROLS
 from pipelines.comparison.duplicates import find_leaks
+from pipelines.comparison.held_out_answers import ANSWERS, by_content, read_answers, write_answers
 from pipelines.comparison.results import Comparison
-from pipelines.comparison.tested import ANSWERS, by_content, read_answers, write_answers
 from pipelines.provenance import versions
 from pipelines.report.networks import Standing, side_by_side
 from pipelines.report.page import render, render_markdown

@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import fx
 
 from codes.graph.heads import averaged_by, last_reader
-from codes.graph.trace import TracedGraph, canonical, unavoidable
+from codes.graph.traced_graph import TracedGraph, canonical, unavoidable
 
 WIDEST_GAP = 0.15
 """Depth between two neighbours above which layers between them are taken as well."""
