@@ -31,6 +31,8 @@ FORCING = 0.05
 CG_LIMIT, CG_FEWEST = 500, 5
 # Weights that are shorter than this part of what the samples pull are zero but for rounding.
 ZERO = 1e-10
+# Certificate below which an exact step that leads no nearer has met its rounding.
+NEAR = 1e-2
 # Where rounding forbids a better certificate, so many steps without one end the search.
 PATIENCE = 30
 
@@ -87,7 +89,8 @@ def minimise(
         solved = np.zeros(len(part), bool)
         # Exact steps lead no nearer than the rounding of their systems, which is large where C
         # is and copies of a row have two labels. The others start from the gradient: they refine.
-        if not stuck:
+        # Far from the optimum a certificate may rise for once, and exact steps go on.
+        if not stuck or best > NEAR:
             step, solved = _direct_step(problem, local, unknown, part, iterative.n_cg)
         rest = part[~solved]
         if rest.size:
