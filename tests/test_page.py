@@ -334,7 +334,7 @@ def test_the_sentence_follows_what_was_found(report_folder: Path) -> None:
     assert "cheaper" in some
     assert roles(best, layers[1], classifier) == ["tied", "recommended"]
     assert roles(best, layers[1], "another") == []
-    assert "cheaper ones score lower" in tie(layers[:-1], layers[-1])
+    assert "lower by more than one standard error" in tie(layers[:-1], layers[-1])
     tie([], layers[-1])
     best["better"] = [[layers[0], classifier]]
     assert "every other depth is worse" not in sentence(report)

@@ -12,6 +12,8 @@ from pipelines.comparison.scoring import SCORINGS
 
 WORTH = 0.95
 """Share of the time below which a depth is said to save some."""
+MOST_NAMED = 3
+"""Depths that are cheaper and are named."""
 
 
 def sentence(report: dict[str, Any]) -> str:
@@ -59,13 +61,21 @@ def _recommendation(report: dict[str, Any]) -> str:
     if cheap == chosen:
         pairs = map(tuple, best["tied_classifiers"])
         costs = [rows[pair]["multiply_adds"] for pair in pairs]
-        cheaper = any(saves(cost, rows[chosen]["multiply_adds"]) for cost in costs)
+        cheaper = [
+            name
+            for name, cost in zip(tied, costs, strict=True)
+            if saves(cost, rows[chosen]["multiply_adds"])
+        ]
+        which = f"{_join(cheaper, 'and')}, which {'is' if len(cheaper) == 1 else 'are'} cheaper,"
+        if len(cheaper) > MOST_NAMED:
+            which = "those that are cheaper"
         return (
             f"{take}: it has the best cross-validation score. {alike} be distinguished"
             f"{' from it' if everything else ''}, "
             + (
-                "but cheaper ones score lower by more than one standard error of the difference, "
-                f"or by more than {report['protocol']['max_loss']:.3g}."
+                f"but {which} {'scores' if len(cheaper) == 1 else 'score'} lower by more than one "
+                "standard error of the difference, or by more than "
+                f"{report['protocol']['max_loss']:.3g}."
                 if cheaper
                 else f"and none of these saves {100 * SAVES:.0f} % of its computation."
             )
