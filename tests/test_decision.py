@@ -253,6 +253,24 @@ def test_a_control_is_told_from_the_network_by_paired_differences() -> None:
     )
 
 
+def test_where_no_depth_beats_guessing_random_weights_say_nothing_and_pixels_do() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.repeat([0, 1], 60))
+    names = np.array(["a", "b"])[y]
+    good, noise = y[:, None] + rng.normal(size=(120, 8)) * 0.8, rng.normal(size=(120, 8))
+    protocol = Protocol(Cs=(1e-2, 1.0), cv=3, repeats=1)
+    groups = np.arange(120).astype(str)
+    found = compare_layers({"late": noise}, names, protocol=protocol, groups=groups)
+    assert found.best.recommended is None
+    readers = {name: partial(np.array, good) for name in ("pixels", "random")}
+    pixels, random = run_controls(readers, found, names, protocol=protocol, groups=groups)
+    assert random.score == pixels.score > 0.7
+    assert "no network is needed" in pixels.finding
+    assert random.finding == ""
+    near = find_unneeded("pixels", found.best.score - 0.01, found.best, worse=False, n_groups=7)
+    assert "over 7 groups of tested images" in near
+
+
 @pytest.fixture
 def copied(image_folder: Path, tmp_path: Path) -> Path:
     """A split whose test images hold five copies of training images, one of them twice."""

@@ -35,6 +35,7 @@ from pipelines.cli.parameters import (
     DropLeaks,
     Jobs,
     OfEach,
+    Options,
     like_field,
 )
 from pipelines.cli.similarity import similarity
@@ -43,7 +44,7 @@ from pipelines.cli.terminal import stdout, table, terminal
 from pipelines.cli.wrong_commands import explain
 from pipelines.comparison.controls import DEFAULT_CONTROLS
 from pipelines.comparison.protocol import Protocol
-from pipelines.extraction.options import ExtractionOptions, Options
+from pipelines.extraction.options import ExtractionOptions
 
 # Torch takes seconds to import; the commands that need it do so when they run.
 

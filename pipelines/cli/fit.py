@@ -15,11 +15,11 @@ from pipelines.cli.parameters import (
     DropLeaks,
     FittedBy,
     Jobs,
+    Options,
     like_field,
 )
 from pipelines.cli.terminal import stdout, terminal
 from pipelines.comparison.scoring import SCORINGS
-from pipelines.extraction.options import Options
 
 
 def fit(

@@ -71,6 +71,8 @@ class _OfEach(ExtractionOptions):
     weights: Annotated[str | None, Parameter(parse=False)] = None
 
 
+Options = Annotated[ExtractionOptions, Parameter(name="*")]
+"""Each field an option of a command."""
 OfEach = Annotated[_OfEach, Parameter(name="*")]
 """Each field but the network and its weights an option of ``compare``, which takes several."""
 OF_EACH = _OfEach()

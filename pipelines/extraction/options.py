@@ -4,9 +4,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 DTYPES = ("float16", "float32")
 
@@ -117,7 +114,3 @@ class ExtractionOptions:
             raise ValueError(f"workers={self.workers}: allowed are 0 or more.")
         if not 0 <= self.random_state < 2**32:
             raise ValueError(f"random_state={self.random_state}: allowed are 0 to {2**32 - 1}.")
-
-
-Options = Annotated[ExtractionOptions, Parameter(name="*")]
-"""Each field an option of a command."""
