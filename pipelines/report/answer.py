@@ -66,19 +66,19 @@ def _recommendation(report: dict[str, Any]) -> str:
             for name, cost in zip(tied, costs, strict=True)
             if saves(cost, rows[chosen]["multiply_adds"])
         ]
-        which = f"{_join(cheaper, 'and')}, which {'is' if len(cheaper) == 1 else 'are'} cheaper,"
-        if len(cheaper) > MOST_NAMED:
-            which = "those that are cheaper"
+        end = f"and none of these saves {100 * SAVES:.0f} % of its computation."
+        if cheaper:
+            which = "those that are cheaper score"
+            if len(cheaper) <= MOST_NAMED:
+                verb = ("is cheaper, scores", "are cheaper, score")[len(cheaper) > 1]
+                which = f"{_join(cheaper, 'and')}, which {verb}"
+            end = (
+                f"but {which} lower by more than one standard error of the difference, or by more "
+                f"than {report['protocol']['max_loss']:.3g}."
+            )
         return (
             f"{take}: it has the best cross-validation score. {alike} be distinguished"
-            f"{' from it' if everything else ''}, "
-            + (
-                f"but {which} {'scores' if len(cheaper) == 1 else 'score'} lower by more than one "
-                "standard error of the difference, or by more than "
-                f"{report['protocol']['max_loss']:.3g}."
-                if cheaper
-                else f"and none of these saves {100 * SAVES:.0f} % of its computation."
-            )
+            f"{' from it' if everything else ''}, {end}"
         )
     first = rows[chosen]
     return (
