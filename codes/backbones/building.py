@@ -185,7 +185,7 @@ def reset_weights(name: str, model: nn.Module, random_state: int) -> None:
     if kept:
         raise ValueError(
             f"Backbone {name!r} has no random weights: no reset_parameters() draws "
-            f"{some(kept, 5)}. Give their modules one;  register buffers that are "
+            f"{some(kept, 5)}. Give their modules one, and register buffers that are "
             "constants with persistent=False."
         )
     if next(model.parameters(), None) is None:

@@ -82,7 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     errors = Console(emoji=False, stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
         with results_only(), _ended_as_interrupted():
-            _run(typed)
+            app(
+                typed,
+                console=Console(emoji=False, file=results()),  # Of --help and --version.
+                exit_on_error=False,
+                print_error=False,
+                result_action="return_none",
+            )
     except ClosedOutputError:
         return 128 + 13  # SIGPIPE, which ends other programs then.
     except CycloptsError as error:
@@ -110,16 +116,6 @@ def _ended_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _run(words: list[str]) -> None:
-    app(
-        words,
-        console=Console(emoji=False, file=results()),  # Of --help and --version.
-        exit_on_error=False,
-        print_error=False,
-        result_action="return_none",
-    )
 
 
 @app.command
@@ -252,20 +248,19 @@ def compare(
     """
     protocol = replace(protocol, random_state=options.random_state)
     networks = of_each_backbone(options, backbone, weights)
-    folders = [out]
-    if len(networks) > 1:
-        names = [re.sub(r"[^\w.-]", "_", name) for name in backbone]
-        folders = [out / f"{number}-{name}" for number, name in enumerate(names, 1)]
-    for network, folder in zip(networks, folders, strict=True):
-        if len(networks) > 1:
-            stdout().print(f"== {folder.name} ==", soft_wrap=True)
-        _report(dataset, network, protocol, folder, jobs, controls, drop_leaks)
-    if len(networks) > 1:
-        from pipelines.report.report import read_standing, render_again
+    if len(networks) == 1:
+        _report(dataset, networks[0], protocol, out, jobs, controls, drop_leaks)
+        return
+    from pipelines.report.report import read_standing, render_again
 
-        page = render_again(folders, out / "report.html")
-        for line in (*read_standing(folders).sentences, f"Side by side: {page}"):
-            stdout().print(line, soft_wrap=True)
+    names = [re.sub(r"[^\w.-]", "_", name) for name in backbone]
+    folders = [out / f"{number}-{name}" for number, name in enumerate(names, 1)]
+    for network, folder in zip(networks, folders, strict=True):
+        stdout().print(f"== {folder.name} ==", soft_wrap=True)
+        _report(dataset, network, protocol, folder, jobs, controls, drop_leaks)
+    page = render_again(folders, out / "report.html")
+    for line in (*read_standing(folders).sentences, f"Side by side: {page}"):
+        stdout().print(line, soft_wrap=True)
 
 
 @app.command

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+from codes.wording import counted
 from pipelines.cli.checks import check_file, check_jobs
 from pipelines.cli.output import results
 from pipelines.cli.parameters import (
@@ -41,7 +42,6 @@ def fit(
     out
         The file, such as cells.skops.
     """
-    from codes.wording import counted
     from pipelines.predictor import save
     from pipelines.study import compare
 

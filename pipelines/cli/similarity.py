@@ -10,13 +10,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from codes.wording import counted
 from pipelines.cli.parameters import like_field
 from pipelines.cli.terminal import stdout, terminal
 from pipelines.extraction.options import ExtractionOptions
 
 
 def similarity(
-    *images: Path,
+    *images: str,
     backbone: Annotated[str, like_field("backbone")],
     weights: Annotated[str | None, like_field("weights")] = None,
     image_size: Annotated[int | None, like_field("image_size")] = None,
@@ -39,7 +40,6 @@ def similarity(
     json_
         Print one JSON object: similarity and preprocessing_check, as in report.json.
     """
-    from codes.wording import counted
     from pipelines.diagnostics.similarity import BORDER
     from pipelines.diagnostics.unlabelled import compare_with_training
     from pipelines.extraction.normalization import shown
@@ -58,7 +58,7 @@ def similarity(
         skip_unreadable=skip_unreadable,
         random_state=random_state,
     )
-    found = list_to_predict([str(place) for place in images], page=page)
+    found = list_to_predict(images, page=page)
     measured, check = compare_with_training(found, options, progress=terminal())
     if check is not None and check.level is not None:
         terminal().info(f"{'Warning' if check.level == 'warn' else 'Note'}: {check.text}")

@@ -17,6 +17,7 @@ from cache.upkeep import Holding, list_parts, parse_age, parse_size
 from cache.upkeep import prune as prune_parts
 from cache.verify import Fault, repair
 from cache.verify import verify as find_faults
+from codes.wording import counted
 from pipelines.cli.store_table import HEADS, fit_rows, megabytes, table_rows
 from pipelines.cli.terminal import stdout, terminal
 
@@ -102,7 +103,7 @@ def verify(
     n_foreign = len(faults) - len(damaged)
     if damaged and not repair_:
         raise DamagedCodesError(
-            f"{_count(len(damaged), 'fault')} in {storage.name!r}. Run `cnn-codes cache verify "
+            f"{counted(len(damaged), 'fault')} in {storage.name!r}. Run `cnn-codes cache verify "
             "--repair` to remove what is damaged; the next run extracts it again."
         )
     if damaged:
@@ -113,12 +114,12 @@ def verify(
         stdout().print("Repaired: what was removed is extracted again by the next run.")
     if n_foreign:
         raise StoreError(
-            f"{_count(n_foreign, 'path')} in {storage.name!r} not made by this program, and left "
+            f"{counted(n_foreign, 'path')} in {storage.name!r} not made by this program, and left "
             "alone. Move them away, or give the store a folder of its own."
         )
     if not faults:
         stdout().print(
-            f"{storage.name}: {_count(n_parts, 'part')}, nothing damaged", soft_wrap=True
+            f"{storage.name}: {counted(n_parts, 'part')}, nothing damaged", soft_wrap=True
         )
 
 
@@ -153,7 +154,7 @@ def prune(
         stdout().print(f"kept, in use by a running process: {_name(holding)}")
     total = megabytes(sum(holding.size for holding in removed))
     done = "To remove" if dry_run else "Removed"
-    terminal().info(f"{done}: {_count(len(removed), 'part')}, {total}")
+    terminal().info(f"{done}: {counted(len(removed), 'part')}, {total}")
 
 
 def _open(store: str | Path | None) -> Storage:
@@ -165,7 +166,7 @@ def _open(store: str | Path | None) -> Storage:
 
 def _name(holding: Holding) -> str:
     return (
-        f"{holding.path} ({holding.dataset}, {_count(holding.n_images, 'image')}, "
+        f"{holding.path} ({holding.dataset}, {counted(holding.n_images, 'image')}, "
         f"{megabytes(holding.size)})"
     )
 
@@ -174,7 +175,3 @@ def _describe(fault: Fault) -> str:
     where = "" if fault.rows is None else f", rows {fault.rows[0]} to {fault.rows[1]}"
     array = "" if fault.array is None else f" (array {fault.array}{where})"
     return f"{fault.path}{array}: {fault.why}"
-
-
-def _count(n: int, word: str) -> str:
-    return f"{n:,} {word}" + ("" if n == 1 else "s")  # `codes.wording` would import torch.

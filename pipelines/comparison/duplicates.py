@@ -148,9 +148,10 @@ def repeated_images(
         One, or none.
     """
     n = count_copies(digests, labels, test)
-    said = f"{n} image{' repeats' if n == 1 else 's repeat'} another with the same label"
     if not n:
         return []
+    verb = "repeats" if n == 1 else "repeat"
+    said = f"{counted(n, 'image')} {verb} another with the same label"
     if kept_together:
         return [f"{said} (byte by byte); copies stay on one side of every fold"]
     return [

@@ -15,24 +15,16 @@ CLASSIFIERS = ("svm", "logistic")
 
 TrainSize = int | str
 
-_TYPES = {
-    "classifier": "a str, or a sequence of them",
-    "Cs": "a str such as 1e-6:1e2:9, or a sequence of numbers",
-    "cv": "an int, 2 or more",
-    "repeats": "an int, 1 or more, or None",
-    "train_sizes": "a str such as 5,20,all, or a sequence of int and all",
-    "max_loss": "a number, 0 or more",
-    "group_duplicates": "True or False",
+_ALLOWED: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "classifier": ((str, Sequence), "a str, or a sequence of them"),
+    "Cs": ((str, Sequence, np.ndarray), "a str such as 1e-6:1e2:9, or a sequence of numbers"),
+    "cv": (numbers.Integral, "an int, 2 or more"),
+    "repeats": ((numbers.Integral, type(None)), "an int, 1 or more, or None"),
+    "train_sizes": ((str, Sequence), "a str such as 5,20,all, or a sequence of int and all"),
+    "max_loss": (numbers.Real, "a number, 0 or more"),
+    "group_duplicates": (bool, "True or False"),
 }
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "classifier": (str, Sequence),
-    "Cs": (str, Sequence, np.ndarray),
-    "cv": numbers.Integral,
-    "repeats": (numbers.Integral, type(None)),
-    "train_sizes": (str, Sequence),
-    "max_loss": numbers.Real,
-    "group_duplicates": bool,
-}
+"""Field → its types, and what is allowed in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +99,11 @@ class Protocol:
         return _parse_sizes(self.train_sizes)
 
     def __post_init__(self) -> None:
-        for name, kinds in _KINDS.items():
+        for name, (kinds, allowed) in _ALLOWED.items():
             value = getattr(self, name)
             if not isinstance(value, kinds) or isinstance(value, bool) != (kinds is bool):
                 raise TypeError(
-                    f"{name}={value!r} is of type {type(value).__name__}. Allowed: {_TYPES[name]}."
+                    f"{name}={value!r} is of type {type(value).__name__}. Allowed: {allowed}."
                 )
         unknown = [name for name in self.classifiers if name not in CLASSIFIERS]
         if unknown or not self.classifiers:
@@ -152,10 +144,10 @@ class Protocol:
 def _parse_sizes(text: str) -> tuple[TrainSize, ...]:
     parts = [part.strip() for part in text.split(",")]
     try:
-        numbers = sorted({int(part) for part in parts if part != "all"})
+        sizes = sorted({int(part) for part in parts if part != "all"})
     except ValueError:
         raise ValueError(
             f"train_sizes={text!r} is not a list of sizes. Allowed: numbers of images of each "
             "class and all, joined by commas, such as 5,20,all."
         ) from None
-    return (*numbers, "all") if "all" in parts else tuple(numbers)
+    return (*sizes, "all") if "all" in parts else tuple(sizes)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import RepeatedStratifiedKFold, StratifiedGroupKFold, StratifiedKFold
 
+from codes.wording import counted
 from pipelines.comparison.protocol import Protocol, TrainSize
 
 Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
@@ -80,7 +81,7 @@ def make_splits(
         if size != "all" and int(size) > smallest:
             notes.append(
                 f"train size {size} was dropped: the smallest class has "
-                f"{smallest} training image{'s' * (smallest != 1)}"
+                f"{counted(smallest, 'training image')}"
             )
             continue
         repeats = (protocol.repeats or 5) if test is not None and size != "all" else 1
@@ -130,7 +131,7 @@ def _check_classes(
             n = len(np.unique(groups[pool & (y == name)]))
             if n < protocol.cv:
                 raise ValueError(
-                    f"The class {name!r} comes from {n} group{'s' * (n > 1)} (copies of an image "
+                    f"The class {name!r} comes from {counted(n, 'group')} (copies of an image "
                     f"are one), and {protocol.cv} folds that keep groups together need "
                     f"{protocol.cv}. Use fewer folds with --cv, or add images."
                 )

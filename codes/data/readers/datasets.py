@@ -210,7 +210,8 @@ def _cut(tree: Tree, packed: dict[str, str]) -> list[_Part]:
     found = _splits_of(tree.folders())
     splits = packed | found
     if not packed and ("train" not in found.values() or len(found) < 2):
-        _refuse_splits_as_classes(tree, found)
+        if found:
+            _refuse_splits_as_classes(tree, found)
         return [_Part(tree=tree)]
     others = [name for name in tree.folders() if name not in found]
     others = [name for name in others if any(map(is_image, tree.below(name)))]
