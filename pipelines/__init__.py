@@ -4,9 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.comparison.compare import compare_layers
+    from pipelines.comparison.compare import Comparison, compare_layers
     from pipelines.comparison.protocol import Protocol
-    from pipelines.comparison.results import Comparison
     from pipelines.extraction.extract import extract
     from pipelines.extraction.options import ExtractionOptions
     from pipelines.extraction.transformer import CodesTransformer
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CodesTransformer": "pipelines.extraction.transformer",
-    "Comparison": "pipelines.comparison.results",
+    "Comparison": "pipelines.comparison.compare",
     "ExtractionOptions": "pipelines.extraction.options",
     "LinearSVCCV": "pipelines.linear.estimators",
     "LogisticCV": "pipelines.linear.estimators",

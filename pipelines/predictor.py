@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from cache.key import canonical_json
 from codes import ImageList
 from codes.wording import counted
+from pipelines.comparison.compare import Comparison
 from pipelines.comparison.duplicates import find_leaks, leaks_sentence
 from pipelines.comparison.evaluate import ESTIMATORS, average_views, decision_values, training_rows
 from pipelines.comparison.protocol import Protocol
-from pipelines.comparison.results import Best, Comparison, LayerScore
+from pipelines.comparison.results import Best, LayerScore
 from pipelines.comparison.scoring import scorer
 from pipelines.comparison.splits import inner_splits
 from pipelines.diagnostics.grid_edges import Edge, edge_sentence, uniform_sentence
@@ -133,12 +134,7 @@ class FittedPipeline:
         return extraction, labels, decision_values(self.classifier, X)
 
 
-def fit(
-    extraction: Extraction,
-    comparison: Comparison,
-    protocol: Protocol,
-    groups: NDArray[np.str_] | None,
-) -> FittedPipeline:
+def fit(extraction: Extraction, comparison: Comparison, protocol: Protocol) -> FittedPipeline:
     """Fit the recommended depth of a comparison, or else the chosen one, on every image.
 
     Parameters
@@ -148,8 +144,6 @@ def fit(
         Of its layers.
     protocol : Protocol
         Of the comparison.
-    groups : ndarray of shape (n_samples,), str, or None
-        Images of one group are never on two sides of a fold that chooses C.
 
     Returns
     -------
@@ -159,7 +153,7 @@ def fit(
     images = extraction.images
     layer, kind = best.taken
     rng = np.random.default_rng(protocol.random_state)
-    splits = inner_splits(images.labels, groups, protocol.cv, rng)
+    splits = inner_splits(images.labels, comparison.verdict.samples.groups, protocol.cv, rng)
     X, y, splits = training_rows(extraction.codes(layer), images.labels, splits)
     classifier = ESTIMATORS[kind](
         Cs=np.array(protocol.grid),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,7 @@ from numpy.typing import NDArray
 
 from codes import ImageList, load_images
 from codes.wording import counted
-from pipelines.comparison.compare import compare_layers
-from pipelines.comparison.controls import (
-    CHEAP,
-    DEFAULT_CONTROLS,
-    Control,
-    parse_controls,
-    run_controls,
-)
+from pipelines.comparison.compare import Comparison, compare_layers
 from pipelines.comparison.duplicates import (
     copies_in_test,
     group_copies,
@@ -28,10 +21,18 @@ from pipelines.comparison.duplicates import (
     without_leaks,
 )
 from pipelines.comparison.protocol import Protocol
-from pipelines.comparison.results import Best, Comparison
+from pipelines.comparison.results import Best, ComparedLayer
+from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import make_splits
+from pipelines.controls.kinds import (
+    CONTROLS,
+    DEFAULT_CONTROLS,
+    LeftOutError,
+    Reader,
+    parse_controls,
+)
+from pipelines.controls.scores import ControlScore, run_controls
 from pipelines.diagnostics.advice import Advice, advise
-from pipelines.diagnostics.control_codes import read_controls
 from pipelines.diagnostics.reproducibility import Reproducibility, measure_reproducibility
 from pipelines.diagnostics.similarity import Similarity, measure_similarity
 from pipelines.extraction.cost import measure_cost, multiply_adds
@@ -58,14 +59,7 @@ class Study:
     protocol : Protocol
     extraction : Extraction
         The images and their codes, with the options that they were made with.
-    groups : ndarray of shape (n_samples,), str, or None
-        The dataset's own, with copies of an image put together.
-    copied : ndarray of shape (n_samples,), bool
-        Test images that are copies of training images.
     comparison : Comparison
-    multiply_adds : dict of str to int
-        Of the network for an image, up to each layer
-        (`pipelines.extraction.cost.multiply_adds`): what a depth costs is decided by them.
     control_names : tuple of str
         The controls to run.
     n_jobs : int
@@ -75,10 +69,7 @@ class Study:
 
     protocol: Protocol
     extraction: Extraction
-    groups: NDArray[np.str_] | None = field(repr=False)
-    copied: NDArray[np.bool_] = field(repr=False)
     comparison: Comparison = field(repr=False)
-    multiply_adds: dict[str, int] = field(repr=False)
     control_names: tuple[str, ...] = ()
     n_jobs: int = 1
     progress: Progress = field(default_factory=Silent, repr=False)
@@ -101,20 +92,11 @@ class Study:
     @property
     def cv_results_(self) -> dict[str, NDArray[Any]]:
         """A column for each of ``scores.csv``, with a value for each fold; pandas takes it."""
-        taps = {tap.name: tap for tap in self.extraction.taps}
-        rows = [
-            asdict(fold)
-            | {
-                "depth": taps[fold.layer].layer.depth,
-                "pool": taps[fold.layer].pool,
-                "n_features": taps[fold.layer].n_features,
-            }
-            for fold in self.comparison.folds
-        ]
         # Training sizes are numbers, and "all".
         kinds = {"train_size": object}
         return {
-            name: np.array([row[name] for row in rows], kinds.get(name)) for name in SCORES_COLUMNS
+            name: np.array([getattr(fold, name) for fold in self.comparison.folds], kinds.get(name))
+            for name in SCORES_COLUMNS
         }
 
     def fit(self) -> FittedPipeline:
@@ -126,10 +108,10 @@ class Study:
         -------
         fitted : FittedPipeline
         """
-        return fit(self.extraction, self.comparison, self.protocol, self.groups)
+        return fit(self.extraction, self.comparison, self.protocol)
 
     @cached_property
-    def controls(self) -> tuple[Control, ...]:
+    def controls(self) -> tuple[ControlScore, ...]:
         """What the chosen depth should be compared with."""
         return self._controls[0]
 
@@ -139,30 +121,31 @@ class Study:
         return (*self.comparison.notes, *self._controls[1])
 
     @cached_property
-    def _controls(self) -> tuple[tuple[Control, ...], tuple[str, ...]]:
-        images, seconds = self.extraction.images, self.extraction.seconds
+    def _controls(self) -> tuple[tuple[ControlScore, ...], tuple[str, ...]]:
+        extraction, seconds = self.extraction, self.extraction.seconds
+        readers: dict[str, Reader] = {}
+        notes = []
         with timed(seconds, "controls"):
-            readers, notes = read_controls(
-                self.control_names, self.extraction, self.best.layer, self.progress
-            )
-            if set(readers) - set(CHEAP):
+            for name in self.control_names:
+                try:
+                    control = CONTROLS[name]
+                    readers[name] = control.read(extraction, self.best.layer, self.progress)
+                except LeftOutError as why:
+                    notes.append(f"the control {name} was left out: {why}")
+            if any(CONTROLS[name].searches for name in readers):
                 self.progress.info(
                     f"Training the controls {', '.join(readers)}: at most about as long as the "
                     f"comparison took, {duration(seconds['compare'])}."
                 )
             with self.progress.step("Controls", len(readers)) as advance:
-                scored = run_controls(
+                scores = run_controls(
                     readers,
                     self.comparison,
-                    images.labels,
                     protocol=self.protocol,
-                    test=images.test,
-                    groups=self.groups,
-                    copied=self.copied,
                     n_jobs=self.n_jobs,
                     advance=advance,
                 )
-        return tuple(scored), tuple(notes)
+        return tuple(scores), tuple(notes)
 
     @cached_property
     def similarity(self) -> Similarity:
@@ -202,8 +185,7 @@ class Study:
     @cached_property
     def advice(self) -> Advice:
         """What to do next, by the transfer-learning table of the CS231n notes."""
-        depths = {tap.name: tap.layer.depth for tap in self.extraction.taps}
-        return advise(self.comparison, self.similarity, depths, self.controls)
+        return advise(self.comparison, self.similarity, self.controls)
 
 
 def compare(
@@ -228,7 +210,7 @@ def compare(
     protocol : Protocol, optional
         How depths are compared.
     controls : str, or sequence of str
-        Of `pipelines.comparison.controls.CONTROLS`, joined by commas; or "none".
+        Of `pipelines.controls.kinds.CONTROLS`, joined by commas; or "none".
     drop_leaks : bool, default=False
         Leave out the images that `pipelines.comparison.duplicates.without_leaks` finds.
     n_jobs : int, default=1
@@ -254,7 +236,9 @@ def compare(
     progress = progress or Silent()
     control_names = parse_controls(controls)
     images = load_images(dataset, page=options.page)
-    splits, _ = make_splits(images.labels, protocol, test=images.test, groups=images.groups)
+    # Before hours of extraction: whether every class has the images that the folds need.
+    samples = Samples(y=images.labels, test=images.test, groups=images.groups)
+    splits, _ = make_splits(samples, protocol)
     extraction = extract(images, options, progress=progress)
     if drop_leaks:
         extraction = _without_leaks(extraction, progress)
@@ -271,10 +255,8 @@ def compare(
     groups = images.groups
     if protocol.group_duplicates:
         groups = group_copies(extraction.digests, groups)
-    copied = copies_in_test(extraction.digests, images.test)
     products = multiply_adds(extraction.backbone)
-    costs = {tap.name: products[tap.layer.name] for tap in extraction.taps}
-    if len(costs) > 1 and not any(products.values()):
+    if len(extraction.taps) > 1 and not any(products.values()):
         notes.append(
             f"no multiplication of {extraction.backbone.name} can be counted, so that no depth is "
             "recommended for being cheaper"
@@ -292,18 +274,23 @@ def compare(
             protocol=protocol,
             test=images.test,
             groups=groups,
-            copied=copied,
-            costs=costs,
+            copied=copies_in_test(extraction.digests, images.test),
+            layers=[
+                ComparedLayer(
+                    layer=tap.name,
+                    depth=tap.layer.depth,
+                    pool=tap.pool,
+                    multiply_adds=products[tap.layer.name],
+                )
+                for tap in extraction.taps
+            ],
             n_jobs=n_jobs,
             advance=advance,
         )
     return Study(
         protocol=protocol,
         extraction=extraction,
-        groups=groups,
-        copied=copied,
         comparison=replace(comparison, notes=(*notes, *comparison.notes)),
-        multiply_adds=costs,
         control_names=control_names,
         n_jobs=n_jobs,
         progress=progress,

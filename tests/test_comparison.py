@@ -26,6 +26,7 @@ from sklearn.svm import LinearSVC
 
 from pipelines import Protocol, compare_layers
 from pipelines.comparison.evaluate import evaluate_layer
+from pipelines.comparison.samples import Samples
 from pipelines.comparison.scoring import SCORINGS, score_answers
 from pipelines.comparison.splits import make_splits
 
@@ -58,7 +59,7 @@ def test_no_image_and_no_group_is_on_two_sides(
         )
     protocol = Protocol(cv=cv, train_sizes=(2, "all"), repeats=1, random_state=seed)
     try:
-        splits, notes = make_splits(y, protocol, test=test, groups=groups)
+        splits, notes = make_splits(Samples(y=y, test=test, groups=groups), protocol)
     except ValueError as error:
         if "fold" not in str(error):
             raise
@@ -88,11 +89,11 @@ def test_no_image_and_no_group_is_on_two_sides(
 
 def test_draws_follow_their_seed_alone() -> None:
     y = _labels([20, 20])
-    small, _ = make_splits(y, Protocol(train_sizes=(3,)))
-    more, _ = make_splits(y, Protocol(train_sizes=(2, 3, "all")))
+    small, _ = make_splits(Samples(y=y), Protocol(train_sizes=(3,)))
+    more, _ = make_splits(Samples(y=y), Protocol(train_sizes=(2, 3, "all")))
     of_size = [split for split in more if split.train_size == 3]
     assert all(np.array_equal(a.train, b.train) for a, b in zip(small, of_size, strict=True))
-    other, _ = make_splits(y, Protocol(train_sizes=(3,), random_state=1))
+    other, _ = make_splits(Samples(y=y), Protocol(train_sizes=(3,), random_state=1))
     assert not all(np.array_equal(a.train, b.train) for a, b in zip(small, other, strict=True))
 
 
@@ -116,15 +117,15 @@ def test_wrong_protocols_are_refused(arguments: dict[str, object], message: str)
 
 def test_classes_that_are_too_small_are_named() -> None:
     with pytest.raises(ValueError, match="'class 1' has 3"):
-        make_splits(_labels([9, 3]), Protocol())
+        make_splits(Samples(y=_labels([9, 3])), Protocol())
     groups = np.array(["a"] * 9 + ["a", "b", "c"] * 3)
     with pytest.raises(ValueError, match="'class 0' comes from 1 group "):
-        make_splits(_labels([9, 9]), Protocol(), groups=groups)
+        make_splits(Samples(y=_labels([9, 9]), groups=groups), Protocol())
     only_tested = np.array([False] * 9 + [True] * 9)
     with pytest.raises(ValueError, match="'class 1' has test images and no training image"):
-        make_splits(_labels([9, 9]), Protocol(), test=only_tested)
+        make_splits(Samples(y=_labels([9, 9]), test=only_tested), Protocol())
     with pytest.raises(ValueError, match="No train size is left"):
-        make_splits(_labels([9, 9]), Protocol(train_sizes=(50,)))
+        make_splits(Samples(y=_labels([9, 9])), Protocol(train_sizes=(50,)))
 
 
 def test_a_layer_scores_as_a_grid_search_of_scikit_learn() -> None:
@@ -133,7 +134,7 @@ def test_a_layer_scores_as_a_grid_search_of_scikit_learn() -> None:
     keep = np.random.default_rng(0).permutation(len(y))[:400]
     X, y = X[keep], y[keep]
     protocol = Protocol(cv=3, Cs=(1e-4, 1e-3, 1e-2, 1e-1), train_sizes=(10, "all"))
-    splits, _ = make_splits(y, protocol)
+    splits, _ = make_splits(Samples(y=y), protocol)
     for split, fit in zip(splits, evaluate_layer(X, y, splits, "svm", protocol), strict=True):
         search = GridSearchCV(
             make_pipeline(StandardScaler(), LinearSVC(dual=True, tol=1e-8, max_iter=200_000)),
@@ -200,7 +201,7 @@ def test_a_layer_scores_as_the_scorer_of_scikit_learn(scoring: str) -> None:
     X, y = X[keep], y[keep]
     protocol = Protocol(cv=3, Cs=(1e-3, 1e-2), scoring=scoring, classifier=("logistic",), repeats=1)
     found = compare_layers({"pixels": X}, y, protocol=protocol)
-    splits, _ = make_splits(y, protocol)
+    splits, _ = make_splits(Samples(y=y), protocol)
     for split, row in zip(splits, found.folds, strict=True):
         model = LogisticRegression(C=row.C, tol=1e-8, max_iter=10_000)
         pipeline = make_pipeline(StandardScaler(), model).fit(X[split.train], y[split.train])
@@ -213,7 +214,7 @@ def test_of_two_classes_the_second_is_looked_for() -> None:
     X, y = X[50:, :2], np.array(["", "benign", "malignant"])[y[50:]]
     protocol = Protocol(cv=3, Cs=(0.1,), scoring="average_precision", repeats=1)
     found = compare_layers({"sepal": X}, y, protocol=protocol)
-    splits, _ = make_splits(y, protocol)
+    splits, _ = make_splits(Samples(y=y), protocol)
     for split, row in zip(splits, found.folds, strict=True):
         model = make_pipeline(StandardScaler(), LinearSVC(C=0.1, tol=1e-8, max_iter=100_000))
         values = model.fit(X[split.train], y[split.train]).decision_function(X[split.test])
@@ -299,7 +300,7 @@ def test_every_training_side_holds_every_class() -> None:
         y = _labels([24, 8, 12, 9])
         groups = rng.integers(0, 16, len(y)).astype(str)
         try:
-            splits, _ = make_splits(y, Protocol(cv=2, repeats=1), groups=groups)
+            splits, _ = make_splits(Samples(y=y, groups=groups), Protocol(cv=2, repeats=1))
         except ValueError:
             refused += 1
             continue
@@ -323,15 +324,15 @@ def test_lists_are_taken_and_wrong_lengths_refused() -> None:
 def test_a_class_too_small_to_choose_c_is_said_to_be() -> None:
     y = np.array(["a"] * 8 + ["b"] * 2)
     with pytest.raises(ValueError, match=r"No train size is left .* or but one image of it"):
-        make_splits(y, Protocol(cv=2))
+        make_splits(Samples(y=y), Protocol(cv=2))
 
 
 def test_copies_in_the_test_split_change_no_fold() -> None:
     y, test = _labels([12, 12, 12]), np.arange(36) % 3 == 0
     groups = np.arange(36).astype(str)
-    plain, _ = make_splits(y, Protocol(cv=3), test=test)
+    plain, _ = make_splits(Samples(y=y, test=test), Protocol(cv=3))
     groups[0] = groups[1]  # An image of the training side, and its copy in the test split.
-    copied, _ = make_splits(y, Protocol(cv=3), test=test, groups=groups)
+    copied, _ = make_splits(Samples(y=y, test=test, groups=groups), Protocol(cv=3))
     for one, other in zip(plain, copied, strict=True):
         for a, b in zip(one.inner, other.inner, strict=True):
             np.testing.assert_array_equal(a[1], b[1])

@@ -17,10 +17,13 @@ from codes import load_backbone
 from codes.data.readers.datasets import list_images
 from codes.ood_statistics import StatisticsReader, scramble_phases
 from pipelines import ExtractionOptions, LinearSVCCV, Protocol, compare_layers
-from pipelines.comparison.controls import better_than_chance, run_controls
 from pipelines.comparison.evaluate import Fit, evaluate_layer
+from pipelines.comparison.results import ComparedLayer
+from pipelines.comparison.samples import Samples
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.comparison.splits import Split, make_splits
+from pipelines.controls.permutation import better_than_chance
+from pipelines.controls.scores import run_controls
 from pipelines.diagnostics.advice import CASES, LARGE, advise
 from pipelines.diagnostics.reproducibility import measure_reproducibility
 from pipelines.diagnostics.similarity import Similarity
@@ -47,10 +50,10 @@ def test_controls_stand_where_they_must(scoring: str, with_test: bool) -> None:
     found = compare_layers({"good": X}, y, protocol=protocol, test=test)
     controls = run_controls(
         {"majority": lambda: X, "shuffled": lambda: X, "pixels": lambda: X},
-        found, y, protocol=protocol, test=test,
+        found, protocol=protocol,
     )  # fmt: skip
     majority, shuffled, same = controls
-    splits, _ = make_splits(y, protocol, test=test)
+    splits, _ = make_splits(Samples(y=y, test=test), protocol)
     strategy = "prior" if SCORINGS[scoring].reads != "labels" else "most_frequent"
     oracle = [
         get_scorer(scoring)(
@@ -74,9 +77,8 @@ def test_copies_of_training_images_have_no_part_in_what_a_control_says() -> None
     known = np.where(copied[:, None], X * 3, rng.normal(size=X.shape))
     known[~test] = X[~test] * 3
     same, other = run_controls(
-        {"pixels": lambda: X, "random": lambda: known}, found, y,
-        protocol=protocol, test=test, copied=copied,
-    )  # fmt: skip
+        {"pixels": lambda: X, "random": lambda: known}, found, protocol=protocol
+    )
     assert same.score_without_leaks == found.best.score_without_leaks
     assert f"scores {same.score_without_leaks:.3f}" in same.finding
     model = LinearSVCCV([1e-2], cv=3).fit(known[~test], y[~test])
@@ -106,8 +108,8 @@ def test_controls_cost_no_more_than_the_comparison(
         grids.append(protocol.grid)
         return evaluate_layer(X, y, splits, classifier, protocol)
 
-    monkeypatch.setattr("pipelines.comparison.compare.evaluate_layer", count)
-    monkeypatch.setattr("pipelines.comparison.controls.evaluate_layer", count)
+    monkeypatch.setattr("pipelines.comparison.evaluate.evaluate_layer", count)
+    monkeypatch.setattr("pipelines.controls.kinds.evaluate_layer", count)
     grids: list[tuple[float, ...]] = []
     stage = "comparison"
     codes = {f"layer{i}": X for i in range(n_layers)}
@@ -116,7 +118,7 @@ def test_controls_cost_no_more_than_the_comparison(
     names = ("majority", "shuffled", "pixels", "random", *["concatenated"] * (n_layers > 1))
     half = np.tile(X, n_layers)[:, : n_layers * X.shape[1] // 2]  # Their cost, as it was measured.
     readers = {name: partial(np.array, half if name == "concatenated" else X) for name in names}
-    controls = run_controls(readers, found, y, protocol=protocol, test=test)
+    controls = run_controls(readers, found, protocol=protocol)
     assert [control.name for control in controls] == list(names)
     assert costs["controls"] <= 1.2 * costs["comparison"]
     chosen = {row.C for row in found.layers if row.layer == found.best.layer}
@@ -134,8 +136,8 @@ def test_shuffled_labels_are_trained_with_the_true_ones_c(monkeypatch: pytest.Mo
         used.extend(fit.C for fit in fits)
         return fits
 
-    monkeypatch.setattr("pipelines.comparison.controls.evaluate_layer", note)
-    run_controls({"shuffled": lambda: X}, found, y, protocol=protocol)
+    monkeypatch.setattr("pipelines.controls.kinds.evaluate_layer", note)
+    run_controls({"shuffled": lambda: X}, found, protocol=protocol)
     assert used == [fold.C for fold in found.folds if fold.repeat == 0]
 
 
@@ -146,8 +148,8 @@ def test_labels_that_leak_into_the_codes_of_shuffled_images_raise_the_alarm(
     protocol = Protocol(Cs=(1e-2,), cv=3, repeats=1)
     found = compare_layers({"good": X}, y, protocol=protocol)
     # As if shuffling had not been: what was trained on knows the answers.
-    monkeypatch.setattr("pipelines.comparison.controls._shuffle", lambda labels, rng: labels)
-    [shuffled] = run_controls({"shuffled": lambda: X}, found, y, protocol=protocol)
+    monkeypatch.setattr("pipelines.controls.kinds._shuffle", lambda labels, rng: labels)
+    [shuffled] = run_controls({"shuffled": lambda: X}, found, protocol=protocol)
     assert shuffled.alarm
 
 
@@ -228,14 +230,19 @@ def test_advice_is_that_of_the_table(
     X, y = _made()
     rng = np.random.default_rng(0)
     codes = {"early": X, "late": X + rng.normal(size=X.shape) * 3}
-    found = compare_layers(codes, y, protocol=Protocol(Cs=(1e-2,), cv=3, train_sizes=(5, "all")))
+    found = compare_layers(
+        codes,
+        y,
+        protocol=Protocol(Cs=(1e-2,), cv=3, train_sizes=(5, "all")),
+        layers=[ComparedLayer(layer="early", depth=0.2), ComparedLayer(layer="late", depth=1.0)],
+    )
     similarity = Similarity(
         value=value, ci_low=value, ci_high=value, witness="", n_images=9, by_layer=(),
         similar=similar,
     )  # fmt: skip
     folds = [replace(row, n_train=LARGE if large else 100) for row in found.folds]
     found = replace(found, folds=tuple(folds))
-    said = advise(found, similarity, {"early": 0.2, "late": 1.0})
+    said = advise(found, similarity)
     assert said.evidence[0].endswith(f"({'large' if large else 'small'}; large: {LARGE:,} or more)")
     assert ("has no border" in said.evidence[1]) == (value is not None and similar is None)
     assert (said.large, said.similar) == (large, similar)
@@ -247,7 +254,8 @@ def test_advice_is_that_of_the_table(
     if (large, similar) == (False, True):
         assert "would advise otherwise" in said.text  # The top is worse here.
     assert any("for each doubling" in line for line in said.evidence)
-    last = advise(found, similarity, {"early": 1.0, "late": 1.0}).text
+    at_the_end = tuple(replace(row, depth=1.0) for row in found.layers)
+    last = advise(replace(found, layers=at_the_end), similarity).text
     assert "what comes after early" not in last  # Nothing but the classifier does.
     if (large, similar) == (True, True):
         assert "what comes after early" in said.text
@@ -261,9 +269,7 @@ def test_advice_counts_the_images_that_trained() -> None:
         value=None, ci_low=None, ci_high=None, witness="", n_images=9, by_layer=()
     )
     n_classes = len(set(y.tolist()))
-    assert (
-        f"{5 * n_classes} training images" in advise(found, similarity, {"early": 1.0}).evidence[0]
-    )
+    assert f"{5 * n_classes} training images" in advise(found, similarity).evidence[0]
 
 
 def test_differences_are_measured_between_runs_batches_and_precisions(image_folder: Path) -> None:

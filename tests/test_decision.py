@@ -19,12 +19,14 @@ from codes import load_images
 from pipelines import ExtractionOptions, LinearSVCCV, Protocol, compare_layers
 from pipelines.cli.app import main
 from pipelines.comparison.compare import say_unconverged
-from pipelines.comparison.controls import run_controls
-from pipelines.comparison.decision import Decision, find_unneeded
+from pipelines.comparison.decision import Decision
 from pipelines.comparison.evaluate import Fit
-from pipelines.comparison.results import Best
+from pipelines.comparison.results import Best, ComparedLayer
+from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import Split, make_splits
 from pipelines.comparison.verdict import Verdict
+from pipelines.controls.findings import find_unneeded
+from pipelines.controls.scores import run_controls
 from pipelines.diagnostics.advice import GUESSING, NO_NETWORK
 from pipelines.extraction.extract import extract
 from pipelines.predictor import load
@@ -35,7 +37,11 @@ N_TRAIN, N_TEST = 2000, 400
 
 
 def _best(
-    hits: dict[str, tuple[float, NDArray[np.bool_]]], *, n_test: int = N_TEST, **options: Any
+    hits: dict[str, tuple[float, NDArray[np.bool_]]],
+    *,
+    n_test: int = N_TEST,
+    costs: dict[str, float] | None = None,
+    max_loss: float = 0.02,
 ) -> Best:
     """Decide between candidates of known cross-validation scores and known hits in the test."""
     y = np.array(["a", "b"] * ((N_TRAIN + n_test) // 2))
@@ -55,8 +61,15 @@ def _best(
         ]
         for layer, (cv, right) in hits.items()
     }  # fmt: skip
-    verdict = Verdict(y=y, splits=[split], fits=fits, scoring="accuracy", random_state=0)
-    return Decision(verdict=verdict, **options).best("all")
+    verdict = Verdict(
+        samples=Samples(y=y), splits=[split], fits=fits, scoring="accuracy", random_state=0,
+        layers=_costing(costs or {}),
+    )  # fmt: skip
+    return Decision(verdict=verdict, max_loss=max_loss).best("all")
+
+
+def _costing(costs: dict[str, float]) -> dict[str, ComparedLayer]:
+    return {name: ComparedLayer(layer=name, multiply_adds=cost) for name, cost in costs.items()}
 
 
 def _right(share: float, *, shift: int = 0, n: int = N_TEST) -> NDArray[np.bool_]:
@@ -85,7 +98,11 @@ def test_a_depth_that_saves_little_is_not_preferred() -> None:
         assert _best(near, costs={"early": cost, "late": 100.0}).recommended == expected
     assert _best(near, costs={"early": 0.0, "late": 0.0}).recommended == "late"  # Not counted.
     with pytest.raises(ValueError, match="late"):
-        compare_layers(dict.fromkeys(near, np.eye(9)), np.repeat(["a"], 9), costs={"early": 1.0})
+        compare_layers(
+            dict.fromkeys(near, np.eye(9)),
+            np.repeat(["a"], 9),
+            layers=[ComparedLayer(layer="early")],
+        )
 
 
 def test_fits_that_stopped_short_are_said_once() -> None:
@@ -95,13 +112,19 @@ def test_fits_that_stopped_short_are_said_once() -> None:
         {"a": X, "b": X[:, :2]}, y.astype(str), protocol=Protocol(Cs=(1.0,), cv=2, repeats=1)
     )
     assert found.notes == ()
-    splits, _ = make_splits(y.astype(str), Protocol(cv=2), test=np.arange(30) >= 20)
+    splits, _ = make_splits(Samples(y=y.astype(str), test=np.arange(30) >= 20), Protocol(cv=2))
     fit = Fit(
         C=1.0, C_at_edge=None, converged=False, cv_scores=np.ones(1), cv_score=1.0, train_score=1.0,
         predicted=y[20:], answers=y[20:].astype(float),
     )  # fmt: skip
     fits = {("a", "svm"): [fit], ("b", "svm"): [fit]}
-    verdict = Verdict(y=y.astype(str), splits=splits, fits=fits, scoring="accuracy", random_state=0)
+    verdict = Verdict(
+        samples=Samples(y=y.astype(str)),
+        splits=splits,
+        fits=fits,
+        scoring="accuracy",
+        random_state=0,
+    )
     [note] = say_unconverged(verdict)
     assert "1 of 1 of a (svm), 1 of 1 of b (svm)" in note
 
@@ -243,7 +266,7 @@ def test_a_control_is_told_from_the_network_by_paired_differences() -> None:
     found = compare_layers({"late": good}, names, protocol=protocol)
     codes = {"pixels": near, "random": rng.normal(size=(120, 8)), "concatenated": good}
     readers = {name: partial(np.array, X) for name, X in codes.items()}
-    pixels, random, every = run_controls(readers, found, names, protocol=protocol)
+    pixels, random, every = run_controls(readers, found, protocol=protocol)
     assert (random.finding, every.finding) == ("", "")
     assert "a linear SVM on raw pixels" in pixels.finding
     assert ("cannot be distinguished" in pixels.finding) == (pixels.score < found.best.score)
@@ -263,7 +286,7 @@ def test_where_no_depth_beats_guessing_random_weights_say_nothing_and_pixels_do(
     found = compare_layers({"late": noise}, names, protocol=protocol, groups=groups)
     assert found.best.recommended is None
     readers = {name: partial(np.array, good) for name in ("pixels", "random")}
-    pixels, random = run_controls(readers, found, names, protocol=protocol, groups=groups)
+    pixels, random = run_controls(readers, found, protocol=protocol)
     assert random.score == pixels.score > 0.7
     assert "no network is needed" in pixels.finding
     assert random.finding == ""
@@ -336,7 +359,7 @@ def test_copies_of_training_images_decide_nothing() -> None:
     y = np.repeat(["a", "b"], 240)[np.random.default_rng(0).permutation(480)]
     numbers = (y == "b").astype(int)
     test, copied = np.arange(480) >= 160, np.arange(480) >= 320
-    splits, _ = make_splits(y, Protocol(cv=5), test=test)
+    splits, _ = make_splits(Samples(y=y, test=test), Protocol(cv=5))
     # Right for all copies, and for no more than half of the others.
     right = copied | (np.arange(480) % 2 == 0)
     answers = np.where(right, numbers, 1 - numbers)[test]
@@ -344,17 +367,22 @@ def test_copies_of_training_images_decide_nothing() -> None:
         C=1.0, C_at_edge=None, converged=True, cv_scores=np.ones(1), cv_score=0.5, train_score=1.0,
         predicted=answers, answers=answers.astype(float),
     )  # fmt: skip
-    verdict = Verdict(
-        y=y, splits=splits, fits={("late", "svm"): [fit]}, scoring="accuracy", random_state=0
-    )
-    leaky = Decision(verdict=verdict).best("all")
-    clean = Decision(verdict=verdict, copied=copied).best("all")
+
+    def best(copied: NDArray[np.bool_] | None) -> Best:
+        samples = Samples(y=y, copied=copied)
+        verdict = Verdict(
+            samples=samples, splits=splits, fits={("late", "svm"): [fit]}, scoring="accuracy",
+            random_state=0,
+        )  # fmt: skip
+        return Decision(verdict=verdict).best("all")
+
+    leaky, clean = best(None), best(copied)
     assert (leaky.score, clean.score) == (0.75, 0.75)
     assert (clean.score_without_leaks, clean.n_without_leaks) == (0.5, 160)
     assert (leaky.recommended, clean.recommended) == ("late", None)
     assert (leaky.unexplained, clean.unexplained) == ("higher", None)
     only = copied | ~test  # Of these, nothing else would be left.
-    assert Decision(verdict=verdict, copied=only & test | test).best("all").n_without_leaks is None
+    assert best(only & test | test).n_without_leaks is None
 
 
 def test_leaks_are_dropped_when_asked(copied: Path, tmp_path: Path) -> None:

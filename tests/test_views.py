@@ -17,6 +17,7 @@ from sklearn.svm import LinearSVC
 from codes import load_images
 from pipelines import ExtractionOptions, Protocol, compare_layers
 from pipelines.comparison.evaluate import evaluate_layer
+from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import make_splits
 from pipelines.extraction.extract import extract
 from pipelines.predictor import load
@@ -34,7 +35,7 @@ def _made(n: int = 60, n_views: int = 3) -> tuple[np.ndarray, np.ndarray]:
 def test_scores_are_those_of_scikit_learn_on_rows_made_by_hand() -> None:
     X, y = _made()
     protocol = Protocol(Cs=(0.01, 0.1), cv=3, repeats=1)
-    splits, _ = make_splits(y, protocol)
+    splits, _ = make_splits(Samples(y=y), protocol)
     for split, fit in zip(splits, evaluate_layer(X, y, splits, "svm", protocol), strict=True):
 
         def answers(train: np.ndarray, C: float, rows: np.ndarray) -> np.ndarray:
@@ -64,7 +65,7 @@ def test_views_never_leave_their_image() -> None:
     X = rng.standard_normal((200, 1, 400)) + 0.01 * rng.standard_normal((200, 5, 400))
     found = compare_layers({"only": X}, y, protocol=Protocol(Cs=(1e-3, 1.0), cv=4, repeats=1))
     assert 0.35 < found.best.score < 0.65
-    splits, _ = make_splits(y, Protocol(cv=4, repeats=1))
+    splits, _ = make_splits(Samples(y=y), Protocol(cv=4, repeats=1))
     fits = evaluate_layer(X, y, splits, "svm", Protocol(Cs=(1e-3, 1.0), cv=4))
     assert all(0.3 < score < 0.7 for fit in fits for score in fit.cv_scores)
 

@@ -42,8 +42,8 @@ from pipelines.cli.similarity import similarity
 from pipelines.cli.store import cache
 from pipelines.cli.terminal import stdout, table, terminal
 from pipelines.cli.wrong_commands import explain
-from pipelines.comparison.controls import DEFAULT_CONTROLS
 from pipelines.comparison.protocol import Protocol
+from pipelines.controls.kinds import DEFAULT_CONTROLS
 from pipelines.extraction.options import ExtractionOptions
 
 # Torch takes seconds to import; the commands that need it do so when they run.

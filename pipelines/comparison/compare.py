@@ -3,21 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from pipelines.comparison.decision import Decision
-from pipelines.comparison.evaluate import Fit, evaluate_layer, in_pieces
+from pipelines.comparison.evaluate import Candidate, Codes, evaluate_layers
+from pipelines.comparison.held_out_answers import HeldOutAnswers
 from pipelines.comparison.protocol import Protocol, TrainSize
-from pipelines.comparison.results import Comparison, FoldScore, Mistake
+from pipelines.comparison.results import Best, ComparedLayer, FoldScore, LayerScore, Mistake
+from pipelines.comparison.samples import Samples
 from pipelines.comparison.scoring import default_scoring
-from pipelines.comparison.splits import Split, make_splits
-from pipelines.comparison.verdict import Candidate, Verdict
+from pipelines.comparison.splits import make_splits
+from pipelines.comparison.verdict import Verdict
 
-Codes = NDArray[Any] | Callable[[], NDArray[Any]]
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What `compare_layers` found.
+
+    Attributes
+    ----------
+    verdict : Verdict
+        The samples, their splits, and what every classifier answered.
+    best : Best
+        At the largest training size.
+    by_size : tuple of Best
+        At each.
+    layers : tuple of LayerScore
+    folds : tuple of FoldScore
+    confusion : tuple of tuple of int
+        Of the chosen depth: test images by class and by predicted class.
+    mistakes : tuple of Mistake
+    notes : tuple of str
+        What was left out, and why.
+    """
+
+    verdict: Verdict = field(compare=False, repr=False)
+    best: Best
+    by_size: tuple[Best, ...]
+    layers: tuple[LayerScore, ...]
+    folds: tuple[FoldScore, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    mistakes: tuple[Mistake, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def scoring(self) -> str:
+        """The score, of `pipelines.comparison.scoring.SCORINGS`."""
+        return self.verdict.scoring
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes, sorted."""
+        return tuple(self.verdict.samples.classes.tolist())
+
+    @property
+    def tested(self) -> HeldOutAnswers:
+        """What the way of choosing answers at the largest training size."""
+        size = self.best.train_size
+        return self.verdict.tested(self.verdict.chosen(size), size)
 
 
 def compare_layers(
@@ -28,7 +74,7 @@ def compare_layers(
     test: NDArray[np.bool_] | None = None,
     groups: NDArray[np.str_] | None = None,
     copied: NDArray[np.bool_] | None = None,
-    costs: Mapping[str, float] | None = None,
+    layers: Sequence[ComparedLayer] | None = None,
     n_jobs: int = 1,
     advance: Callable[[int], None] | None = None,
 ) -> Comparison:
@@ -54,11 +100,10 @@ def compare_layers(
         Test images that are copies of training images, as
         `pipelines.comparison.duplicates.copies_in_test` finds them: the best depth is scored
         without them, too.
-    costs : mapping of str to float, optional
-        What each layer costs to compute, in any unit, such as the multiply-adds that
-        `pipelines.extraction.cost.multiply_adds` counts: of tied layers, a cheaper one is
-        recommended where it saves 5 % or more of what the best one costs. Default: not known, and
-        each layer counts as cheaper than those after it.
+    layers : sequence of ComparedLayer, optional
+        What is known of each layer. Of tied layers, a cheaper one is recommended where it saves 5 %
+        or more of what the best one costs. Default: nothing is known, and each layer counts as
+        cheaper than those after it.
     n_jobs : int, default=1
         Processes, as in joblib.
     advance : callable, optional
@@ -71,7 +116,7 @@ def compare_layers(
     Raises
     ------
     ValueError
-        If there are no layers, one has no cost, or a class is too small for the folds.
+        If there are no layers, `layers` describes others, or a class is too small for the folds.
 
     Examples
     --------
@@ -84,62 +129,57 @@ def compare_layers(
     protocol = protocol or Protocol()
     if not codes:
         raise ValueError("There is no layer to compare.")
-    free = [] if costs is None else [layer for layer in codes if layer not in costs]
-    if free:
-        raise ValueError(f"costs lacks {', '.join(free)}. Give what each layer costs, or no costs.")
-    y = np.asarray(y)
-    test = None if test is None else _of_each(test, "test", len(y)).astype(bool)
-    groups = None if groups is None else _of_each(groups, "groups", len(y))
-    splits, notes = make_splits(y, protocol, test=test, groups=groups)
-    candidates = [(layer, name) for layer in codes for name in protocol.classifiers]
-    pieces = in_pieces(splits)
-    tasks = (
-        delayed(_evaluate)((layer, name), number, codes[layer], y, piece, protocol)
-        for layer, name in candidates
-        for number, piece in enumerate(pieces)
-    )
-    found: dict[tuple[Candidate, int], list[Fit]] = {}
-    for place, done in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
-        found[place] = done
-        if advance is not None:
-            advance(len(done))
-    fits = {
-        candidate: [fit for number in range(len(pieces)) for fit in found[candidate, number]]
-        for candidate in candidates
-    }
+    described = {layer.layer: layer for layer in layers or ()}
+    if layers is not None and described.keys() != codes.keys():
+        raise ValueError(
+            f"layers describes {', '.join(described) or 'nothing'}; there are codes of "
+            f"{', '.join(codes)}."
+        )
+    samples = Samples(y=y, test=test, groups=groups, copied=copied)
+    splits, notes = make_splits(samples, protocol)
     verdict = Verdict(
-        y=y,
+        samples=samples,
         splits=splits,
-        fits=fits,
-        scoring=protocol.scoring or default_scoring(y),
-        groups=groups,
+        fits=evaluate_layers(codes, samples.y, splits, protocol, n_jobs=n_jobs, advance=advance),
+        scoring=protocol.scoring or default_scoring(samples.y),
         random_state=protocol.random_state,
+        layers=described,
     )
-    decision = Decision(verdict=verdict, costs=costs, max_loss=protocol.max_loss, copied=copied)
-    return _gather(decision, notes)
+    return decide(verdict, max_loss=protocol.max_loss, notes=notes)
 
 
-def _gather(decision: Decision, notes: Sequence[str]) -> Comparison:
-    """Gather all that was found."""
-    verdict = decision.verdict
+def decide(verdict: Verdict, *, max_loss: float, notes: Sequence[str] = ()) -> Comparison:
+    """Choose the best depth at each training size, and gather all that was found.
+
+    Parameters
+    ----------
+    verdict : Verdict
+    max_loss : float
+        See `pipelines.comparison.protocol.Protocol`.
+    notes : sequence of str, optional
+        What was left out, and why.
+
+    Returns
+    -------
+    comparison : Comparison
+    """
+    decision = Decision(verdict=verdict, max_loss=max_loss)
     by_size = [decision.best(size) for size in verdict.sizes]
     best = max(by_size, key=lambda found: _number(found.train_size))
     confusion, mistakes = _predictions(verdict, (best.layer, best.classifier), best.train_size)
     return Comparison(
-        scoring=verdict.scoring,
+        verdict=verdict,
         best=best,
         by_size=tuple(by_size),
         layers=tuple(
-            verdict.layer_score(candidate, size, only=decision.clean)
+            verdict.layer_score(candidate, size)
             for candidate in verdict.fits
             for size in verdict.sizes
         ),
-        folds=tuple(_folds(verdict)),
-        classes=tuple(verdict.classes.tolist()),
+        folds=tuple(verdict.fold_scores()),
         confusion=confusion,
         mistakes=mistakes,
         notes=(*notes, *say_unconverged(verdict)),
-        tested=verdict.tested(verdict.chosen(best.train_size), best.train_size),
     )
 
 
@@ -147,12 +187,12 @@ def _predictions(
     verdict: Verdict, candidate: Candidate, size: TrainSize
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[Mistake, ...]]:
     """Count predictions, and list the wrong ones, each image once."""
-    names = verdict.classes
+    names, numbers = verdict.samples.classes, verdict.samples.numbers
     confusion = np.zeros((len(names), len(names)), np.intp)
     mistakes: dict[int, Mistake] = {}
     seen: set[int] = set()
     for split, fit in zip(verdict.splits_of(size), verdict.fits_of(candidate, size), strict=True):
-        labels = verdict.numbers[split.test].tolist()
+        labels = numbers[split.test].tolist()
         for image, label, answer in zip(
             split.test.tolist(), labels, fit.predicted.tolist(), strict=True
         ):
@@ -180,46 +220,5 @@ def say_unconverged(verdict: Verdict) -> list[str]:
     ]
 
 
-def _folds(verdict: Verdict) -> list[FoldScore]:
-    return [
-        FoldScore(
-            layer=layer,
-            classifier=classifier,
-            train_size=split.train_size,
-            repeat=split.repeat,
-            fold=split.fold,
-            C=fit.C,
-            score=verdict.score_of(split, fit),
-            n_train=len(split.train),
-            n_test=len(split.test),
-        )
-        for (layer, classifier), fits in verdict.fits.items()
-        for split, fit in zip(verdict.splits, fits, strict=True)
-    ]
-
-
 def _number(size: TrainSize) -> float:
     return float("inf") if size == "all" else float(size)
-
-
-def _of_each(values: Any, name: str, n: int) -> NDArray[Any]:
-    array = np.asarray(values)
-    if array.shape != (n,):
-        raise ValueError(f"{name} has the shape {array.shape}; one value for each of {n} labels.")
-    return array
-
-
-def _evaluate(
-    candidate: Candidate,
-    number: int,
-    codes: Codes,
-    y: NDArray[np.str_],
-    splits: list[Split],
-    protocol: Protocol,
-) -> tuple[tuple[Candidate, int], list[Fit]]:
-    X = codes() if callable(codes) else np.asarray(codes)
-    if len(X) != len(y):
-        raise ValueError(
-            f"Layer {candidate[0]!r} has codes of {len(X)} images, and there are {len(y)} labels."
-        )
-    return (candidate, number), evaluate_layer(X, y, splits, candidate[1], protocol)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
-from codes.wording import counted
+from pipelines.comparison.evaluate import Candidate
 from pipelines.comparison.guessing import guess
 from pipelines.comparison.intervals import PairedTests, explained_range, paired_tests
 from pipelines.comparison.protocol import TrainSize
 from pipelines.comparison.results import Best
-from pipelines.comparison.verdict import Candidate, Verdict
+from pipelines.comparison.verdict import Verdict
 
 SAVES = 0.05
 """Share of the chosen depth's cost that another has to save to be recommended in its place."""
@@ -27,18 +25,13 @@ class Decision:
     Attributes
     ----------
     verdict : Verdict
-    costs : mapping of str to float, or None
-        As for `pipelines.compare_layers`.
+        Test images that are copies of training images have no part in any decision.
     max_loss : float
-        See `pipelines.comparison.splits.Protocol`.
-    copied : ndarray of shape (n_samples,), bool, or None
-        Test images that are copies of training images: they have no part in any decision.
+        See `pipelines.comparison.protocol.Protocol`.
     """
 
     verdict: Verdict
-    costs: Mapping[str, float] | None = None
     max_loss: float = 0.02
-    copied: NDArray[np.bool_] | None = None
 
     def best(self, size: TrainSize) -> Best:
         """Choose at one training size, and score the way of choosing."""
@@ -47,7 +40,7 @@ class Decision:
         cv = np.array([[f.cv_score for f in verdict.fits_of(c, size)] for c in candidates])
         winner = candidates[int(cv.mean(1).argmax())]
         chosen = verdict.chosen(size)
-        tests = _paired_tests(verdict, winner, size, self.clean)
+        tests = _paired_tests(verdict, winner, size)
         better = [c for c, is_better in zip(candidates, tests.better, strict=True) if is_better]
         tied = [
             candidate
@@ -55,9 +48,9 @@ class Decision:
             if not is_worse and candidate != winner and candidate not in better
         ]
         score, low, high = verdict.scored(chosen, size)
-        guessed = _guess_score(verdict, size, self.clean)
-        explained = _explained(verdict, winner, size, float(cv.mean(1).max()), self.clean)
-        clean = self.clean
+        guessed = _guess_score(verdict, size)
+        explained = _explained(verdict, winner, size, float(cv.mean(1).max()))
+        clean = verdict.clean
         alone = (None, None, None) if clean is None else verdict.scored(chosen, size, only=clean)
         shown = (low if alone[1] is None else alone[1]) > guessed
         take = self._recommended(winner, tied, tests) if shown else (None, None)
@@ -89,9 +82,9 @@ class Decision:
     ) -> Candidate:
         """Find the cheapest of the winner and its ties that gives up next to nothing."""
         candidates = list(self.verdict.fits)
-        costs, share = self.costs, SAVES
-        if costs is None:  # An earlier layer is cheaper; it is not known by how much.
-            layers = dict.fromkeys(layer for layer, _ in candidates)
+        layers = list(dict.fromkeys(layer for layer, _ in candidates))
+        costs, share = self.verdict.costs, SAVES
+        if not costs:  # An earlier layer is cheaper; it is not known by how much.
             costs, share = {layer: float(i) for i, layer in enumerate(layers)}, 0.0
         most = dict(zip(candidates, np.minimum(tests.error, self.max_loss), strict=True))
         loss = dict(zip(candidates, tests.loss, strict=True))
@@ -102,11 +95,6 @@ class Decision:
             and saves(costs[candidate[0]], costs[winner[0]], share)
         ]
         return min(eligible, key=lambda c: (costs[c[0]], loss[c]), default=winner)
-
-    @cached_property
-    def clean(self) -> NDArray[np.bool_] | None:
-        """The images that decide, where not all that are tested do."""
-        return self.verdict.without(self.copied)
 
 
 def saves(cost: float, chosen: float, share: float = SAVES) -> bool:
@@ -131,64 +119,9 @@ def saves(cost: float, chosen: float, share: float = SAVES) -> bool:
     return cost < chosen and cost <= (1 - share) * chosen
 
 
-CLASSIFIER_NAMES = {"svm": "a linear SVM", "logistic": "logistic regression"}
-UNNEEDED = {
-    "pixels": ("no network is needed", "a network is needed", "on raw pixels"),
-    "random": (
-        "the network's training is not needed",
-        "the network's training is needed",
-        "on the chosen depth with random weights",
-    ),
-}
-"""Control → what it says where it does as well, what it leaves open, and what it is."""
-
-
-def does_as_well(score: float, best: Best) -> bool:
-    """Tell whether a control scores as much as the network, or more."""
-    return score >= best.expected[0]
-
-
-def find_unneeded(
-    name: str, score: float, best: Best, *, worse: bool, n_groups: int | None = None
-) -> str:
-    """Say what a control that does as well as the network says against this.
-
-    Parameters
-    ----------
-    name : str
-        Of `UNNEEDED`.
-    score : float
-        Of the control, which is shown to be better than guessing; without copies of training
-        images, as that of `best` is.
-    best : Best
-    worse : bool
-        Whether the control is worse than `best` beyond chance, by paired differences over the
-        tested images.
-    n_groups : int, optional
-        Of tested images, over which these differences are taken instead.
-
-    Returns
-    -------
-    finding : str
-        Empty where the network is shown to be better.
-    """
-    if worse and not does_as_well(score, best):
-        return ""
-    sure, unsure, what = UNNEEDED[name]
-    said = (
-        f"{CLASSIFIER_NAMES[best.classifier]} {what} scores {score:.3f}, and on the network's "
-        f"codes {best.expected[0]:.3f}"
-    )
-    if does_as_well(score, best):
-        return f"{sure}: {said}"
-    few = "" if n_groups is None else f" over {counted(n_groups, 'group')} of tested images"
-    return f"nothing shows that {unsure}: {said}, which cannot be distinguished{few}"
-
-
-def _paired_tests(
-    verdict: Verdict, winner: Candidate, size: TrainSize, only: NDArray[np.bool_] | None
-) -> PairedTests:
+def _paired_tests(verdict: Verdict, winner: Candidate, size: TrainSize) -> PairedTests:
     """Compare every candidate with the winner."""
+    only = verdict.clean
     candidates = list(verdict.fits)
     splits, repeats = verdict.splits_of(size), verdict.repeats(size)
     fits = [verdict.fits_of(candidate, size) for candidate in candidates]
@@ -208,32 +141,21 @@ def _paired_tests(
     )
 
 
-def _guess_score(verdict: Verdict, size: TrainSize, only: NDArray[np.bool_] | None) -> float:
-    k = len(verdict.classes)
-    return float(
-        np.mean(
-            [
-                verdict.score_of(
-                    split, guess(verdict.numbers, split, k, verdict.scoring), only=only
-                )
-                for split in verdict.splits_of(size)
-            ]
-        )
-    )
+def _guess_score(verdict: Verdict, size: TrainSize) -> float:
+    splits = verdict.splits_of(size)
+    guesses = [guess(verdict.samples, split, verdict.scoring) for split in splits]
+    pairs = zip(splits, guesses, strict=True)
+    return float(np.mean([verdict.score_of(*pair, only=verdict.clean) for pair in pairs]))
 
 
 def _explained(
-    verdict: Verdict,
-    winner: Candidate,
-    size: TrainSize,
-    cv_score: float,
-    only: NDArray[np.bool_] | None,
+    verdict: Verdict, winner: Candidate, size: TrainSize, cv_score: float
 ) -> tuple[float, float, str | None] | tuple[None, None, None]:
     """Bound what cross-validation explains of the winner's test score, and say if it is outside."""
     splits = verdict.splits_of(size)
     if len(verdict.repeats(size)[0]) > 1:  # Folds of a cross-validation, not a test split.
         return None, None, None
-    fits = verdict.fits_of(winner, size)
+    fits, only = verdict.fits_of(winner, size), verdict.clean
     pairs = zip(splits, fits, strict=True)
     score = float(np.mean([verdict.score_of(*pair, only=only) for pair in pairs]))
     held_out, answers = verdict.pooled(fits, size, only=only)
@@ -242,7 +164,7 @@ def _explained(
         score,
         answers,
         cv_score=cv_score,
-        trained=verdict.numbers[splits[0].train],
+        trained=verdict.samples.numbers[splits[0].train],
         n_folds=min(len(split.inner) for split in splits),
     )
     return low, high, "lower" if score < low else "higher" if score > high else None

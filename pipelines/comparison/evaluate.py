@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
@@ -18,6 +19,11 @@ from pipelines.comparison.splits import Fold, Split
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 
 ESTIMATORS = {"svm": LinearSVCCV, "logistic": LogisticCV}
+
+Codes = NDArray[Any] | Callable[[], NDArray[Any]]
+
+Candidate = tuple[str, str]
+"""Layer and classifier."""
 
 N_PIECES = 5
 """Parts that the splits of a layer are evaluated in; each reads the layer's codes again."""
@@ -29,6 +35,8 @@ class Fit:
 
     Attributes
     ----------
+    n_features : int
+        0 where none was read.
     C : float
         The chosen one.
     C_at_edge : {"low", "high"} or None
@@ -47,6 +55,7 @@ class Fit:
         What the score reads, see `pipelines.comparison.scoring.score_answers`.
     """
 
+    n_features: int = 0
     C: float
     C_at_edge: str | None
     converged: bool
@@ -106,6 +115,7 @@ def evaluate_layer(
         cv_scores = model.scores_.mean(1)
         fits.append(
             Fit(
+                n_features=X.shape[-1],
                 C=float(model.C_),
                 C_at_edge=model.C_at_edge_,
                 converged=bool(model.certificate_ <= model.tol),
@@ -117,6 +127,63 @@ def evaluate_layer(
             )
         )
     return fits
+
+
+def evaluate_layers(
+    codes: Mapping[str, Codes],
+    y: NDArray[np.str_],
+    splits: Sequence[Split],
+    protocol: Protocol,
+    *,
+    n_jobs: int = 1,
+    advance: Callable[[int], None] | None = None,
+) -> dict[Candidate, list[Fit]]:
+    """Train and test every classifier of a protocol on every layer, as `evaluate_layer` does.
+
+    Parameters
+    ----------
+    codes, n_jobs, advance
+        As for `pipelines.compare_layers`.
+    y, splits, protocol
+        As for `evaluate_layer`.
+
+    Returns
+    -------
+    fits : dict of (layer, classifier) to list of Fit
+        In the order of `codes`; a fit for each split.
+    """
+    candidates = [(layer, name) for layer in codes for name in protocol.classifiers]
+    pieces = in_pieces(splits)
+    tasks = (
+        delayed(_evaluate)((layer, name), number, codes[layer], y, piece, protocol)
+        for layer, name in candidates
+        for number, piece in enumerate(pieces)
+    )
+    found: dict[tuple[Candidate, int], list[Fit]] = {}
+    for place, done in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
+        found[place] = done
+        if advance is not None:
+            advance(len(done))
+    return {
+        candidate: [fit for number in range(len(pieces)) for fit in found[candidate, number]]
+        for candidate in candidates
+    }
+
+
+def _evaluate(
+    candidate: Candidate,
+    number: int,
+    codes: Codes,
+    y: NDArray[np.str_],
+    splits: list[Split],
+    protocol: Protocol,
+) -> tuple[tuple[Candidate, int], list[Fit]]:
+    X = codes() if callable(codes) else np.asarray(codes)
+    if len(X) != len(y):
+        raise ValueError(
+            f"Layer {candidate[0]!r} has codes of {len(X)} images, and there are {len(y)} labels."
+        )
+    return (candidate, number), evaluate_layer(X, y, splits, candidate[1], protocol)
 
 
 def in_pieces(splits: Sequence[Split]) -> list[list[Split]]:

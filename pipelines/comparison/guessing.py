@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipelines.comparison.evaluate import Fit
+from pipelines.comparison.samples import Samples
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.comparison.splits import Split
 
 
-def guess(numbers: NDArray[np.intp], split: Split, n_classes: int, scoring: str) -> Fit:
+def guess(samples: Samples, split: Split, scoring: str) -> Fit:
     """Answer with the commonest class of a split's training images, or with the classes' shares.
 
     Parameters
     ----------
-    numbers : ndarray of shape (n_samples,), intp
-        Number of each image's class.
+    samples : Samples
     split : Split
-    n_classes : int
     scoring : str
         Of `pipelines.comparison.scoring.SCORINGS`.
 
@@ -27,8 +25,9 @@ def guess(numbers: NDArray[np.intp], split: Split, n_classes: int, scoring: str)
     fit : Fit
         As of a classifier without features; its C is NaN.
     """
-    n = len(split.test)
-    shares = np.bincount(numbers[split.train], minlength=n_classes) / len(split.train)
+    n, numbers = len(split.test), samples.numbers
+    counts = np.bincount(numbers[split.train], minlength=len(samples.classes))
+    shares = counts / len(split.train)
     predicted = np.full(n, shares.argmax())
     reads = SCORINGS[scoring].reads
     if reads == "labels":

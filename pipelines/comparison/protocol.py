@@ -11,7 +11,8 @@ import numpy as np
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.linear.validation import DEFAULT_GRID, parse_grid
 
-CLASSIFIERS = ("svm", "logistic")
+CLASSIFIER_NAMES = {"svm": "a linear SVM", "logistic": "logistic regression"}
+CLASSIFIERS = tuple(CLASSIFIER_NAMES)
 
 TrainSize = int | str
 

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 
-from pipelines.comparison.held_out_answers import HeldOutAnswers
 from pipelines.comparison.protocol import TrainSize
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldScore:
+class ComparedLayer:
+    """A layer, as every row of results describes it.
+
+    Attributes
+    ----------
+    layer : str
+    depth : float
+        From 0, the input, to 1, the output; NaN where codes came without a network.
+    pool : str
+    multiply_adds : float or None
+        Of the network for an image up to here (`pipelines.extraction.cost.multiply_adds`), or
+        another cost in any unit.
+    """
+
+    layer: str
+    depth: float = math.nan
+    pool: str = ""
+    multiply_adds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldScore(ComparedLayer):
     """One classifier's score on one split.
 
     Attributes
     ----------
-    layer, classifier : str
+    n_features : int
+    classifier : str
     train_size : int or "all"
     repeat, fold : int
     C : float
@@ -24,7 +46,7 @@ class FoldScore:
     n_train, n_test : int
     """
 
-    layer: str
+    n_features: int
     classifier: str
     train_size: TrainSize
     repeat: int
@@ -36,12 +58,13 @@ class FoldScore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerScore:
+class LayerScore(ComparedLayer):
     """One classifier's score on one layer at one training size.
 
     Attributes
     ----------
-    layer, classifier : str
+    n_features : int
+    classifier : str
     train_size : int or "all"
     score : float
         Mean over the splits, on images that chose nothing.
@@ -61,7 +84,7 @@ class LayerScore:
         As in `Best`.
     """
 
-    layer: str
+    n_features: int
     classifier: str
     train_size: TrainSize
     score: float
@@ -181,38 +204,3 @@ class Mistake:
     image: int
     label: str
     predicted: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """What `compare_layers` found.
-
-    Attributes
-    ----------
-    scoring : str
-    best : Best
-        At the largest training size.
-    by_size : tuple of Best
-        At each.
-    layers : tuple of LayerScore
-    folds : tuple of FoldScore
-    classes : tuple of str
-    confusion : tuple of tuple of int
-        Of the chosen depth: test images by class and by predicted class.
-    mistakes : tuple of Mistake
-    notes : tuple of str
-        What was left out, and why.
-    tested : HeldOutAnswers
-        What the way of choosing answers at the largest training size.
-    """
-
-    scoring: str
-    best: Best
-    by_size: tuple[Best, ...]
-    layers: tuple[LayerScore, ...]
-    folds: tuple[FoldScore, ...]
-    classes: tuple[str, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    mistakes: tuple[Mistake, ...]
-    notes: tuple[str, ...]
-    tested: HeldOutAnswers = field(compare=False, repr=False)

@@ -10,6 +10,7 @@ from sklearn.model_selection import RepeatedStratifiedKFold, StratifiedGroupKFol
 
 from codes.wording import counted
 from pipelines.comparison.protocol import Protocol, TrainSize
+from pipelines.comparison.samples import Samples
 
 Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
 
@@ -36,24 +37,15 @@ class Split:
     inner: list[Fold]
 
 
-def make_splits(
-    y: NDArray[np.str_],
-    protocol: Protocol,
-    *,
-    test: NDArray[np.bool_] | None = None,
-    groups: NDArray[np.str_] | None = None,
-) -> tuple[list[Split], list[str]]:
+def make_splits(samples: Samples, protocol: Protocol) -> tuple[list[Split], list[str]]:
     """Split the training and test images that every layer shares.
 
     Parameters
     ----------
-    y : ndarray of shape (n_samples,), str
-    protocol : Protocol
-    test : ndarray of shape (n_samples,), bool, optional
-        The test split. Without it, every image is tested once in each repeat of an outer
+    samples : Samples
+        Without a test split, every image is tested once in each repeat of an outer
         cross-validation.
-    groups : ndarray of shape (n_samples,), str, optional
-        Images of one group are never on two sides.
+    protocol : Protocol
 
     Returns
     -------
@@ -66,10 +58,11 @@ def make_splits(
     ValueError
         If a class has fewer images (or groups) than there are folds, or is missing from a side.
     """
-    _check_classes(y, protocol, test, groups)
+    _check_classes(samples, protocol)
+    y, test = samples.y, samples.test
     splits: list[Split] = []
     notes: list[str] = []
-    outer = _outer_splits(y, protocol, test, groups)
+    outer = _outer_splits(samples, protocol)
     smallest = min(
         int(np.unique(y[train], return_counts=True)[1].min()) for _, _, (train, _) in outer
     )
@@ -86,7 +79,7 @@ def make_splits(
             continue
         repeats = (protocol.repeats or 5) if test is not None and size != "all" else 1
         of_size = [
-            _split(y, protocol, groups, size, repeat + again, fold, sides)
+            _split(samples, protocol, size, repeat + again, fold, sides)
             for repeat, fold, sides in outer
             for again in range(repeats)
         ]
@@ -102,12 +95,8 @@ def make_splits(
     return splits, notes
 
 
-def _check_classes(
-    y: NDArray[np.str_],
-    protocol: Protocol,
-    test: NDArray[np.bool_] | None,
-    groups: NDArray[np.str_] | None,
-) -> None:
+def _check_classes(samples: Samples, protocol: Protocol) -> None:
+    y, test, groups = samples.y, samples.test, samples.groups
     pool = np.ones(len(y), bool) if test is None else ~test
     if test is not None:
         if not test.any():
@@ -137,12 +126,8 @@ def _check_classes(
                 )
 
 
-def _outer_splits(
-    y: NDArray[np.str_],
-    protocol: Protocol,
-    test: NDArray[np.bool_] | None,
-    groups: NDArray[np.str_] | None,
-) -> list[tuple[int, int, Fold]]:
+def _outer_splits(samples: Samples, protocol: Protocol) -> list[tuple[int, int, Fold]]:
+    y, test, groups = samples.y, samples.test, samples.groups
     if test is not None:
         return [(0, 0, (np.flatnonzero(~test), np.flatnonzero(test)))]
     repeats = protocol.repeats or int(np.clip(2000 // len(y), 1, 5))
@@ -176,15 +161,15 @@ def _group_folds(y: NDArray[np.str_], groups: NDArray[np.str_], cv: int, seed: i
 
 
 def _split(
-    y: NDArray[np.str_],
+    samples: Samples,
     protocol: Protocol,
-    groups: NDArray[np.str_] | None,
     size: TrainSize,
     repeat: int,
     fold: int,
     sides: Fold,
 ) -> Split:
     # One stream for each split: adding a size or a repeat changes no other split.
+    y, groups = samples.y, samples.groups
     number = 0 if size == "all" else int(size)
     rng = np.random.default_rng([protocol.random_state, number, repeat, fold])
     train = sides[0] if size == "all" else _of_each_class(y, sides[0], int(size), rng)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.comparison.evaluate import Fit
+from pipelines.comparison.evaluate import Candidate, Fit
 from pipelines.comparison.held_out_answers import HeldOutAnswers
 from pipelines.comparison.intervals import HeldOut, score_interval
 from pipelines.comparison.protocol import TrainSize
-from pipelines.comparison.results import LayerScore
+from pipelines.comparison.results import ComparedLayer, FoldScore, LayerScore
+from pipelines.comparison.samples import Samples
 from pipelines.comparison.scoring import score_answers
 from pipelines.comparison.splits import Split
-
-Candidate = tuple[str, str]
-"""Layer and classifier."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,32 +26,33 @@ class Verdict:
 
     Attributes
     ----------
-    y : ndarray of shape (n_samples,), str
+    samples : Samples
     splits : list of Split
     fits : dict of Candidate to list of Fit
         One for each split; layers in forward order.
     scoring : str
-    groups : ndarray of shape (n_samples,), str, or None
     random_state : int
+    layers : mapping of str to ComparedLayer
+        What is known of each layer besides its name.
     """
 
-    y: NDArray[np.str_]
+    samples: Samples
     splits: list[Split]
     fits: dict[Candidate, list[Fit]]
     scoring: str
-    groups: NDArray[np.str_] | None = None
     random_state: int
+    layers: Mapping[str, ComparedLayer] = field(default_factory=dict)
 
-    def layer_score(
-        self, candidate: Candidate, size: TrainSize, *, only: NDArray[np.bool_] | None = None
-    ) -> LayerScore:
-        """Score a candidate at one training size, and on some of the test images alone."""
+    def layer_score(self, candidate: Candidate, size: TrainSize) -> LayerScore:
+        """Score a candidate at one training size, and where copies are tested without these."""
         fits = self.fits_of(candidate, size)
         score, low, high = self.scored(fits, size)
-        alone = (None, None, None) if only is None else self.scored(fits, size, only=only)
+        clean = self.clean
+        alone = (None, None, None) if clean is None else self.scored(fits, size, only=clean)
         edges = [fit.C_at_edge for fit in fits]
         return LayerScore(
-            layer=candidate[0],
+            **self._described(candidate[0]),
+            n_features=fits[0].n_features,
             classifier=candidate[1],
             train_size=size,
             score=score,
@@ -91,8 +91,39 @@ class Verdict:
         low, high = score_interval(held_out, score, answers)
         return score, low, high
 
-    def without(self, copied: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-        """Mark the images that are no copies; None where no tested one is, or all are."""
+    def fold_scores(self) -> list[FoldScore]:
+        """Score every candidate on every split."""
+        return [
+            FoldScore(
+                **self._described(layer),
+                n_features=fit.n_features,
+                classifier=classifier,
+                train_size=split.train_size,
+                repeat=split.repeat,
+                fold=split.fold,
+                C=fit.C,
+                score=self.score_of(split, fit),
+                n_train=len(split.train),
+                n_test=len(split.test),
+            )
+            for (layer, classifier), fits in self.fits.items()
+            for split, fit in zip(self.splits, fits, strict=True)
+        ]
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """What each layer costs to compute; empty where that is not known of all."""
+        known = {name: layer.multiply_adds for name, layer in self.layers.items()}
+        costs = {name: cost for name, cost in known.items() if cost is not None}
+        return costs if len(costs) == len(known) else {}
+
+    def _described(self, layer: str) -> dict[str, Any]:
+        return vars(self.layers.get(layer, ComparedLayer(layer=layer)))
+
+    @cached_property
+    def clean(self) -> NDArray[np.bool_] | None:
+        """The images that decide: no copies; None where no tested one is a copy, or all are."""
+        copied = self.samples.copied
         if copied is None:
             return None
         tested = copied[self.is_tested]
@@ -128,12 +159,12 @@ class Verdict:
         for of in repeats:
             order = np.argsort(np.concatenate([splits[i].test for i in of]))
             answers.append(np.concatenate([fits[i].answers for i in of])[order][kept])
-        images = images[kept]
+        images, groups = images[kept], self.samples.groups
         held_out = HeldOut(
             scoring=self.scoring,
-            truth=self.numbers[images],
-            n_classes=len(self.classes),
-            groups=None if self.groups is None else self.groups[images],
+            truth=self.samples.numbers[images],
+            n_classes=len(self.samples.classes),
+            groups=None if groups is None else groups[images],
             random_state=self.random_state,
         )
         return held_out, answers
@@ -151,20 +182,10 @@ class Verdict:
     @cached_property
     def is_tested(self) -> NDArray[np.bool_]:
         """Mark the images that some split tests."""
-        tested = np.zeros(len(self.y), bool)
+        tested = np.zeros(len(self.samples.y), bool)
         for split in self.splits:
             tested[split.test] = True
         return tested
-
-    @cached_property
-    def classes(self) -> NDArray[np.str_]:
-        """The classes, sorted."""
-        return np.unique(self.y)
-
-    @cached_property
-    def numbers(self) -> NDArray[np.intp]:
-        """The number of each image's class."""
-        return np.searchsorted(self.classes, self.y)
 
     def splits_of(self, size: TrainSize) -> list[Split]:
         """List the splits of a training size."""
@@ -178,5 +199,5 @@ class Verdict:
     def score_of(self, split: Split, fit: Fit, *, only: NDArray[np.bool_] | None = None) -> float:
         """Score a fit on the test images of its split."""
         kept = slice(None) if only is None else only[split.test]
-        truth, answers = self.numbers[split.test][kept], fit.answers[kept]
-        return float(score_answers(self.scoring, truth, answers, len(self.classes))[0])
+        truth, answers = self.samples.numbers[split.test][kept], fit.answers[kept]
+        return float(score_answers(self.scoring, truth, answers, len(self.samples.classes))[0])

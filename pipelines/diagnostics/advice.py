@@ -11,9 +11,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.comparison.controls import Control
-from pipelines.comparison.decision import CLASSIFIER_NAMES, does_as_well
-from pipelines.comparison.results import Best, Comparison, LayerScore
+from pipelines.comparison.compare import Comparison
+from pipelines.comparison.protocol import CLASSIFIER_NAMES
+from pipelines.comparison.results import Best, LayerScore
+from pipelines.controls.findings import does_as_well
+from pipelines.controls.scores import ControlScore
 from pipelines.diagnostics.similarity import BORDER, Similarity
 
 LARGE = 5000
@@ -60,10 +62,7 @@ class Advice:
 
 
 def advise(
-    comparison: Comparison,
-    similarity: Similarity,
-    depths: dict[str, float],
-    controls: Sequence[Control] = (),
+    comparison: Comparison, similarity: Similarity, controls: Sequence[ControlScore] = ()
 ) -> Advice:
     """Place a dataset in the table.
 
@@ -73,9 +72,7 @@ def advise(
         The images that trained at its best size are those that are counted.
     similarity : Similarity
         Where it is on no side of the border, the recommended depth decides between the cases.
-    depths : dict of str to float
-        Layer → depth, in forward order.
-    controls : sequence of Control, optional
+    controls : sequence of ControlScore, optional
         What does as well as the network is said first; raw pixels take the place of a depth where
         they score as much.
 
@@ -85,6 +82,7 @@ def advise(
     """
     best = comparison.best
     take, _ = best.taken
+    depths = {row.layer: row.depth for row in comparison.layers}
     n_train = max(row.n_train for row in comparison.folds if row.train_size == best.train_size)
     large = n_train >= LARGE
     similar, found = _similar(similarity)

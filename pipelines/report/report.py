@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from codes import ImageList
-from pipelines.comparison.controls import CONTROLS
+from pipelines.comparison.compare import Comparison
 from pipelines.comparison.duplicates import find_leaks
 from pipelines.comparison.held_out_answers import ANSWERS, by_content, read_answers, write_answers
-from pipelines.comparison.results import Comparison
+from pipelines.controls.kinds import CONTROLS
 from pipelines.provenance import versions
 from pipelines.report.networks import Standing, side_by_side
 from pipelines.report.page import render, render_markdown
@@ -49,7 +49,6 @@ def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
     options, protocol = extraction.options, study.protocol
     images, backbone = extraction.images, extraction.backbone
     classes, counts = np.unique(images.labels, return_counts=True)
-    taps = {tap.name: tap for tap in extraction.taps}
     splits = None
     if images.splits is not None:
         names, sizes = np.unique(images.splits, return_counts=True)
@@ -91,22 +90,12 @@ def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
         "environment": {"versions": versions(), "device": extraction.device},
         "best": _plain(comparison.best),
         "by_size": [_plain(best) for best in comparison.by_size],
-        "layers": [
-            {
-                "layer": row.layer,
-                "depth": taps[row.layer].layer.depth,
-                "pool": taps[row.layer].pool,
-                "n_features": taps[row.layer].n_features,
-                "multiply_adds": study.multiply_adds[row.layer],
-                **{k: v for k, v in _plain(row).items() if k != "layer"},
-            }
-            for row in comparison.layers
-        ],
+        "layers": [_plain(row) for row in comparison.layers],
         "classes": list(comparison.classes),
         "confusion": [list(row) for row in comparison.confusion],
         "confused": _confused(comparison, images),
         "controls": [
-            {"name": control.name, "what": CONTROLS[control.name]}
+            {"name": control.name, "what": CONTROLS[control.name].what}
             | {k: v for k, v in asdict(control).items() if k != "name"}
             for control in study.controls
         ],

@@ -1,0 +1,1 @@
+"""A comparison → what its score should be compared with, on the same splits."""

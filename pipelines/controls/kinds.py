@@ -1,0 +1,285 @@
+"""Controls: what is trained in the place of the chosen depth, one class each.
+
+Together they cost no more than the comparison: of a repeated cross-validation they see the first
+repeat, which tests every image once; shuffled labels are trained with the C that the true ones
+chose; and where few layers were compared, the other controls choose C from a coarser grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.comparison.compare import Comparison
+from pipelines.comparison.evaluate import Fit, evaluate_layer
+from pipelines.comparison.guessing import guess
+from pipelines.comparison.protocol import Protocol
+from pipelines.comparison.splits import Split, inner_splits
+from pipelines.extraction.options import ExtractionOptions
+from pipelines.progress import Progress
+
+if TYPE_CHECKING:  # Loads torch, which takes seconds.
+    from codes import Backbone
+    from pipelines.extraction.extract import Extraction
+
+Reader = Callable[[], NDArray[Any]]
+
+
+class LeftOutError(Exception):
+    """A control does not make sense here; the message says why."""
+
+
+class Control:
+    """A control on the codes of the chosen depth.
+
+    Attributes
+    ----------
+    name : str
+    what : str
+        What it is, in words.
+    searches : bool
+        Whether it searches for C.
+    """
+
+    name: ClassVar[str]
+    what: ClassVar[str]
+    searches: ClassVar[bool] = True
+
+    def cost(self, n_layers: int) -> float:
+        """Say how much a search costs, in those of one of `n_layers` layers."""
+        return float(self.searches)
+
+    def read(self, extraction: Extraction, best: str, progress: Progress) -> Reader:
+        """Find how to read its codes; extract those that are not in the store.
+
+        Parameters
+        ----------
+        extraction : Extraction
+        best : str
+            The chosen tap's name.
+        progress : Progress
+
+        Returns
+        -------
+        reader : function
+            Returns codes of shape (n_samples, n_features).
+
+        Raises
+        ------
+        LeftOutError
+            If it does not make sense here.
+        """
+        return extraction.readers[best]
+
+    def evaluate(
+        self, read: Reader, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
+    ) -> list[Fit]:
+        """Train and test it.
+
+        Parameters
+        ----------
+        read : function
+            As `read` returns it.
+        comparison : Comparison
+        splits : sequence of Split
+            Of the comparison.
+        protocol : Protocol
+            With the grid of C to search.
+
+        Returns
+        -------
+        fits : list of Fit
+            One for each split.
+        """
+        y = comparison.verdict.samples.y
+        return evaluate_layer(read(), y, splits, comparison.best.classifier, protocol)
+
+
+class Majority(Control):
+    """Guesses, whatever the images show."""
+
+    name, what = "majority", "the commonest class of the training images"
+    searches = False
+
+    def evaluate(
+        self, read: Reader, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
+    ) -> list[Fit]:
+        """Guess on each split; no codes are read."""
+        verdict = comparison.verdict
+        return [guess(verdict.samples, split, verdict.scoring) for split in splits]
+
+
+class Shuffled(Control):
+    """Trains on labels in another order, and is tested on the true ones."""
+
+    name, what = "shuffled", "the chosen depth, training labels shuffled, C as for the true ones"
+    searches = False
+
+    def evaluate(
+        self, read: Reader, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
+    ) -> list[Fit]:
+        """Train on each split's own labels, shuffled among its training images."""
+        X, best, y = read(), comparison.best, comparison.verdict.samples.y
+        chosen = {
+            (fold.repeat, fold.fold): fold.C
+            for fold in comparison.folds
+            if (fold.layer, fold.classifier, fold.train_size)
+            == (best.layer, best.classifier, best.train_size)
+        }
+        fits = []
+        for number, split in enumerate(splits):
+            rng = np.random.default_rng([protocol.random_state, number])
+            shuffled = y.copy()
+            shuffled[split.train] = _shuffle(y[split.train], rng)
+            # A classifier wants folds with every class, also for one C; groups have lost theirs.
+            inner = inner_splits(shuffled[split.train], None, 2, rng)
+            same = replace(protocol, Cs=(chosen[split.repeat, split.fold],))
+            fits += evaluate_layer(
+                X, shuffled, [replace(split, inner=inner)], best.classifier, same
+            )
+        return fits
+
+
+class Concatenated(Control):
+    """All depths as one, each feature scaled."""
+
+    name, what = "concatenated", "all depths side by side, each feature scaled"
+
+    def cost(self, n_layers: int) -> float:
+        """Say how much it costs: 0.2 to 0.5 of all layers were measured."""
+        return 0.5 * n_layers
+
+    def read(self, extraction: Extraction, best: str, progress: Progress) -> Reader:
+        """Read every depth."""
+        if len(extraction.taps) == 1:
+            raise LeftOutError("there is only one depth")
+        return partial(_side_by_side, list(extraction.readers.values()))
+
+
+class _Extracted(Control):
+    """A control on other codes of the same images."""
+
+    def options(
+        self, of_best: ExtractionOptions, extraction: Extraction
+    ) -> tuple[ExtractionOptions, Backbone | None]:
+        """Say what is extracted instead, and with which backbone if that is not loaded by name."""
+        raise NotImplementedError
+
+    def read(self, extraction: Extraction, best: str, progress: Progress) -> Reader:
+        """Extract the codes that the store lacks."""
+        from pipelines.extraction.extract import extract
+
+        of_best = extraction.options_of(best, extraction.options)
+        options, backbone = self.options(of_best, extraction)
+        images = replace(extraction.images, ignored={})  # What is ignored was said before.
+        found = extract(images, options, backbone=backbone, progress=progress)
+        [reader] = found.readers.values()
+        return reader
+
+
+class Pixels(_Extracted):
+    """No network at all."""
+
+    name, what = "pixels", "raw pixels, shrunk to 16×16"
+
+    def options(
+        self, of_best: ExtractionOptions, extraction: Extraction
+    ) -> tuple[ExtractionOptions, Backbone | None]:
+        """Take what the network would be shown."""
+        from codes.backbones.backbone import pixels_backbone
+
+        options = replace(
+            of_best, layers="pixels", activation="post", pool="grid:16", dtype="float32"
+        )
+        return options, pixels_backbone(extraction.backbone.preprocessing)
+
+
+class RandomWeights(_Extracted):
+    """The same architecture, untrained."""
+
+    name, what = "random", "the chosen depth, random weights"
+
+    def options(
+        self, of_best: ExtractionOptions, extraction: Extraction
+    ) -> tuple[ExtractionOptions, Backbone | None]:
+        """Take the same layer."""
+        from pipelines.extraction.extract import backbone_of
+
+        if of_best.weights == "none":
+            raise LeftOutError("the weights are random already")
+        random = replace(of_best, weights="none", dtype="float32")
+        if ":" not in of_best.backbone:
+            return random, None
+        try:
+            return random, backbone_of(random)
+        except ValueError as error:
+            raise LeftOutError(str(error).rstrip(".")) from error
+
+
+class PreActivation(_Extracted):
+    """The other side of the non-linearity."""
+
+    name, what = "pre", "the chosen depth, before its activation"
+
+    def options(
+        self, of_best: ExtractionOptions, extraction: Extraction
+    ) -> tuple[ExtractionOptions, Backbone | None]:
+        """Take the same layer's other side."""
+        if of_best.activation == "pre":
+            raise LeftOutError("the codes are those before the activation already")
+        best = next(t.layer for t in extraction.taps if t.layer.name == of_best.layers)
+        if best.kind in ("penultimate", "pooled", "node") and not best.average_of:
+            raise LeftOutError(f"{best.name} is not an activation")
+        return replace(of_best, activation="pre"), extraction.backbone
+
+
+CONTROLS: dict[str, Control] = {
+    control.name: control
+    for control in (
+        Majority(), Shuffled(), Pixels(), RandomWeights(), Concatenated(), PreActivation(),
+    )
+}  # fmt: skip
+"""By name; all but the last are run by default."""
+DEFAULT_CONTROLS = tuple(CONTROLS)[:-1]
+
+
+def parse_controls(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Read which controls are meant.
+
+    Parameters
+    ----------
+    names : str, or sequence of str
+        Of `CONTROLS`, joined by commas; or none.
+
+    Raises
+    ------
+    ValueError
+        If one is unknown.
+
+    Examples
+    --------
+    >>> parse_controls("majority, pixels"), parse_controls("none")
+    (('majority', 'pixels'), ())
+    """
+    if isinstance(names, str):
+        names = [] if names == "none" else [name.strip() for name in names.split(",")]
+    unknown = [name for name in names if name not in CONTROLS]
+    if unknown:
+        raise ValueError(
+            f"Controls {', '.join(map(str, unknown))} are unknown. Allowed: {', '.join(CONTROLS)}, "
+            "or none."
+        )
+    return tuple(dict.fromkeys(names))
+
+
+def _shuffle(labels: NDArray[np.str_], rng: np.random.Generator) -> NDArray[np.str_]:
+    return np.asarray(rng.permutation(labels))
+
+
+def _side_by_side(readers: Sequence[Reader]) -> NDArray[Any]:
+    return np.concatenate([read() for read in readers], axis=-1)

@@ -1,0 +1,187 @@
+"""Scores of controls, on the splits and with the classifier that the chosen depth was scored on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from pipelines.comparison.compare import Comparison
+from pipelines.comparison.evaluate import Fit
+from pipelines.comparison.held_out_answers import HeldOutAnswers
+from pipelines.comparison.intervals import paired_tests
+from pipelines.comparison.protocol import Protocol
+from pipelines.comparison.scoring import score_answers
+from pipelines.comparison.splits import Split
+from pipelines.comparison.verdict import Verdict
+from pipelines.controls.findings import UNNEEDED, find_unneeded
+from pipelines.controls.kinds import CONTROLS, Control, Reader
+from pipelines.controls.permutation import better_than_chance
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlScore:
+    """What a control scores, where the chosen depth was scored.
+
+    Attributes
+    ----------
+    name : str
+        Of `pipelines.controls.kinds.CONTROLS`.
+    n_features : int
+        0 for the majority.
+    score, ci_low, ci_high : float
+        And its 95 % interval.
+    alarm : bool
+        Whether labels that mean nothing are predicted far better than by chance: something leaks.
+    finding : str
+        What it says against the network: see `pipelines.controls.findings.find_unneeded`.
+    score_without_leaks : float or None
+        As in `pipelines.comparison.results.Best`.
+    """
+
+    name: str
+    n_features: int
+    score: float
+    ci_low: float
+    ci_high: float
+    alarm: bool
+    finding: str = ""
+    score_without_leaks: float | None = None
+
+    @property
+    def expected(self) -> float:
+        """The score on test images that are no copies of training images, where that differs."""
+        return self.score if self.score_without_leaks is None else self.score_without_leaks
+
+
+def run_controls(
+    readers: Mapping[str, Reader],
+    comparison: Comparison,
+    *,
+    protocol: Protocol,
+    n_jobs: int = 1,
+    advance: Callable[[int], None] | None = None,
+) -> list[ControlScore]:
+    """Score controls where the chosen depth was scored.
+
+    In a repeated cross-validation, on the splits of the first repeat.
+
+    Parameters
+    ----------
+    readers : mapping of str to function
+        Control → how to read its codes, of shape (n_samples, n_features); not called for
+        ``"majority"``.
+    comparison : Comparison
+    protocol : Protocol
+        Of the comparison.
+    n_jobs : int, default=1
+        Processes, as in joblib.
+    advance : callable, optional
+        Called with 1 after each control.
+
+    Returns
+    -------
+    scores : list of ControlScore
+    """
+    size, samples = comparison.best.train_size, comparison.verdict.samples
+    splits = every = comparison.verdict.splits_of(size)
+    if samples.test is None:
+        splits = [split for split in every if split.repeat == every[0].repeat]
+    controls = [CONTROLS[name] for name in readers]
+    grid = _affordable(controls, comparison, protocol, len(splits) / len(every))
+    protocol = replace(protocol, train_sizes=(size,), scoring=comparison.scoring, Cs=grid)
+    tasks = (
+        delayed(_evaluate)(control, readers[control.name], comparison, splits, protocol)
+        for control in controls
+    )
+    fits: dict[str, list[Fit]] = {}
+    for name, of_control in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
+        fits[name] = of_control
+        if advance is not None:
+            advance(1)
+    verdict = replace(comparison.verdict, splits=splits, fits={})
+    return [_score(name, fits[name], comparison, verdict) for name in readers]
+
+
+def _evaluate(
+    control: Control,
+    read: Reader,
+    comparison: Comparison,
+    splits: Sequence[Split],
+    protocol: Protocol,
+) -> tuple[str, list[Fit]]:
+    return control.name, control.evaluate(read, comparison, splits, protocol)
+
+
+def _score(
+    name: str, fits: Sequence[Fit], comparison: Comparison, verdict: Verdict
+) -> ControlScore:
+    """Score a control, and say what it says against the network."""
+    best, samples, clean = comparison.best, verdict.samples, verdict.clean
+    score, low, high = verdict.scored(fits, best.train_size)
+    alarm = name == "shuffled" and better_than_chance(
+        samples.numbers,
+        [split.test for split in verdict.splits],
+        [fit.predicted for fit in fits],
+        groups=samples.groups,
+        random_state=verdict.random_state,
+    )
+    control = ControlScore(
+        name=name,
+        n_features=fits[0].n_features,
+        score=score,
+        ci_low=low,
+        ci_high=high,
+        alarm=alarm,
+    )
+    if clean is not None:
+        alone, low, _ = verdict.scored(fits, best.train_size, only=clean)
+        control = replace(control, score_without_leaks=alone)
+    # Where no depth is better than guessing, random weights that are say nothing of training.
+    shown = best.recommended is not None or name == "pixels"
+    if name not in UNNEEDED or low <= best.guess or not shown:
+        return control
+    tested = comparison.tested
+    worse = _is_worse(tested, fits, verdict)
+    groups = tested.held_out.groups
+    n_groups = None if groups is None else len(np.unique(groups))
+    finding = find_unneeded(name, control.expected, best, worse=worse, n_groups=n_groups)
+    return replace(control, finding=finding)
+
+
+def _is_worse(
+    tested: HeldOutAnswers,
+    fits: Sequence[Fit],
+    verdict: Verdict,
+) -> bool:
+    """Tell whether a control scores lower than the comparison's own choice, beyond chance."""
+    only = verdict.clean
+    held_out, answers = verdict.pooled(fits, verdict.sizes[0], only=only)
+    kept = np.ones(len(tested.images), bool) if only is None else only[tested.images]
+    chosen = [given[kept] for given in tested.answers[: len(answers)]]  # The first repeats.
+    scores = [
+        [
+            score_answers(held_out.scoring, held_out.truth, given, held_out.n_classes)[0]
+            for given in of
+        ]
+        for of in (chosen, answers)
+    ]
+    tests = paired_tests(held_out, [chosen, answers], np.array(scores), 0, chose=False)
+    return bool(tests.worse[1])
+
+
+def _affordable(
+    controls: Sequence[Control], comparison: Comparison, protocol: Protocol, share: float
+) -> tuple[float, ...]:
+    """Thin the grid of C where controls on some of the splits would cost more than all layers."""
+    best = comparison.best
+    rows = [row for row in comparison.layers if row.train_size == best.train_size]
+    cost = sum(control.cost(len(rows)) for control in controls)
+    step = math.ceil(cost * share / len(rows)) if cost else 1
+    logs = np.log(protocol.grid)
+    [C] = [row.C for row in rows if (row.layer, row.classifier) == (best.layer, best.classifier)]
+    chosen = int(np.abs(logs - np.log(C)).argmin())  # A median: perhaps between two of the grid.
+    return protocol.grid[chosen % step :: step]
