@@ -51,6 +51,38 @@ def last_reader(traced: TracedGraph) -> fx.Node:
     return classifier
 
 
+def head_input(traced: TracedGraph) -> fx.Node:
+    """Return what the source classifier reads, as it is before dropout and flattening.
+
+    Parameters
+    ----------
+    traced : TracedGraph
+
+    Returns
+    -------
+    node : fx.Node
+
+    Raises
+    ------
+    ValueError
+        If the network has several outputs, or no classifier with weights.
+    """
+    [output] = [node for node in traced.graph.nodes if node.op == "output"]
+    [answer] = output.args
+    if not isinstance(answer, fx.Node):
+        names = ", ".join(traced.names.get(node, node.name) for node in output.all_input_nodes)
+        raise ValueError(
+            f"{type(traced.root).__name__} has several outputs ({names}): its last layer is not "
+            "the only head that a new classifier would take the place of. Give a network that "
+            "answers with one tensor."
+        )
+    reader = last_reader(traced)
+    before = _behind(traced, main_input(reader))
+    if before is None:
+        raise ValueError(f"{type(traced.root).__name__} has no layer before its classifier.")
+    return before
+
+
 def class_weights(traced: TracedGraph) -> tuple[str, torch.Tensor] | None:
     """Find the weights of the source classifier.
 

@@ -1,0 +1,263 @@
+"""Starts: the places from which on a network can be trained, everything before left as it is.
+
+A network can be cut where one value is all that what comes later depends on: behind a residual
+block, a dense block or an inception module, not inside. What comes before such a value never
+changes, and need not be computed twice.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import fx
+
+from codes.graph.heads import head_input
+from codes.graph.traced_graph import TracedGraph, canonical, depths
+
+WHOLE = "input"
+"""The start of the whole network."""
+BLOCK = 0.15
+"""Most that a block is deep."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A place from which on a network can be trained.
+
+    Attributes
+    ----------
+    name : str
+        The first module that is trained, such as ``"layer4"`` or ``"features.9"``; ``"input"`` for
+        the whole network.
+    reads : str
+        The graph node whose values it reads; ``"input"`` for images.
+    depth : float
+        Of that node, from 0, the input, to 1, the output.
+    shape : tuple of int
+        Of one image's values there, channels first.
+    layout : str
+        As for `codes.graph.layers.Layer`.
+    """
+
+    name: str
+    reads: str
+    depth: float
+    shape: tuple[int, ...]
+    layout: str
+
+
+def find_starts(traced: TracedGraph) -> list[Start]:
+    """Find every place from which on a network can be trained.
+
+    Each begins with a layer that has weights: pooling before it is not computed twice either.
+
+    Parameters
+    ----------
+    traced : TracedGraph
+        With its shapes measured.
+
+    Returns
+    -------
+    starts : list of Start
+        In forward order, ``"input"`` first; none where nothing with weights is trained.
+
+    Examples
+    --------
+    >>> from codes import load_backbone
+    >>> [start.name for start in find_starts(load_backbone("bundled").graph)]
+    ['input', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7']
+    """
+    end = head_input(traced)
+    within = _ancestors(end)
+    nodes = [node for node in traced.graph.nodes if node in within]
+    cuts = [i for i in range(len(nodes) - 1) if _is_cut(traced, nodes, i)]
+    shares = depths(traced)
+    starts = []
+    for place, following in pairwise([*cuts, len(nodes) - 1]):
+        node = nodes[place]
+        trained = [n for n in nodes[place + 1 : following + 1] if _has_parameters(traced, n)]
+        if not trained:
+            continue
+        whole = node.op == "placeholder"
+        layout, shape = canonical(traced, node)
+        starts.append(
+            Start(
+                name=WHOLE if whole else _module_name(traced, trained[0], nodes[: place + 1]),
+                reads=WHOLE if whole else traced.names[node],
+                depth=0.0 if whole else round(shares[node], 4),
+                shape=shape,
+                layout=layout,
+            )
+        )
+    return starts
+
+
+def choose_starts(traced: TracedGraph, wanted: str | Sequence[str] = "auto") -> list[Start]:
+    """Choose places from which on to train.
+
+    Parameters
+    ----------
+    traced : TracedGraph
+        With its shapes measured.
+    wanted : str or sequence of str, default="auto"
+        ``"auto"``: the last stage (the last change of resolution, or else the last layers), the
+        last half by depth, and the whole network; otherwise names of modules or graph nodes, in a
+        sequence or joined by commas, or ``"input"``.
+
+    Returns
+    -------
+    starts : list of Start
+        Each once, in forward order.
+
+    Raises
+    ------
+    ValueError
+        If a start does not exist, or the network cannot be cut there; the message names the
+        nearest at which it can.
+
+    Examples
+    --------
+    >>> from codes import load_backbone
+    >>> graph = load_backbone("bundled").graph
+    >>> [start.name for start in choose_starts(graph)]
+    ['input', 'conv4', 'fc6']
+    """
+    starts = find_starts(traced)
+    if not starts:
+        raise ValueError(
+            f"{type(traced.root).__name__} has no layer with weights before its classifier, so "
+            "that there is nothing to fine-tune."
+        )
+    if wanted == "auto":
+        return _default_starts(traced, starts)
+    parts = wanted.split(",") if isinstance(wanted, str) else wanted
+    found = {
+        start.name: start for part in parts for start in [_named(traced, starts, part.strip())]
+    }
+    return [start for start in starts if start.name in found]
+
+
+def _default_starts(traced: TracedGraph, starts: Sequence[Start]) -> list[Start]:
+    """Take the last stage, the last half, and the whole network."""
+    nodes = list(traced.graph.nodes)
+    places = [nodes.index(_read(traced, start)) for start in starts]
+    sides = [
+        (i, canonical(traced, node)[1][1:])
+        for i, node in enumerate(nodes)
+        if traced.has_weights(node) and len(node.meta.get("shape", ())) == 4
+    ]
+    sides = [(i, side) for i, side in sides if max(side) > 1]  # Not in a gate.
+    # Behind the last stage's start, no layer has maps of another size.
+    earlier = [i for i, side in sides if side != sides[-1][1]]
+    after = max(earlier, default=places[-1] - 1)
+    last = next((s for s, place in zip(starts, places, strict=True) if place >= after), starts[-1])
+    half = min(starts, key=lambda start: abs(start.depth - 0.5))
+    names = {WHOLE, _outer(starts, half), _outer(starts, last)}
+    return [start for start in starts if start.name in names]
+
+
+def _outer(starts: Sequence[Start], start: Start) -> str:
+    """Name the start of the block that another is within, if it is not much earlier."""
+    around = [
+        other.name
+        for other in starts
+        if _is_within(start.name, other.name) and other.depth >= start.depth - BLOCK
+    ]
+    return around[0]
+
+
+def _read(traced: TracedGraph, start: Start) -> fx.Node:
+    [image] = [node for node in traced.graph.nodes if node.op == "placeholder"]
+    return image if start.name == WHOLE else traced.nodes[start.reads]
+
+
+def _named(traced: TracedGraph, starts: Sequence[Start], name: str) -> Start:
+    for start in starts:
+        if name in (start.name, start.reads if start.name == WHOLE else None):
+            return start
+    nodes = list(traced.graph.nodes)
+    own = [i for i, node in enumerate(nodes) if _is_within(traced.names.get(node, ""), name)]
+    allowed = [start.name for start in starts]
+    if not own:
+        near = ", ".join(difflib.get_close_matches(name, allowed, 3, 0.4))
+        raise ValueError(
+            f"The start {name!r} is not in this backbone. "
+            f"{f'Nearest: {near}. ' if near else ''}Allowed: {', '.join(allowed)}."
+        )
+    first = own[0]
+    places = [nodes.index(_read(traced, start)) for start in starts]
+    for start, place in zip(starts, places, strict=True):
+        # Nothing that is trained lies between: the same layers are, whatever they are called.
+        between = nodes[min(place, first - 1) + 1 : max(place + 1, first)]
+        if not any(_has_parameters(traced, node) for node in between):
+            return start
+    before = [start.name for start, place in zip(starts, places, strict=True) if place < first]
+    after = [start.name for start, place in zip(starts, places, strict=True) if place >= first]
+    why = (
+        "what comes later also depends on values from before it"
+        if after
+        else "no layer that is trained comes between it and the classifier"
+    )
+    raise ValueError(
+        f"The network cannot be cut at {name!r}: {why}. Nearest: "
+        f"{', '.join([*before[-1:], *after[:1]])}."
+    )
+
+
+def _ancestors(node: fx.Node) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        at = waiting.pop()
+        if at not in found:
+            found.add(at)
+            waiting.extend(at.all_input_nodes)
+    return found
+
+
+def _is_cut(traced: TracedGraph, nodes: Sequence[fx.Node], place: int) -> bool:
+    """Tell whether a node's values are all that what comes later depends on."""
+    node = nodes[place]
+    if "shape" not in node.meta:
+        return False
+    users = [user for user in nodes if node in user.all_input_nodes]
+    if traced.has_weights(node) and any(_has_parameters(traced, user) for user in users):
+        return False  # A normalisation belongs to the convolution before it.
+    later, image = {node}, {n for n in nodes if n.op == "placeholder"}
+    for other in nodes:
+        if any(i in image for i in other.all_input_nodes):
+            image.add(other)
+        if other is not node and any(i in later for i in other.all_input_nodes):
+            later.add(other)
+    behind = later - {node}
+    if any(i in image and i not in later for other in behind for i in other.all_input_nodes):
+        return False
+    # Weights that are read on both sides would be frozen on one and trained on the other.
+    return not _weights(traced, set(nodes) - later) & _weights(traced, behind)
+
+
+def _weights(traced: TracedGraph, nodes: set[fx.Node]) -> set[int]:
+    modules = [traced.module(node) for node in nodes if node.op == "call_module"]
+    return {id(parameter) for module in modules for parameter in module.parameters()}
+
+
+def _has_parameters(traced: TracedGraph, node: fx.Node) -> bool:
+    return node.op == "call_module" and any(True for _ in traced.module(node).parameters())
+
+
+def _module_name(traced: TracedGraph, first: fx.Node, before: Sequence[fx.Node]) -> str:
+    """Name the largest module that a node is within and those before it are not."""
+    parts = traced.names[first].split(".")
+    names = [traced.names[node] for node in before if node in traced.names]
+    for length in range(1, len(parts)):
+        name = ".".join(parts[:length])
+        if not any(_is_within(other, name) for other in names):
+            return name
+    return traced.names[first]
+
+
+def _is_within(node: str, module: str) -> bool:
+    return node == module or node.startswith(f"{module}.")
