@@ -143,7 +143,7 @@ def choose_starts(traced: TracedGraph, wanted: str | Sequence[str] = "auto") -> 
 def _default_starts(traced: TracedGraph, starts: Sequence[Start]) -> list[Start]:
     """Take the last stage, the last half, and the whole network."""
     nodes = list(traced.graph.nodes)
-    places = [nodes.index(_read(traced, start)) for start in starts]
+    places = [nodes.index(read_by(traced, start)) for start in starts]
     sides = [
         (i, canonical(traced, node)[1][1:])
         for i, node in enumerate(nodes)
@@ -169,7 +169,8 @@ def _outer(starts: Sequence[Start], start: Start) -> str:
     return around[0]
 
 
-def _read(traced: TracedGraph, start: Start) -> fx.Node:
+def read_by(traced: TracedGraph, start: Start) -> fx.Node:
+    """Return the node that a start reads."""
     [image] = [node for node in traced.graph.nodes if node.op == "placeholder"]
     return image if start.name == WHOLE else traced.nodes[start.reads]
 
@@ -188,7 +189,7 @@ def _named(traced: TracedGraph, starts: Sequence[Start], name: str) -> Start:
             f"{f'Nearest: {near}. ' if near else ''}Allowed: {', '.join(allowed)}."
         )
     first = own[0]
-    places = [nodes.index(_read(traced, start)) for start in starts]
+    places = [nodes.index(read_by(traced, start)) for start in starts]
     for start, place in zip(starts, places, strict=True):
         # Nothing that is trained lies between: the same layers are, whatever they are called.
         between = nodes[min(place, first - 1) + 1 : max(place + 1, first)]
