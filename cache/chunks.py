@@ -23,7 +23,7 @@ LEVEL = -1
 read; shuffling bytes or bits first makes codes after a ReLU larger."""
 CHUNK_BYTES = 2**19
 """Small enough that a hundred rows here and there are read at once."""
-MIN_ROWS, MAX_ROWS = 16, 1024
+MIN_ROWS, MAX_ROWS = 1, 1024
 
 
 def codecs() -> list[BytesBytesCodec]:
@@ -43,15 +43,15 @@ def chunk_rows(n_features: int, itemsize: int) -> int:
     Returns
     -------
     rows : int
-        The power of two nearest to 512 KiB, from 16 to a segment of 1,024.
+        The power of two nearest to 512 KiB, from 1 to a segment of 1,024.
 
     Examples
     --------
     >>> chunk_rows(512, 2), chunk_rows(86_528, 4)
-    (512, 16)
+    (512, 2)
     """
     wanted = max(1.0, CHUNK_BYTES / (n_features * itemsize))
-    return int(np.clip(2 ** round(np.log2(wanted)), MIN_ROWS, MAX_ROWS))
+    return min(int(2 ** round(np.log2(wanted))), MAX_ROWS)
 
 
 def chunk_path(part: str, array: str, chunk: int) -> str:

@@ -236,13 +236,15 @@ class Preprocessing:
         resize_size = round(image_size * self.resize_size / self.crop_size)
         return replace(self, resize_size=resize_size, crop_size=image_size)
 
-    def crops(self, image: Image.Image) -> Tensor:
+    def crops(self, image: Image.Image, digest: bytes = b"") -> Tensor:
         """Resize an image and crop its views.
 
         Parameters
         ----------
         image : PIL.Image.Image
             Mode ``"RGB"``.
+        digest : bytes, default=b""
+            What the image is known by, for views that are drawn by chance; these are not.
 
         Returns
         -------

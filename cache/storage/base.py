@@ -88,6 +88,9 @@ class Storage(Protocol):
     def require_space(self, n_bytes: int) -> None:
         """Refuse, with ``OSError(ENOSPC)``, to begin what does not fit."""
 
+    def free_bytes(self) -> int | None:
+        """Give the bytes that are free; None where there is no limit."""
+
     def require_locks(self) -> None:
         """Refuse, with `StoreError`, a storage without locks."""
 

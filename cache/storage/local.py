@@ -138,7 +138,7 @@ class LocalStorage:
                 f"The store {self.name!r} cannot be written: {str(folder)!r} takes no files. "
                 "Choose another --store or CNN_CODES_STORE."
             )
-        free = shutil.disk_usage(folder).free
+        free = self.free_bytes()
         if n_bytes > free:
             raise OSError(
                 errno.ENOSPC,
@@ -146,6 +146,10 @@ class LocalStorage:
                 f"has {free / 1e6:,.1f} MB left. Free some, or choose fewer --layers, a coarser "
                 "--pool or another --store.",
             )
+
+    def free_bytes(self) -> int:
+        """Give the bytes that are free on the disk."""
+        return shutil.disk_usage(_nearest(self.root.absolute())).free
 
     def require_locks(self) -> None:
         """Refuse a file system without locks: SQLite would wait for one for ever."""

@@ -135,6 +135,10 @@ class S3Storage:
     def require_space(self, n_bytes: int) -> None:
         """Do nothing: an object store has room."""
 
+    def free_bytes(self) -> int | None:
+        """Give no limit."""
+        return None
+
     def require_locks(self) -> None:
         """Do nothing: an object store is not locked."""
 

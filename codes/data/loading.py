@@ -143,12 +143,10 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
         worker = get_worker_info()
         self.in_hand[0 if worker is None else worker.id] = index
         try:
-            pixels = self._preprocessing.crops(self._source.open(index))
+            digest = b"" if self._digests is None else self._digests[index].tobytes()
+            pixels = self._preprocessing.crops(self._source.open(index), digest)
             # Read again once decoded: what was changed before that would be stored under its name.
-            if (
-                self._digests is None
-                or self._source.digest(index) == self._digests[index].tobytes()
-            ):
+            if self._digests is None or self._source.digest(index) == digest:
                 return pixels, None
             return None, "it was changed while the dataset was read; run it again"
         except ArchiveChangedError as error:

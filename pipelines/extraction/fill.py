@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from cache import CodesKey, CodeStore, ExtractionKey
 from cache.store import bytes_of
-from codes import CodeExtractor, ImageList
+from codes import ImageList
 from codes.extractor import PRECISIONS, CodesBatch
 from codes.inference.devices import computes_in
 from codes.wording import counted
@@ -22,13 +23,42 @@ from pipelines.progress import Progress
 from pipelines.provenance import versions
 
 
+class Extractor(Protocol):
+    """What reads arrays of the store, each under a name of its own: `codes.CodeExtractor`."""
+
+    device: torch.device
+    precision: str
+    compile: bool
+
+    @property
+    def taps(self) -> Sequence[Any]:
+        """What is read: each has a name and a width."""
+
+    @property
+    def most(self) -> int | None:
+        """Crops that fit into the device's memory together, once more did not."""
+
+    def only(self, names: Collection[str]) -> Self:
+        """Return one that reads some of the taps."""
+
+    def extract(
+        self,
+        images: ImageList,
+        *,
+        batch_size: int | None,
+        workers: int,
+        digests: NDArray[np.uint8],
+    ) -> Generator[CodesBatch, None, None]:
+        """Yield the rows of some consecutive images, in the order of the list."""
+
+
 def fill_missing(
     store: CodeStore,
     key: ExtractionKey,
     arrays: dict[str, CodesKey],
     images: ImageList,
     digests: NDArray[np.uint8],
-    extractor: CodeExtractor,
+    extractor: Extractor,
     *,
     options: ExtractionOptions,
     progress: Progress,
@@ -44,7 +74,7 @@ def fill_missing(
     images : ImageList
     digests : ndarray of shape (n_images, 32), uint8
         What the images are known by.
-    extractor : CodeExtractor
+    extractor : Extractor
         Of these taps.
     options : ExtractionOptions
         How many images at once, how many processes, and what the codes are said to come from.
@@ -113,7 +143,7 @@ def fill_missing(
     return counts, unreadable
 
 
-def _say_if_imitated(extractor: CodeExtractor, progress: Progress) -> None:
+def _say_if_imitated(extractor: Extractor, progress: Progress) -> None:
     if not computes_in(extractor.device, PRECISIONS[extractor.precision]):
         progress.info(
             f"This {extractor.device.type} has no instructions for {extractor.precision} and "
@@ -122,7 +152,7 @@ def _say_if_imitated(extractor: CodeExtractor, progress: Progress) -> None:
 
 
 def _batches(
-    extractor: CodeExtractor,
+    extractor: Extractor,
     images: ImageList,
     digests: NDArray[np.uint8],
     options: ExtractionOptions,

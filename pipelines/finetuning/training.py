@@ -1,0 +1,247 @@
+"""Training: a network's weights follow the loss on stored maps, epoch by epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codes.graph.suffix import Suffix
+from pipelines.finetuning.optimizers import limit_norms, make_optimizer, make_schedule, penalty
+from pipelines.finetuning.options import FinetuneOptions
+
+DIVERGED = 3.0
+"""Times the first epoch's loss from which a run is given up."""
+GRADIENT_NORM = 5.0
+"""Most that the gradient of all weights may have as its norm."""
+EVALUATED = 256
+"""Values in the largest batch that is only evaluated."""
+
+
+class Maps(Protocol):
+    """Where the values that a start reads come from: `pipelines.finetuning.maps.StoredMaps`."""
+
+    def read(self, images: NDArray[np.intp], view: int) -> Tensor:
+        """Read the values of some images, shape (n, n_values); view 0 is the centre."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is chosen by validation.
+
+    Attributes
+    ----------
+    lr : float
+        Learning rate of the classifier.
+    weight_decay : float
+    epochs : int
+    """
+
+    lr: float
+    weight_decay: float
+    epochs: int
+
+
+@dataclass(kw_only=True)
+class Curve:
+    """How a run went, with a value for each epoch.
+
+    Attributes
+    ----------
+    loss : list of float
+        Mean over the epoch's batches of random views, penalties aside.
+    validation_loss, validation_score, train_score : list of float
+        On the centres, after the epoch; empty where there is nothing to validate on.
+    diverged : bool
+        Whether it was given up: the loss was not finite, or three times the first epoch's.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    validation_score: list[float] = field(default_factory=list)
+    train_score: list[float] = field(default_factory=list)
+    diverged: bool = False
+
+
+def batches_of(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
+    """Cut a random order of n images into batches that differ by one image at most.
+
+    No image is left out, and none is alone in a batch.
+
+    Examples
+    --------
+    >>> [len(batch) for batch in batches_of(129, 64, np.random.default_rng(0))]
+    [43, 43, 43]
+    """
+    order = rng.permutation(n)
+    yield from np.array_split(order, max(1, min(math.ceil(n / batch_size), n // 2)))
+
+
+class Run:
+    """A network in training, which can be left after any epoch and gone on with.
+
+    Parameters
+    ----------
+    network : Suffix
+    maps : Maps
+    images : ndarray of shape (n_train,), intp
+        Places in the dataset.
+    labels : ndarray of shape (n_train,), intp
+    options : FinetuneOptions
+    setting : Setting
+    seed : sequence of int
+        Of the order of the images and of dropout.
+    device : torch.device
+    dtype : torch.dtype
+        What is computed in; weights stay float32.
+    """
+
+    def __init__(
+        self,
+        network: Suffix,
+        maps: Maps,
+        images: NDArray[np.intp],
+        labels: NDArray[np.intp],
+        *,
+        options: FinetuneOptions,
+        setting: Setting,
+        seed: tuple[int, ...],
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.network = network.to(device)
+        self._maps, self._images, self._labels = maps, images, torch.from_numpy(labels)
+        self._options, self._setting, self._seed = options, setting, seed
+        self._device, self._dtype = device, dtype
+        n_batches = len(list(batches_of(len(images), options.batch_size, np.random.default_rng())))
+        self._optimizer = make_optimizer(
+            self.network, options, lr=setting.lr, weight_decay=setting.weight_decay
+        )
+        self._schedule = make_schedule(self._optimizer, options, n_batches * setting.epochs)
+        self.epoch = 0
+        self.curve = Curve()
+
+    def step_epoch(self) -> None:
+        """Train on every image once, all by the same view."""
+        options, network = self._options, self.network
+        rng = np.random.default_rng([*self._seed, self.epoch])
+        total = 0.0
+        network.train()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng.integers(2**63)))
+            for batch in batches_of(len(self._images), options.batch_size, rng):
+                values = self._maps.read(self._images[batch], 1 + self.epoch).to(self._device)
+                labels = self._labels[batch].to(self._device)
+                logits = self._logits(values)
+                loss = F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing)
+                self._optimizer.zero_grad(set_to_none=True)
+                (loss + penalty(network, options.l1)).backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
+                self._optimizer.step()
+                self._schedule.step()
+                limit_norms(network, options.max_norm)
+                total += float(loss.detach()) * len(batch)
+        network.eval()
+        self.epoch += 1
+        loss_of_epoch = total / len(self._images)
+        self.curve.loss.append(loss_of_epoch)
+        first = self.curve.loss[0]
+        if not math.isfinite(loss_of_epoch) or loss_of_epoch > DIVERGED * first:
+            self.curve.diverged = True
+
+    def _logits(self, values: Tensor) -> Tensor:
+        half = self._dtype != torch.float32
+        with torch.autocast(self._device.type, self._dtype, enabled=half):
+            logits: Tensor = self.network(values if half else values.float())
+        return logits.float()
+
+    def log_proba(self, images: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Compute the logarithms of the classes' probabilities on the centres of images.
+
+        Parameters
+        ----------
+        images : ndarray of shape (n,), intp
+            Places in the dataset.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n, n_classes), float64
+        """
+        self.network.eval()
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(images), EVALUATED):
+                values = self._maps.read(images[start : start + EVALUATED], 0).to(self._device)
+                parts.append(self._logits(values).double().log_softmax(1).cpu().numpy())
+        return np.concatenate(parts)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that is needed to go on."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "epoch": self.epoch,
+            "curve": vars(self.curve).copy(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self.epoch, self.curve = state["epoch"], Curve(**state["curve"])
+
+
+Score = Callable[[NDArray[np.float64], NDArray[np.intp]], float]
+"""From logarithms of probabilities and numbers of classes to a score."""
+
+
+def train(
+    run: Run,
+    epochs: int,
+    *,
+    validation: NDArray[np.intp] | None = None,
+    truth: NDArray[np.intp] | None = None,
+    sample: NDArray[np.intp] | None = None,
+    sample_truth: NDArray[np.intp] | None = None,
+    score: Score | None = None,
+    after: Callable[[Run], None] | None = None,
+) -> Curve:
+    """Train until an epoch, or until a run diverges.
+
+    Parameters
+    ----------
+    run : Run
+        Perhaps some epochs old.
+    epochs : int
+    validation : ndarray of shape (n,), intp, optional
+        Images that are evaluated after each epoch, with their classes' numbers, `truth`.
+    sample : ndarray of shape (n,), intp, optional
+        Training images that are evaluated with them.
+    score : callable, optional
+    after : callable, optional
+        Called with the run after each epoch.
+
+    Returns
+    -------
+    curve : Curve
+    """
+    while run.epoch < epochs and not run.curve.diverged:
+        run.step_epoch()
+        if validation is not None and truth is not None and score is not None:
+            log_proba = run.log_proba(validation)
+            run.curve.validation_loss.append(float(-log_proba[np.arange(len(truth)), truth].mean()))
+            run.curve.validation_score.append(score(log_proba, truth))
+            if sample is not None and sample_truth is not None:
+                run.curve.train_score.append(score(run.log_proba(sample), sample_truth))
+        if after is not None:
+            after(run)
+    return run.curve
