@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from codes import ImageList, load_images
 from codes.wording import counted
-from pipelines.comparison.compare import Comparison, compare_layers
+from pipelines.comparison.compare import Comparison, compare_layers, decide
 from pipelines.comparison.duplicates import (
     copies_in_test,
     group_copies,
     repeated_images,
     without_leaks,
 )
-from pipelines.comparison.protocol import Protocol
+from pipelines.comparison.protocol import FINETUNE, Protocol
 from pipelines.comparison.results import Best, ComparedLayer
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import make_splits
@@ -39,6 +39,9 @@ from pipelines.extraction.cost import measure_cost, multiply_adds
 from pipelines.extraction.extract import Extraction, extract
 from pipelines.extraction.normalization import NormalizationCheck, check_normalization
 from pipelines.extraction.options import ExtractionOptions
+from pipelines.finetuning.finetune import Finetuned, last_codes, prepare
+from pipelines.finetuning.finetune import finetune as run_finetuning
+from pipelines.finetuning.options import FinetuneOptions
 from pipelines.predictor import FittedPipeline, fit
 from pipelines.progress import Progress, Silent, duration, timed
 
@@ -60,6 +63,8 @@ class Study:
     extraction : Extraction
         The images and their codes, with the options that they were made with.
     comparison : Comparison
+    finetuned : tuple of Finetuned
+        What fine-tuning gave, from each start, where it was asked for.
     control_names : tuple of str
         The controls to run.
     n_jobs : int
@@ -70,6 +75,7 @@ class Study:
     protocol: Protocol
     extraction: Extraction
     comparison: Comparison = field(repr=False)
+    finetuned: tuple[Finetuned, ...] = field(default=(), repr=False)
     control_names: tuple[str, ...] = ()
     n_jobs: int = 1
     progress: Progress = field(default_factory=Silent, repr=False)
@@ -195,6 +201,8 @@ def compare(
     protocol: Protocol | None = None,
     controls: str | Sequence[str] = DEFAULT_CONTROLS,
     drop_leaks: bool = False,
+    finetune: FinetuneOptions | None = None,
+    trials: Path | None = None,
     n_jobs: int = 1,
     progress: Progress | None = None,
     **settings: Any,
@@ -213,6 +221,10 @@ def compare(
         Of `pipelines.controls.kinds.CONTROLS`, joined by commas; or "none".
     drop_leaks : bool, default=False
         Leave out the images that `pipelines.comparison.duplicates.without_leaks` finds.
+    finetune : FinetuneOptions, optional
+        From where on the network is trained as well, and how. Default: it is not.
+    trials : Path, optional
+        Folder in which finished trials of fine-tuning are kept, to go on with after a crash.
     n_jobs : int, default=1
         Processes that train classifiers.
     progress : Progress, optional
@@ -287,14 +299,55 @@ def compare(
             n_jobs=n_jobs,
             advance=advance,
         )
+    finetuned: tuple[Finetuned, ...] = ()
+    if finetune is not None:
+        with timed(extraction.seconds, "finetune"):
+            comparison, finetuned = _with_finetuned(
+                comparison, extraction, finetune, protocol, trials, n_jobs, progress
+            )
     return Study(
         protocol=protocol,
         extraction=extraction,
         comparison=replace(comparison, notes=(*notes, *comparison.notes)),
+        finetuned=finetuned,
         control_names=control_names,
         n_jobs=n_jobs,
         progress=progress,
     )
+
+
+def _with_finetuned(
+    comparison: Comparison,
+    extraction: Extraction,
+    options: FinetuneOptions,
+    protocol: Protocol,
+    folder: Path | None,
+    n_jobs: int,
+    progress: Progress,
+) -> tuple[Comparison, tuple[Finetuned, ...]]:
+    """Train the network too, and choose among everything."""
+    verdict = comparison.verdict
+    trainer = prepare(
+        extraction, verdict.samples.numbers, options, folder=folder, progress=progress
+    )
+    found = run_finetuning(
+        trainer, last_codes(extraction, progress), verdict.samples, verdict.splits,
+        protocol=protocol, scoring=verdict.scoring, n_jobs=n_jobs, progress=progress,
+    )  # fmt: skip
+    products = max(multiply_adds(extraction.backbone).values())
+    described = {
+        (one.name, FINETUNE): ComparedLayer(
+            layer=one.name, depth=one.start.depth, pool="", multiply_adds=products
+        )
+        for one in found
+    }
+    verdict = replace(
+        verdict,
+        fits=verdict.fits | {(one.name, FINETUNE): one.fits for one in found},
+        layers={**verdict.layers, **described},
+    )
+    again = decide(verdict, max_loss=protocol.max_loss, notes=comparison.notes)
+    return again, tuple(found)
 
 
 def _settled(

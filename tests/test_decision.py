@@ -68,8 +68,10 @@ def _best(
     return Decision(verdict=verdict, max_loss=max_loss).best("all")
 
 
-def _costing(costs: dict[str, float]) -> dict[str, ComparedLayer]:
-    return {name: ComparedLayer(layer=name, multiply_adds=cost) for name, cost in costs.items()}
+def _costing(costs: dict[str, float]) -> dict[tuple[str, str], ComparedLayer]:
+    return {
+        (name, "svm"): ComparedLayer(layer=name, multiply_adds=cost) for name, cost in costs.items()
+    }
 
 
 def _right(share: float, *, shift: int = 0, n: int = N_TEST) -> NDArray[np.bool_]:

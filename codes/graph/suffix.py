@@ -17,8 +17,33 @@ from codes.preprocessing import Preprocessing
 
 BatchNorm = Literal["frozen", "train"]
 
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _NORMS = nn.modules.batchnorm._BatchNorm
+
+
+class SeededDropout(nn.Module):
+    """Dropout that draws from a generator of its own, whatever other networks draw meanwhile.
+
+    Parameters
+    ----------
+    p : float
+    generator : torch.Generator
+    whole_channels : bool
+        Whether a channel is dropped at all its places.
+    """
+
+    def __init__(self, p: float, generator: torch.Generator, *, whole_channels: bool) -> None:
+        super().__init__()
+        self.p, self._generator, self._whole_channels = p, generator, whole_channels
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Drop values in training, and scale the others up."""
+        if not self.training or self.p == 0:
+            return values
+        shape = values.shape[:2] if self._whole_channels else values.shape
+        kept = torch.empty(shape).bernoulli_(1 - self.p, generator=self._generator)
+        kept = kept.view(*shape, *[1] * (values.ndim - len(shape))).to(values)
+        return values * kept / (1 - self.p)
 
 
 class Suffix(nn.Module):
@@ -43,6 +68,8 @@ class Suffix(nn.Module):
     ----------
     head : nn.Linear
         The classifier, zero at first.
+    generator : torch.Generator
+        What dropout is drawn from.
 
     Examples
     --------
@@ -72,10 +99,14 @@ class Suffix(nn.Module):
         layout, shape = canonical(traced, end)
         pool = "avg" if len(shape) > 1 else "flatten"
         self.body = _cut_before(traced, start, end, pool, layout)
-        for module in self.body.modules():
+        self.generator = torch.Generator()
+        for name, module in list(self.body.named_modules()):
             if isinstance(module, _DROPOUTS):
-                module.p = dropout
-        self.dropout = nn.Dropout(dropout)
+                own = SeededDropout(
+                    dropout, self.generator, whole_channels=not isinstance(module, nn.Dropout)
+                )
+                self.body.set_submodule(name, own)
+        self.dropout = SeededDropout(dropout, self.generator, whole_channels=False)
         self.head = nn.Linear(pooled_width(pool, shape), n_classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -86,7 +117,9 @@ class Suffix(nn.Module):
         super().train(False)
         self.training = mode
         for module in (self.dropout, *self.body.modules()):
-            if isinstance(module, _DROPOUTS) or (self._trains_norms and isinstance(module, _NORMS)):
+            if isinstance(module, SeededDropout) or (
+                self._trains_norms and isinstance(module, _NORMS)
+            ):
                 module.train(mode)
         return self
 

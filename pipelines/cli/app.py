@@ -30,12 +30,14 @@ from pipelines.cli.output import ClosedOutputError, results, results_only
 from pipelines.cli.parameters import (
     COMPARED_BY,
     OF_EACH,
+    TRAINED_BY,
     ComparedBy,
     Dataset,
     DropLeaks,
     Jobs,
     OfEach,
     Options,
+    TrainedBy,
     like_field,
 )
 from pipelines.cli.similarity import similarity
@@ -45,6 +47,7 @@ from pipelines.cli.wrong_commands import explain
 from pipelines.comparison.protocol import Protocol
 from pipelines.controls.kinds import DEFAULT_CONTROLS
 from pipelines.extraction.options import ExtractionOptions
+from pipelines.finetuning.options import FinetuneOptions
 
 # Torch takes seconds to import; the commands that need it do so when they run.
 
@@ -225,7 +228,9 @@ def compare(
     /,
     options: OfEach = OF_EACH,
     protocol: ComparedBy = COMPARED_BY,
+    training: TrainedBy = TRAINED_BY,
     *,
+    finetune: bool = False,
     backbone: Annotated[list[str], like_field("backbone")],
     weights: Annotated[list[str], like_field("weights")] = [],  # noqa: B006
     out: Path = Path("cnn-codes-report"),
@@ -240,6 +245,8 @@ def compare(
 
     Parameters
     ----------
+    finetune
+        Train the network as well, from some start on, and compare what that gives.
     out
         Folder of the report.
     controls
@@ -248,8 +255,11 @@ def compare(
     """
     protocol = replace(protocol, random_state=options.random_state)
     networks = of_each_backbone(options, backbone, weights)
+    trained = training if finetune else None
+    if trained is None and training != TRAINED_BY:
+        raise ValueError("Options of fine-tuning were given, and --finetune was not. Add it.")
     if len(networks) == 1:
-        _report(dataset, networks[0], protocol, out, jobs, controls, drop_leaks)
+        _report(dataset, networks[0], protocol, out, jobs, controls, drop_leaks, trained)
         return
     from pipelines.report.report import read_standing, render_again
 
@@ -257,7 +267,7 @@ def compare(
     folders = [out / f"{number}-{name}" for number, name in enumerate(names, 1)]
     for network, folder in zip(networks, folders, strict=True):
         stdout().print(f"== {folder.name} ==", soft_wrap=True)
-        _report(dataset, network, protocol, folder, jobs, controls, drop_leaks)
+        _report(dataset, network, protocol, folder, jobs, controls, drop_leaks, trained)
     page = render_again(folders, out / "report.html")
     for line in (*read_standing(folders).sentences, f"Side by side: {page}"):
         stdout().print(line, soft_wrap=True)
@@ -293,6 +303,7 @@ def _report(
     jobs: int,
     controls: str | Sequence[str],
     drop_leaks: bool = False,
+    finetune: FinetuneOptions | None = None,
 ) -> None:
     from pipelines.cli.summary import print_summary
     from pipelines.report.report import make_report, write_report
@@ -306,6 +317,8 @@ def _report(
         protocol=protocol,
         controls=controls,
         drop_leaks=drop_leaks,
+        finetune=finetune,
+        trials=out / "trials",
         n_jobs=jobs,
         progress=terminal(),
     )

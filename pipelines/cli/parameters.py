@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from pipelines.comparison.protocol import Protocol
 from pipelines.extraction.options import ExtractionOptions
+from pipelines.finetuning.options import LR, WEIGHT_DECAY, FinetuneOptions
 from pipelines.linear.validation import DEFAULT_GRID
 
 _DOCSTRING = inspect.getdoc(ExtractionOptions) or ""
@@ -70,6 +71,17 @@ class _OfEach(ExtractionOptions):
     backbone: Annotated[str, Parameter(parse=False)] = ""
     weights: Annotated[str | None, Parameter(parse=False)] = None
 
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainedBy(FinetuneOptions):
+    starts: Annotated[str, Parameter(name="--from")] = "auto"
+    lr: str = LR
+    weight_decay: str = WEIGHT_DECAY
+
+
+TRAINED_BY = _TrainedBy()
+TrainedBy = Annotated[_TrainedBy, Parameter(name="*")]
+"""Each field of the options of fine-tuning an option of ``compare``."""
 
 Options = Annotated[ExtractionOptions, Parameter(name="*")]
 """Each field an option of a command."""

@@ -143,7 +143,11 @@ def compare_layers(
         fits=evaluate_layers(codes, samples.y, splits, protocol, n_jobs=n_jobs, advance=advance),
         scoring=protocol.scoring or default_scoring(samples.y),
         random_state=protocol.random_state,
-        layers=described,
+        layers={
+            (name, classifier): layer
+            for name, layer in described.items()
+            for classifier in protocol.classifiers
+        },
     )
     return decide(verdict, max_loss=protocol.max_loss, notes=notes)
 
@@ -179,7 +183,7 @@ def decide(verdict: Verdict, *, max_loss: float, notes: Sequence[str] = ()) -> C
         folds=tuple(verdict.fold_scores()),
         confusion=confusion,
         mistakes=mistakes,
-        notes=(*notes, *say_unconverged(verdict)),
+        notes=tuple(dict.fromkeys([*notes, *say_unconverged(verdict)])),
     )
 
 

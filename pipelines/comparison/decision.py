@@ -10,7 +10,7 @@ import numpy as np
 from pipelines.comparison.evaluate import Candidate
 from pipelines.comparison.guessing import guess
 from pipelines.comparison.intervals import PairedTests, explained_range, paired_tests
-from pipelines.comparison.protocol import TrainSize
+from pipelines.comparison.protocol import FINETUNE, TrainSize
 from pipelines.comparison.results import Best
 from pipelines.comparison.verdict import Verdict
 
@@ -85,16 +85,19 @@ class Decision:
         layers = list(dict.fromkeys(layer for layer, _ in candidates))
         costs, share = self.verdict.costs, SAVES
         if not costs:  # An earlier layer is cheaper; it is not known by how much.
-            costs, share = {layer: float(i) for i, layer in enumerate(layers)}, 0.0
+            costs, share = {c: float(layers.index(c[0])) for c in candidates}, 0.0
         most = dict(zip(candidates, np.minimum(tests.error, self.max_loss), strict=True))
         loss = dict(zip(candidates, tests.loss, strict=True))
         eligible = [
             candidate
             for candidate in tied
             if loss[candidate] <= most[candidate]
-            and saves(costs[candidate[0]], costs[winner[0]], share)
+            and (
+                saves(costs[candidate], costs[winner], share)
+                or (winner[1] == FINETUNE != candidate[1])  # Nothing of the network is trained.
+            )
         ]
-        return min(eligible, key=lambda c: (costs[c[0]], loss[c]), default=winner)
+        return min(eligible, key=lambda c: (costs[c], loss[c]), default=winner)
 
 
 def saves(cost: float, chosen: float, share: float = SAVES) -> bool:

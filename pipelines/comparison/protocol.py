@@ -13,6 +13,8 @@ from pipelines.linear.validation import DEFAULT_GRID, parse_grid
 
 CLASSIFIER_NAMES = {"svm": "a linear SVM", "logistic": "logistic regression"}
 CLASSIFIERS = tuple(CLASSIFIER_NAMES)
+FINETUNE = "finetune"
+"""What stands in the place of a classifier where the network is trained too."""
 
 TrainSize = int | str
 

@@ -32,8 +32,8 @@ class Verdict:
         One for each split; layers in forward order.
     scoring : str
     random_state : int
-    layers : mapping of str to ComparedLayer
-        What is known of each layer besides its name.
+    layers : mapping of Candidate to ComparedLayer
+        What is known of each besides its name.
     """
 
     samples: Samples
@@ -41,7 +41,7 @@ class Verdict:
     fits: dict[Candidate, list[Fit]]
     scoring: str
     random_state: int
-    layers: Mapping[str, ComparedLayer] = field(default_factory=dict)
+    layers: Mapping[Candidate, ComparedLayer] = field(default_factory=dict)
 
     def layer_score(self, candidate: Candidate, size: TrainSize) -> LayerScore:
         """Score a candidate at one training size, and where copies are tested without these."""
@@ -51,7 +51,7 @@ class Verdict:
         alone = (None, None, None) if clean is None else self.scored(fits, size, only=clean)
         edges = [fit.C_at_edge for fit in fits]
         return LayerScore(
-            **self._described(candidate[0]),
+            **self._described(candidate),
             n_features=fits[0].n_features,
             classifier=candidate[1],
             train_size=size,
@@ -95,9 +95,9 @@ class Verdict:
         """Score every candidate on every split."""
         return [
             FoldScore(
-                **self._described(layer),
+                **self._described(candidate),
                 n_features=fit.n_features,
-                classifier=classifier,
+                classifier=candidate[1],
                 train_size=split.train_size,
                 repeat=split.repeat,
                 fold=split.fold,
@@ -106,19 +106,19 @@ class Verdict:
                 n_train=len(split.train),
                 n_test=len(split.test),
             )
-            for (layer, classifier), fits in self.fits.items()
+            for candidate, fits in self.fits.items()
             for split, fit in zip(self.splits, fits, strict=True)
         ]
 
     @property
-    def costs(self) -> dict[str, float]:
-        """What each layer costs to compute; empty where that is not known of all."""
-        known = {name: layer.multiply_adds for name, layer in self.layers.items()}
-        costs = {name: cost for name, cost in known.items() if cost is not None}
+    def costs(self) -> dict[Candidate, float]:
+        """What each candidate costs to compute; empty where that is not known of all."""
+        known = {candidate: layer.multiply_adds for candidate, layer in self.layers.items()}
+        costs = {candidate: cost for candidate, cost in known.items() if cost is not None}
         return costs if len(costs) == len(known) else {}
 
-    def _described(self, layer: str) -> dict[str, Any]:
-        return vars(self.layers.get(layer, ComparedLayer(layer=layer)))
+    def _described(self, candidate: Candidate) -> dict[str, Any]:
+        return vars(self.layers.get(candidate, ComparedLayer(layer=candidate[0])))
 
     @cached_property
     def clean(self) -> NDArray[np.bool_] | None:

@@ -2,11 +2,15 @@
 
 # Annotations are evaluated here: the command line reads them from classes derived elsewhere.
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "step", "exponential", "inverse", "sqrt", "constant")
+LR, WEIGHT_DECAY = "1e-3:3e-2", "1e-5:1e-3"
+STEPS = 300
+"""Of training, by default."""
 ALLOWED = {
     "head": ("probe", "random"),
     "batch_norm": ("frozen", "train"),
@@ -59,8 +63,9 @@ class FinetuneOptions:
         Share of each label that is spread over all classes, from 0 to below 1.
     augment : str
         Of "crop", "flip", "rotate" and "color", joined by commas, or "none".
-    epochs : int
-        Most passes over the training images; how many is chosen where settings are searched.
+    epochs : int, optional
+        Most passes over the training images; a quarter of them is tried too. Default: as many as
+        make 300 steps, 15 to 60.
     batch_size : int
         Images in a step of training.
     seeds : int
@@ -84,8 +89,8 @@ class FinetuneOptions:
     optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = True
-    lr: str | float = "1e-3:3e-2"
-    weight_decay: str | float = "1e-5:1e-3"
+    lr: str | float = LR
+    weight_decay: str | float = WEIGHT_DECAY
     lr_ratio: float = 0.5
     schedule: str = "cosine"
     warmup: float = 0.1
@@ -94,7 +99,7 @@ class FinetuneOptions:
     l1: float = 0.0
     label_smoothing: float = 0.0
     augment: str = "crop,flip"
-    epochs: int = 20
+    epochs: int | None = None
     batch_size: int = 64
     seeds: int = 1
     views_cached: int | None = None
@@ -127,6 +132,17 @@ class FinetuneOptions:
         if len(numbers) == 2 and not 0 < low < high:
             raise ValueError(f"{name}={value!r}: allowed is LOW:HIGH with 0 < LOW < HIGH.")
         return low, high
+
+    def most_epochs(self, n_train: int) -> int:
+        """Give the passes over a number of training images.
+
+        Examples
+        --------
+        >>> [FinetuneOptions().most_epochs(n) for n in (50, 1000, 3409)]
+        [60, 20, 15]
+        """
+        steps = math.ceil(STEPS * self.batch_size / n_train)
+        return self.epochs or min(60, max(15, steps))
 
     def __post_init__(self) -> None:
         for name, allowed in ALLOWED.items():

@@ -134,20 +134,19 @@ class Run:
         rng = np.random.default_rng([*self._seed, self.epoch])
         total = 0.0
         network.train()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(rng.integers(2**63)))
-            for batch in batches_of(len(self._images), options.batch_size, rng):
-                values = self._maps.read(self._images[batch], 1 + self.epoch).to(self._device)
-                labels = self._labels[batch].to(self._device)
-                logits = self._logits(values)
-                loss = F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing)
-                self._optimizer.zero_grad(set_to_none=True)
-                (loss + penalty(network, options.l1)).backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
-                self._optimizer.step()
-                self._schedule.step()
-                limit_norms(network, options.max_norm)
-                total += float(loss.detach()) * len(batch)
+        network.generator.manual_seed(int(rng.integers(2**63)))
+        for batch in batches_of(len(self._images), options.batch_size, rng):
+            values = self._maps.read(self._images[batch], 1 + self.epoch).to(self._device)
+            labels = self._labels[batch].to(self._device)
+            logits = self._logits(values)
+            loss = F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing)
+            self._optimizer.zero_grad(set_to_none=True)
+            (loss + penalty(network, options.l1)).backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
+            self._optimizer.step()
+            self._schedule.step()
+            limit_norms(network, options.max_norm)
+            total += float(loss.detach()) * len(batch)
         network.eval()
         self.epoch += 1
         loss_of_epoch = total / len(self._images)

@@ -154,7 +154,9 @@ def write_report(folder: Path, report: dict[str, Any], study: Study) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(SCORES_COLUMNS)
         columns = study.cv_results_
-        writer.writerows(zip(*(columns[name].tolist() for name in SCORES_COLUMNS), strict=True))
+        rows = zip(*(columns[name].tolist() for name in SCORES_COLUMNS), strict=True)
+        # Where the network is trained, there is no C.
+        writer.writerows([["" if value != value else value for value in row] for row in rows])
     draft.replace(folder / "scores.csv")
     _replace(folder / "report.html", page)
     _replace(folder / "report.md", markdown)
@@ -244,8 +246,8 @@ def _standing(reports: Sequence[dict[str, Any]], folders: Sequence[Path]) -> Sta
 
 
 def _plain(record: Any) -> dict[str, Any]:
-    """Turn a record into plain values: tuples into lists."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(record)))
+    """Turn a record into plain values: tuples into lists, NaN into None."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(record)), parse_constant=lambda _: None)
     return plain
 
 

@@ -1,0 +1,340 @@
+"""Fine-tuning, compared: candidates trained and tested on the splits that the depths share."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+
+from codes.augmentation import parse_augmentations
+from codes.backbones.backbone import load_backbone
+from codes.extractor import PRECISIONS
+from codes.graph.heads import head_input
+from codes.graph.starts import WHOLE, Start, choose_starts
+from pipelines.comparison.evaluate import Fit
+from pipelines.comparison.protocol import Protocol
+from pipelines.comparison.samples import Samples
+from pipelines.comparison.scoring import SCORINGS, score_answers
+from pipelines.comparison.splits import Fold, Split
+from pipelines.extraction.extract import Extraction, extract
+from pipelines.finetuning.maps import store_maps
+from pipelines.finetuning.options import FinetuneOptions
+from pipelines.finetuning.search import Chosen, n_folds, search
+from pipelines.finetuning.trials import Candidate, Head, Outcome, Trainer, Trial
+from pipelines.linear.estimators import LogisticCV
+from pipelines.progress import Progress
+
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Finetuned:
+    """What fine-tuning from a start gave.
+
+    Attributes
+    ----------
+    name : str
+        The first module that is trained, "input" or "scratch".
+    start : Start
+    fits : list of Fit
+        One for each split.
+    chosen : list of Chosen
+        What was found by each search.
+    outcomes : list of Outcome
+        Of each split, the first seed's.
+    """
+
+    name: str
+    start: Start
+    fits: list[Fit]
+    chosen: list[Chosen]
+    outcomes: list[Outcome]
+
+
+def prepare(
+    extraction: Extraction,
+    numbers: NDArray[np.intp],
+    options: FinetuneOptions,
+    *,
+    folder: Path | None,
+    progress: Progress,
+) -> Trainer:
+    """Store the maps that candidates are trained on.
+
+    Parameters
+    ----------
+    extraction : Extraction
+    numbers : ndarray of shape (n_samples,), intp
+        Of the images' classes.
+    options : FinetuneOptions
+    folder : Path or None
+        Where finished trials are kept.
+    progress : Progress
+
+    Returns
+    -------
+    trainer : Trainer
+
+    Raises
+    ------
+    ValueError
+        If a start is not available.
+    OSError
+        If the disk does not hold the maps.
+    """
+    backbone = extraction.backbone
+    starts = choose_starts(backbone.graph, options.starts)
+    [whole] = choose_starts(backbone.graph, WHOLE)
+    wanted = [*starts, *([whole] if options.scratch and whole not in starts else [])]
+    maps = store_maps(
+        extraction,
+        wanted,
+        augment=parse_augmentations(options.augment),
+        n_views=options.views_cached,
+        dtype="float16",
+        random_state=extraction.options.random_state,
+        progress=progress,
+    )
+    candidates = {
+        start.name: Candidate(
+            backbone=backbone, start=start, maps=maps[start.name], options=options
+        )
+        for start in starts
+    }
+    if options.scratch:
+        of = extraction.options
+        random = load_backbone(
+            of.backbone, weights="none", image_size=of.image_size, random_state=of.random_state
+        )
+        random = replace(random, preprocessing=backbone.preprocessing)
+        candidates[SCRATCH] = Candidate(
+            backbone=random,
+            start=whole,
+            maps=maps[WHOLE],
+            options=replace(options, head="random", batch_norm="train", lr_ratio=1.0),
+        )
+    device = torch.device(extraction.device)
+    return Trainer(
+        candidates=candidates,
+        numbers=numbers,
+        digests=extraction.digests,
+        device=device,
+        dtype=PRECISIONS[extraction.options.precision],
+        folder=folder,
+    )
+
+
+def last_codes(extraction: Extraction, progress: Progress) -> NDArray[Any]:
+    """Read what the network's own classifier reads, averaged where that is a map.
+
+    Parameters
+    ----------
+    extraction : Extraction
+    progress : Progress
+
+    Returns
+    -------
+    codes : ndarray of shape (n_samples, n_features)
+    """
+    graph = extraction.backbone.graph
+    options = replace(
+        extraction.options, layers=graph.names[head_input(graph)], pool="avg", activation="post"
+    )
+    found = extract(extraction.images, options, backbone=extraction.backbone, progress=progress)
+    [reader] = found.readers.values()
+    return reader()
+
+
+def finetune(
+    trainer: Trainer,
+    codes: NDArray[Any],
+    samples: Samples,
+    splits: Sequence[Split],
+    *,
+    protocol: Protocol,
+    scoring: str,
+    n_jobs: int = 1,
+    progress: Progress,
+) -> list[Finetuned]:
+    """Train every candidate on every split, with settings chosen among its training images.
+
+    Where the test images are the same in several splits, settings are chosen in the first of each
+    training size, and taken in the others.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    codes : ndarray of shape (n_samples, n_features)
+        What the classifier reads of the network as it is.
+    samples : Samples
+    splits : sequence of Split
+    protocol : Protocol
+    scoring : str
+    n_jobs : int, default=1
+        Processes that fit the classifiers to start from.
+    progress : Progress
+
+    Returns
+    -------
+    finetuned : list of Finetuned
+    """
+    score = _scored(scoring, len(samples.classes))
+    searches = _searches(splits, same_test=samples.test is not None)
+    folds = {i: splits[i].inner[: n_folds(len(splits[i].train), len(splits[i].inner))]
+             for i in set(searches)}  # fmt: skip
+    subsets = [split.train for split in splits]
+    subsets += [splits[i].train[train] for i, of in folds.items() for train, _ in of]
+    heads = _heads(trainer, codes, samples, subsets, protocol, n_jobs)
+    own, rest = heads[: len(splits)], iter(heads[len(splits) :])
+    of_folds = {i: [next(rest) for _ in of] for i, of in folds.items()}
+    found = []
+    for name, candidate in trainer.candidates.items():
+        seed = zlib.crc32(name.encode()) ^ protocol.random_state
+        random = candidate.options.head == "random"
+        total = _passes(trainer, name, splits, folds)
+        with progress.step(f"Fine-tuning from {name}", total) as advance:
+            chosen = {
+                i: search(
+                    trainer, name, splits[i].train, folds[i],
+                    [_start(head, codes, random, seed) for head in of_folds[i]], score,
+                    seed=seed, advance=advance,
+                )
+                for i in folds
+            }  # fmt: skip
+            trials = [
+                Trial(
+                    candidate=name, train=split.train, test=split.test,
+                    head=_start(own[i], codes, random, seed + again),
+                    setting=chosen[searches[i]].best.setting, seed=seed + again,
+                )
+                for i, split in enumerate(splits)
+                for again in range(candidate.options.seeds)
+            ]  # fmt: skip
+            outcomes = trainer.run(trials, advance)
+        n = candidate.options.seeds
+        groups = [outcomes[i * n : (i + 1) * n] for i in range(len(splits))]
+        fits = [
+            _fit(split, of, samples, scoring, chosen[searches[i]], codes.shape[1])
+            for i, (split, of) in enumerate(zip(splits, groups, strict=True))
+        ]
+        found.append(
+            Finetuned(
+                name=name,
+                start=candidate.start,
+                fits=fits,
+                chosen=list(chosen.values()),
+                outcomes=[of[0] for of in groups],
+            )
+        )
+    return found
+
+
+def _searches(splits: Sequence[Split], *, same_test: bool) -> list[int]:
+    """Give the split in which each one's setting is chosen."""
+    if not same_test:
+        return list(range(len(splits)))
+    first: dict[Any, int] = {}
+    return [first.setdefault(split.train_size, i) for i, split in enumerate(splits)]
+
+
+def _heads(
+    trainer: Trainer,
+    codes: NDArray[Any],
+    samples: Samples,
+    subsets: Sequence[NDArray[np.intp]],
+    protocol: Protocol,
+    n_jobs: int,
+) -> list[Head]:
+    """Fit the logistic regression that each training begins with."""
+    tasks = (delayed(_probe)(codes[train], samples.numbers[train], protocol) for train in subsets)
+    return list(Parallel(n_jobs=n_jobs)(tasks))
+
+
+def _probe(X: NDArray[Any], numbers: NDArray[np.intp], protocol: Protocol) -> Head:
+    n = int(np.unique(numbers, return_counts=True)[1].min())
+    model = LogisticCV(
+        Cs=np.array(protocol.grid),
+        cv=max(2, min(protocol.cv, n)),
+        # Probabilities that mean something: what is trained on has a loss that can fall.
+        scoring="neg_log_loss",
+        random_state=protocol.random_state,
+    ).fit(X, numbers)
+    weight, bias = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
+    if len(weight) == 1:  # Of two classes: a sigmoid is a softmax with zero for the first.
+        weight, bias = np.vstack([0 * weight, weight]), np.append(0.0, bias)
+    return Head(weight=weight, bias=bias)
+
+
+def _start(head: Head, codes: NDArray[Any], random: bool, seed: int) -> Head:
+    """Give the classifier to start with: the fitted one, or small random weights."""
+    if not random:
+        return head
+    rng = np.random.default_rng(seed)
+    norm = float(np.sqrt((codes.astype(np.float64) ** 2).sum(1).mean()))
+    weight = rng.normal(size=head.weight.shape) * 0.05 / max(norm, 1e-12)
+    return Head(weight=weight, bias=np.zeros_like(head.bias))
+
+
+def _passes(
+    trainer: Trainer, name: str, splits: Sequence[Split], folds: dict[int, list[Fold]]
+) -> int:
+    """Count the images that are trained on, each as often as it is."""
+    options = trainer.candidates[name].options
+    n = sum(len(s.train) * options.most_epochs(len(s.train)) for s in splits) * options.seeds
+    for i, of in folds.items():
+        size = len(splits[i].train)
+        n += sum(len(train) * options.most_epochs(size) * 3 for train, _ in of)
+    return n
+
+
+def _scored(
+    scoring: str, n_classes: int
+) -> Callable[[NDArray[np.float64], NDArray[np.intp]], float]:
+    def score(log_proba: NDArray[np.float64], truth: NDArray[np.intp]) -> float:
+        answers = _answers(log_proba, truth, scoring)
+        return float(score_answers(scoring, truth, answers, n_classes)[0])
+
+    return score
+
+
+def _answers(
+    log_proba: NDArray[np.float64], truth: NDArray[np.intp], scoring: str
+) -> NDArray[np.float64]:
+    reads = SCORINGS[scoring].reads
+    if reads == "probabilities":
+        least = np.log(np.finfo(np.float64).eps)
+        return np.maximum(log_proba[np.arange(len(truth)), truth], least)
+    return log_proba if reads == "decisions" else log_proba.argmax(1).astype(np.float64)
+
+
+def _fit(
+    split: Split,
+    outcomes: Sequence[Outcome],
+    samples: Samples,
+    scoring: str,
+    chosen: Chosen,
+    n_features: int,
+) -> Fit:
+    """Average the probabilities of several seeds."""
+    log_proba = np.logaddexp.reduce([one.log_proba for one in outcomes]) - np.log(len(outcomes))
+    truth = samples.numbers[split.test]
+    trained = samples.numbers[outcomes[0].sampled]
+    score = _scored(scoring, len(samples.classes))
+    return Fit(
+        n_features=n_features,
+        C=float("nan"),
+        C_at_edge=None,
+        converged=True,
+        cv_scores=np.array([chosen.best.score]),
+        cv_score=chosen.best.score,
+        train_score=score(outcomes[0].train_log_proba, trained),
+        predicted=log_proba.argmax(1),
+        answers=_answers(log_proba, truth, scoring),
+    )

@@ -1,0 +1,240 @@
+"""The search: learning rate, penalty and epochs, chosen on validation images.
+
+As CS231n teaches it (https://cs231n.github.io/neural-networks-3/#hyper): random draws on a
+logarithmic scale, a coarse stage of few epochs, then a fine one around the best. Validation images
+are folds of the training images; those that test have no part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.comparison.splits import Fold
+from pipelines.finetuning.options import FinetuneOptions
+from pipelines.finetuning.training import Setting
+from pipelines.finetuning.trials import Head, Outcome, Trainer, Trial
+
+N_COARSE, N_FINE = 4, 2
+VALIDATED = 400
+"""Images that validate, where the folds hold as many."""
+FEW = 10
+"""Training images of the rarest class below which a choice by validation would be noise."""
+
+Score = Callable[[NDArray[np.float64], NDArray[np.intp]], float]
+"""From logarithms of probabilities, and numbers of classes, to a score."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tried:
+    """A setting, and how it did on each fold.
+
+    Attributes
+    ----------
+    setting : Setting
+    outcomes : list of Outcome
+    score : float
+        Mean of the folds' validation scores; NaN where one diverged.
+    loss : float
+        And of their validation losses.
+    """
+
+    setting: Setting
+    outcomes: list[Outcome]
+    score: float
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chosen:
+    """What a search found.
+
+    Attributes
+    ----------
+    best : Tried
+    tried : list of Tried
+    searched : bool
+        Whether settings were compared, or the default was taken as there are too few images.
+    """
+
+    best: Tried
+    tried: list[Tried]
+    searched: bool
+
+
+class DivergedError(ValueError):
+    """Every setting that was tried diverged."""
+
+
+def default_setting(options: FinetuneOptions, n_train: int) -> Setting:
+    """Give the setting that is taken where no choice can be made: the gentlest."""
+    low, _ = options.range("lr")
+    decays = options.range("weight_decay")
+    decay = float(np.sqrt(decays[0] * decays[1]))
+    return Setting(lr=low, weight_decay=decay, epochs=options.most_epochs(n_train))
+
+
+def draw_settings(
+    options: FinetuneOptions, n_train: int, rng: np.random.Generator
+) -> list[Setting]:
+    """Draw the settings of the coarse stage, each from another part of the learning rates.
+
+    Parameters
+    ----------
+    options : FinetuneOptions
+    n_train : int
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    settings : list of Setting
+        One where nothing but the number of epochs is searched.
+    """
+    epochs = max(2, options.most_epochs(n_train) // 4)
+    rates, decays = options.range("lr"), options.range("weight_decay")
+    if rates[0] == rates[1] and decays[0] == decays[1]:
+        return [Setting(lr=rates[0], weight_decay=decays[0], epochs=epochs)]
+    places = (rng.permutation(N_COARSE) + rng.random(N_COARSE)) / N_COARSE
+    return [
+        Setting(
+            lr=_between(rates, place), weight_decay=_between(decays, rng.random()), epochs=epochs
+        )
+        for place in places
+    ]
+
+
+def refine(
+    best: Setting, options: FinetuneOptions, n_train: int, rng: np.random.Generator
+) -> list[Setting]:
+    """Draw the settings of the fine stage: the best one for longer, and others near it."""
+    epochs = options.most_epochs(n_train)
+    settings = [replace(best, epochs=epochs)]
+    rates, decays = options.range("lr"), options.range("weight_decay")
+    if rates[0] < rates[1] or decays[0] < decays[1]:
+        for _ in range(N_FINE - 1):
+            settings.append(
+                Setting(
+                    lr=_near(best.lr, rates, 0.25, rng),
+                    weight_decay=_near(best.weight_decay, decays, 0.5, rng),
+                    epochs=epochs,
+                )
+            )
+    return settings
+
+
+def search(
+    trainer: Trainer,
+    candidate: str,
+    train: NDArray[np.intp],
+    folds: Sequence[Fold],
+    heads: Sequence[Head],
+    score: Score,
+    *,
+    seed: int,
+    advance: Callable[[int], None] | None = None,
+) -> Chosen:
+    """Choose a setting by validation.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    candidate : str
+    train : ndarray of intp
+        Training images, places in the dataset.
+    folds : sequence of (train, validation)
+        Places in `train`.
+    heads : sequence of Head
+        What the classifier starts as, fitted on each fold's training images.
+    score : callable
+    seed : int
+    advance : callable, optional
+        As for `Trainer.run`.
+
+    Returns
+    -------
+    chosen : Chosen
+
+    Raises
+    ------
+    DivergedError
+        If every setting diverged; it says which were tried.
+    """
+    options = trainer.candidates[candidate].options
+    rng = np.random.default_rng([seed, len(train)])
+
+    def tried(settings: Sequence[Setting]) -> list[Tried]:
+        trials = [
+            Trial(
+                candidate=candidate, train=train[fold[0]], test=train[fold[1]], head=head,
+                setting=setting, seed=seed,
+            )
+            for setting in settings
+            for fold, head in zip(folds, heads, strict=True)
+        ]  # fmt: skip
+        outcomes = trainer.run(trials, advance)
+        n = len(folds)
+        return [
+            _tried(setting, trials[i * n : (i + 1) * n], outcomes[i * n : (i + 1) * n])
+            for i, setting in enumerate(settings)
+        ]
+
+    def _tried(setting: Setting, trials: list[Trial], outcomes: list[Outcome]) -> Tried:
+        scores, losses = [], []
+        for trial, outcome in zip(trials, outcomes, strict=True):
+            truth = trainer.numbers[trial.test]
+            scores.append(score(outcome.log_proba, truth) if not outcome.curve.diverged else np.nan)
+            losses.append(-outcome.log_proba[np.arange(len(truth)), truth].mean())
+        return Tried(
+            setting=setting, outcomes=outcomes,
+            score=float(np.mean(scores)), loss=float(np.mean(losses)),
+        )  # fmt: skip
+
+    _, counts = np.unique(trainer.numbers[train], return_counts=True)
+    if counts.min() < FEW:
+        found = tried([default_setting(options, len(train))])
+        searched = False
+    else:
+        found = tried(draw_settings(options, len(train), rng))
+        found += tried(refine(_best(found, candidate).setting, options, len(train), rng))
+        searched = True
+    return Chosen(best=_best(found, candidate), tried=found, searched=searched)
+
+
+def n_folds(n_train: int, n_available: int) -> int:
+    """Give how many folds validate: as many as hold enough images.
+
+    Examples
+    --------
+    >>> n_folds(200, 5), n_folds(1000, 5), n_folds(3409, 5)
+    (5, 2, 1)
+    """
+    return min(n_available, max(1, -(-VALIDATED * n_available // n_train)))
+
+
+def _best(tried: Sequence[Tried], candidate: str) -> Tried:
+    """Take the best score; of equal ones, the smaller loss."""
+    finite = [one for one in tried if np.isfinite(one.score)]
+    if not finite:
+        rates = ", ".join(f"{one.setting.lr:.2g}" for one in tried)
+        losses = ", ".join(f"{loss:.3g}" for loss in tried[0].outcomes[0].curve.loss)
+        raise DivergedError(
+            f"Fine-tuning from {candidate} diverged at every learning rate that was tried: {rates} "
+            f"(losses of the first, epoch by epoch: {losses}). Give lower ones with --lr LOW:HIGH."
+        )
+    return max(finite, key=lambda one: (one.score, -one.loss))
+
+
+def _between(ends: tuple[float, float], place: float) -> float:
+    low, high = ends
+    return low if low == high else float(low * (high / low) ** place)
+
+
+def _near(
+    value: float, ends: tuple[float, float], decades: float, rng: np.random.Generator
+) -> float:
+    if ends[0] == ends[1]:
+        return value
+    return float(np.clip(value * 10 ** rng.uniform(-decades, decades), *ends))
