@@ -1,0 +1,422 @@
+"""Fine-tuning, against plain PyTorch loops over the whole network, and against scikit-learn."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import log_loss
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, MultiStepLR
+
+from codes import load_backbone, load_images
+from codes.augmentation import AugmentedPreprocessing, parse_augmentations
+from codes.graph.starts import choose_starts
+from codes.graph.suffix import Suffix
+from pipelines import ExtractionOptions, LogisticCV, Protocol, compare, extract
+from pipelines.extraction.extract import Extraction
+from pipelines.finetuning.finetune import last_codes, prepare
+from pipelines.finetuning.maps import StoredMaps, store_maps
+from pipelines.finetuning.optimizers import limit_norms, make_optimizer, penalty, rate_at
+from pipelines.finetuning.options import FinetuneOptions
+from pipelines.finetuning.search import DivergedError, draw_settings, search
+from pipelines.finetuning.training import Run, Setting, batches_of, train
+from pipelines.finetuning.trials import Head, Trainer, Trial
+from pipelines.progress import Silent
+from tests.conftest import draw_image
+
+CPU = torch.device("cpu")
+
+
+def _extraction(folder: Path) -> Extraction:
+    options = ExtractionOptions(backbone="bundled", layers="fc7.relu", dtype="float32")
+    return extract(load_images(folder), options)
+
+
+def _maps(extraction: Extraction, *starts: str, n_views: int = 2) -> dict[str, StoredMaps]:
+    return store_maps(
+        extraction, choose_starts(extraction.backbone.graph, starts), augment=("crop", "flip"),
+        n_views=n_views, dtype="float32", random_state=3, progress=Silent(),
+    )  # fmt: skip
+
+
+def _view(extraction: Extraction, image: int, number: int) -> torch.Tensor:
+    """Draw one view of one image, by itself."""
+    own = vars(extraction.backbone.preprocessing)
+    preprocessing = AugmentedPreprocessing(
+        **own, augment=("crop", "flip"), random_state=3, numbers=(number,)
+    )
+    digest = extraction.digests[image].tobytes()
+    return preprocessing.crops(extraction.images.source.open(image), digest)
+
+
+def test_a_view_depends_on_seed_image_and_number_only() -> None:
+    image = draw_image(5, size=(90, 70))
+    own = {"resize_size": 64, "crop_size": 56}
+    everything = AugmentedPreprocessing(
+        **own, augment=("crop", "flip", "rotate", "color"), numbers=(1, 2, 3)
+    )
+    three = everything.crops(image, b"one image's digest")
+    alone = replace(everything, numbers=(3,)).crops(image, b"one image's digest")
+    assert torch.equal(alone[0], three[2])
+    others = [
+        replace(everything, numbers=(3,)).crops(image, b"another digest!!!!"),
+        replace(everything, numbers=(3,), random_state=1).crops(image, b"one image's digest"),
+        replace(everything, numbers=(4,)).crops(image, b"one image's digest"),
+    ]
+    assert not any(torch.equal(alone, other) for other in others)
+    assert three.shape == (3, 3, 56, 56)
+
+
+def test_crops_and_mirror_images_are_of_the_resized_image() -> None:
+    image = draw_image(5, size=(80, 64))
+    drawn = AugmentedPreprocessing(
+        resize_size=64, crop_size=56, augment=("crop", "flip"), numbers=tuple(range(1, 60))
+    )
+    whole = np.asarray(image)  # As large as it is resized to.
+    windows = {
+        np.ascontiguousarray(side[y : y + 56, x : x + 56]).tobytes()
+        for side in (whole, whole[:, ::-1])
+        for y in range(9)
+        for x in range(25)
+    }
+    crops = [np.ascontiguousarray(c.permute(1, 2, 0)).tobytes() for c in drawn.crops(image, b"x")]
+    assert all(crop in windows for crop in crops)
+    assert len(set(crops)) > 40
+
+
+@pytest.mark.parametrize("size", [(30, 40), (4000, 20), (20, 4000), (57, 57)])
+def test_images_of_every_shape_have_views(size: tuple[int, int]) -> None:
+    drawn = AugmentedPreprocessing(
+        resize_size=64, crop_size=64, augment=("crop", "rotate", "color"), numbers=(1, 2)
+    )
+    assert drawn.crops(Image.new("RGB", size, "red"), b"x").shape == (2, 3, 64, 64)
+
+
+def test_unknown_augmentations_are_named() -> None:
+    with pytest.raises(ValueError, match="shear"):
+        parse_augmentations("flip,shear")
+
+
+def test_stored_maps_are_what_the_network_computes(image_folder: Path) -> None:
+    extraction = _extraction(image_folder)
+    maps = _maps(extraction, "input", "conv3")
+    backbone = extraction.backbone
+    before_conv3: list[torch.Tensor] = []
+    hooked = backbone.model.get_submodule("conv3")
+    first = next(m for m in hooked.modules() if isinstance(m, nn.Conv2d))
+    handle = first.register_forward_hook(lambda _, given, __: before_conv3.append(given[0].clone()))
+    for image, view in ((0, 1), (7, 2), (35, 1)):
+        pixels = _view(extraction, image, view)
+        with torch.inference_mode():
+            backbone.model(backbone.preprocessing.normalize(pixels))
+        got = maps["conv3"].read(np.array([image]), view)
+        torch.testing.assert_close(got, before_conv3[-1].flatten(1), rtol=1e-4, atol=1e-5)
+        stored = maps["input"].read(np.array([image]), view)
+        torch.testing.assert_close(stored * 255, pixels.flatten(1).float())
+    handle.remove()
+    # More views than are stored begin anew.
+    again = maps["conv3"].read(np.array([4, 2]), 3)
+    assert torch.equal(again, maps["conv3"].read(np.array([4, 2]), 1))
+
+
+def test_training_on_stored_maps_is_training_the_whole_network(image_folder: Path) -> None:
+    """The oracle is a plain loop: the whole network, everything before the start frozen."""
+    extraction = _extraction(image_folder)
+    backbone = extraction.backbone
+    [start] = choose_starts(backbone.graph, "fc6")
+    maps = _maps(extraction, "fc6")["fc6"]
+    images = np.arange(0, 36, 2)
+    labels = np.unique(extraction.images.labels, return_inverse=True)[1][images]
+    options = FinetuneOptions(batch_size=6, lr_ratio=0.1, warmup=0.2)
+    setting = Setting(lr=0.02, weight_decay=1e-3, epochs=2)
+    head = np.random.default_rng(0).normal(size=(3, 512)) * 0.05
+    network = Suffix(backbone.graph, start, 3, backbone.preprocessing)
+    with torch.no_grad():
+        network.head.weight.copy_(torch.from_numpy(head))
+    run = Run(
+        network, maps, images, labels, options=options, setting=setting, seed=(5,), device=CPU
+    )
+    curve = train(run, 2)
+
+    own = load_backbone("bundled")
+    model = own.model
+    classifier = nn.Linear(512, 3)
+    with torch.no_grad():
+        classifier.weight.copy_(torch.from_numpy(head))
+        classifier.bias.zero_()
+    trained = [p for name in ("fc6", "fc7") for p in model.get_submodule(name).parameters()]
+    frozen = {k: v.clone() for k, v in model.state_dict().items() if k.startswith("conv")}
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    read: list[torch.Tensor] = []
+    last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+    last.register_forward_hook(lambda _, given, __: read.append(given[0]))
+    groups = [
+        {"params": [classifier.weight], "lr": 0.02, "weight_decay": 1e-3},
+        {"params": [classifier.bias], "lr": 0.02, "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim > 1], "lr": 0.002, "weight_decay": 1e-3},
+        {"params": [p for p in trained if p.ndim == 1], "lr": 0.002, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+    rates, step, losses = [group["lr"] for group in groups], 0, []
+    for epoch in range(2):
+        rng, total = np.random.default_rng([5, epoch]), 0.0
+        rng.integers(2**63)
+        for batch in np.array_split(rng.permutation(18), 3):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * rate_at(step, 6, n_warmup=1)
+            pixels = torch.cat([_view(extraction, int(images[i]), 1 + epoch) for i in batch])
+            model(own.preprocessing.normalize(pixels))
+            loss = F.cross_entropy(classifier(read.pop()), torch.from_numpy(labels[batch]))
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_([*trained, *classifier.parameters()], 5.0)
+            optimizer.step()
+            step += 1
+            total += float(loss.detach()) * len(batch)
+        losses.append(total / 18)
+    assert curve.loss == pytest.approx(losses, rel=1e-4)
+    state = run.network.body.state_dict()
+    for name, value in model.state_dict().items():
+        if name.startswith(("fc6", "fc7")):
+            torch.testing.assert_close(state[name], value, rtol=1e-3, atol=1e-6)
+        elif name in frozen:
+            assert torch.equal(value, frozen[name])
+    torch.testing.assert_close(run.network.head.weight, classifier.weight, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_training_begins_where_the_logistic_regression_ends(
+    image_folder: Path, tmp_path: Path, n_classes: int
+) -> None:
+    if n_classes == 2:
+        (image_folder / "red").rename(tmp_path / "red")
+    extraction = _extraction(image_folder)
+    samples = extraction.images.labels
+    numbers = np.unique(samples, return_inverse=True)[1]
+    options = FinetuneOptions(starts="fc6", views_cached=1, epochs=1, lr=1e-3, weight_decay=0.0)
+    trainer = prepare(extraction, numbers, options, folder=None, progress=Silent())
+    codes = last_codes(extraction, Silent())
+    from pipelines.finetuning.finetune import _heads
+
+    protocol = Protocol(cv=3)
+    everything = np.arange(len(samples))
+    from pipelines.comparison.samples import Samples
+
+    [head] = _heads(trainer, codes, Samples(y=samples), [everything], protocol, 1)
+    trial = Trial(
+        candidate="fc6", train=everything, test=everything, head=head,
+        setting=Setting(lr=1e-3, weight_decay=0.0, epochs=1), seed=0,
+    )  # fmt: skip
+    [outcome] = trainer.run([trial])
+    probe = LogisticCV(Cs=np.array(protocol.grid), cv=3, scoring="neg_log_loss", random_state=0)
+    expected = log_loss(numbers, probe.fit(codes, numbers).predict_proba(codes))
+    assert outcome.first_loss == pytest.approx(expected, abs=2e-3)  # Maps are float16 here.
+
+
+def test_no_image_is_lost_and_no_batch_has_one() -> None:
+    for n in range(2, 200):
+        batches = list(batches_of(n, 64, np.random.default_rng(n)))
+        assert min(map(len, batches)) >= 2
+        assert max(map(len, batches)) <= 65
+        assert sorted(np.concatenate(batches).tolist()) == list(range(n))
+
+
+@pytest.mark.parametrize(
+    ("kind", "schedule"),
+    [
+        ("cosine", lambda o: CosineAnnealingLR(o, 40)),
+        ("step", lambda o: MultiStepLR(o, [20, 30], 0.1)),
+        ("exponential", lambda o: ExponentialLR(o, 0.01 ** (1 / 40))),
+    ],
+)
+def test_rates_fall_as_those_of_pytorch(kind: str, schedule: Callable[..., object]) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs: list[float] = []
+    scheduler = schedule(optimizer)
+    for _ in range(40):
+        theirs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()  # type: ignore[attr-defined]
+    assert [rate_at(step, 40, kind=kind) for step in range(40)] == pytest.approx(theirs)
+
+
+def test_biases_and_norms_are_not_decayed_and_pretrained_weights_learn_slower() -> None:
+    backbone = load_backbone("resnet18", weights="none", image_size=32)
+    [start] = choose_starts(backbone.graph, "layer4")
+    network = Suffix(backbone.graph, start, 3, backbone.preprocessing)
+    options = FinetuneOptions(optimizer="adamw", lr_ratio=0.25)
+    optimizer = make_optimizer(network, options, lr=0.4, weight_decay=0.1)
+    found = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert len(found) == len(list(network.parameters()))
+    for name, parameter in network.named_parameters():
+        group = found[id(parameter)]
+        assert group["lr"] == pytest.approx(0.4 if name.startswith("head") else 0.1)
+        norm_or_bias = name.endswith("bias") or ".bn" in name or "downsample.1" in name
+        assert (group["weight_decay"] == 0) == norm_or_bias
+
+
+def test_norms_are_limited_neuron_by_neuron_and_penalties_are_sums() -> None:
+    network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(3, 2))
+    with torch.no_grad():
+        network[0].weight.copy_(
+            torch.ones(3, 2, 3, 3) * torch.tensor([0.1, 1, 10]).view(3, 1, 1, 1)
+        )
+    weights = [network[0].weight, network[2].weight]
+    assert float(penalty(network, 0.5)) == pytest.approx(
+        0.5 * float(sum(w.abs().sum() for w in weights))
+    )
+    before = network[0].weight[0].clone()
+    limit_norms(network, 2.0)
+    norms = network[0].weight.flatten(1).norm(dim=1)
+    assert torch.equal(network[0].weight[0], before)
+    assert norms[1:].tolist() == pytest.approx([2.0, 2.0], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"optimizer": "lion"}, "lion"), ({"schedule": "linear"}, "linear"), ({"head": "x"}, "x"),
+        ({"lr": "1e-1:1e-3"}, "1e-1:1e-3"), ({"lr": 0}, "0"), ({"lr": "fast"}, "fast"),
+        ({"weight_decay": "-1"}, "-1"), ({"momentum": 1.0}, "1.0"), ({"dropout": -0.1}, "-0.1"),
+        ({"epochs": 0}, "0"), ({"batch_size": 1}, "1"), ({"max_norm": 0.0}, "0.0"),
+        ({"momentum": 0.0}, "nesterov"), ({"seeds": 0}, "0"), ({"views_cached": 0}, "0"),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be_are_refused(wrong: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        FinetuneOptions(**wrong)
+
+
+def _small(image_folder: Path, folder: Path | None, **options: object) -> tuple[Trainer, Trial]:
+    extraction = _extraction(image_folder)
+    numbers = np.unique(extraction.images.labels, return_inverse=True)[1]
+    chosen = FinetuneOptions(starts="fc6", views_cached=2, **options)
+    trainer = prepare(extraction, numbers, chosen, folder=folder, progress=Silent())
+    head = Head(weight=np.zeros((3, 512)), bias=np.zeros(3))
+    setting = Setting(lr=0.05, weight_decay=1e-4, epochs=3)
+    train, test = np.arange(0, 36, 2), np.arange(1, 36, 2)
+    return trainer, Trial(
+        candidate="fc6", train=train, test=test, head=head, setting=setting, seed=1
+    )
+
+
+def test_a_run_that_was_left_goes_on_to_the_same_bits(image_folder: Path) -> None:
+    trainer, trial = _small(image_folder, None, dropout=0.3)
+    whole = trainer.network(trial)
+    train(whole, 3)
+    left = trainer.network(trial)
+    train(left, 1)
+    state = left.state()
+    resumed = trainer.network(trial)
+    resumed.load_state(state)
+    train(resumed, 3)
+    assert resumed.curve.loss == whole.curve.loss
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[name]), name
+
+
+def test_finished_trials_are_kept_and_others_are_run(image_folder: Path, tmp_path: Path) -> None:
+    trainer, trial = _small(image_folder, tmp_path / "trials")
+    [first] = trainer.run([trial])
+    [file] = (tmp_path / "trials").glob("*.npz")
+    changed = file.stat().st_mtime_ns
+    [again] = trainer.run([trial])
+    assert file.stat().st_mtime_ns == changed
+    np.testing.assert_array_equal(first.log_proba, again.log_proba)
+    assert vars(first.curve) == vars(again.curve)
+    file.unlink()
+    [fresh] = trainer.run([trial])
+    np.testing.assert_array_equal(first.log_proba, fresh.log_proba)
+    trainer.run([replace(trial, setting=replace(trial.setting, lr=0.04)), replace(trial, seed=2)])
+    assert len(list((tmp_path / "trials").glob("*.npz"))) == 3
+
+
+def test_rates_that_diverge_are_named_and_never_chosen(image_folder: Path) -> None:
+    trainer, trial = _small(image_folder, None, lr=1e7, weight_decay=0.0, epochs=4)
+
+    def score(log_proba: np.ndarray, truth: np.ndarray) -> float:
+        return float((log_proba.argmax(1) == truth).mean())
+
+    folds = [(np.arange(12), np.arange(12, 18))]
+    with pytest.raises(DivergedError, match="1e\\+07"):
+        search(trainer, "fc6", trial.train, folds, [trial.head], score, seed=0)
+
+
+def test_settings_are_drawn_over_the_whole_range() -> None:
+    options = FinetuneOptions(lr="1e-4:1", weight_decay="1e-6:1e-2")
+    rng = np.random.default_rng(0)
+    drawn = draw_settings(options, 500, rng)
+    parts = sorted(math.floor(math.log10(one.lr) + 4) for one in drawn)
+    assert parts == [0, 1, 2, 3]
+    assert all(1e-6 <= one.weight_decay <= 1e-2 for one in drawn)
+
+
+@pytest.fixture
+def split_folder(tmp_path: Path) -> Path:
+    for label, name in enumerate(("blue", "green", "red")):
+        for i in range(24):
+            folder = tmp_path / "data" / ("test" if i >= 14 else "train") / name
+            folder.mkdir(parents=True, exist_ok=True)
+            draw_image(100 * label + i, hue=2 - label).save(folder / f"{i:02d}.png")
+    return tmp_path / "data"
+
+
+def test_fine_tuned_candidates_are_rows_of_the_report(
+    split_folder: Path, tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    words = (
+        "compare", split_folder, "--backbone", "bundled", "--layers", "fc7.relu", "--cv", 3,
+        "--Cs", "1e-3,1e-1", "--controls", "none", "--finetune", "--from", "fc6", "--scratch",
+        "--epochs", 4, "--views-cached", 1, "--out", tmp_path / "out",
+    )  # fmt: skip
+    done = run_cli(*words)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    rows = {(row["layer"], row["classifier"]): row for row in report["layers"]}
+    assert set(rows) == {("fc7.relu", "svm"), ("fc6", "finetune"), ("scratch", "finetune")}
+    assert rows["fc6", "finetune"]["C"] is None
+    with (tmp_path / "out" / "scores.csv").open() as file:
+        folds = list(csv.DictReader(file))
+    assert {row["classifier"] for row in folds} == {"svm", "finetune"}
+    scores = {row["layer"]: float(row["score"]) for row in folds if row["classifier"] == "finetune"}
+    assert scores["fc6"] == pytest.approx(rows["fc6", "finetune"]["score"])
+    assert report["best"]["layer"] in {layer for layer, _ in rows}
+    trials = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out/trials").iterdir()}
+    again = run_cli(*words)
+    assert again.returncode == 0
+    assert trials == {f.name: f.stat().st_mtime_ns for f in (tmp_path / "out/trials").iterdir()}
+    repeated = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert repeated["layers"] == report["layers"]
+
+
+def test_options_of_fine_tuning_need_it(
+    split_folder: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    done = run_cli("compare", split_folder, "--backbone", "bundled", "--from", "fc6")
+    assert done.returncode != 0
+    assert "--finetune" in done.stderr
+
+
+def test_few_images_of_a_class_are_not_searched(split_folder: Path) -> None:
+    study = compare(
+        split_folder, backbone="bundled", layers="fc7.relu", Cs=(1e-2,), cv=3, repeats=2,
+        train_sizes=(5, "all"), controls="none",
+        finetune=FinetuneOptions(starts="fc6", epochs=4, views_cached=1),
+    )  # fmt: skip
+    [found] = study.finetuned
+    few, many = found.chosen
+    assert (few.searched, len(few.tried)) == (False, 1)
+    assert (many.searched, len(many.tried)) == (True, 6)
+    assert len(found.fits) == len(study.comparison.verdict.splits) == 3
