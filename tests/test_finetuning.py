@@ -24,8 +24,9 @@ from codes.augmentation import AugmentedPreprocessing, parse_augmentations
 from codes.graph.starts import choose_starts
 from codes.graph.suffix import Suffix
 from pipelines import ExtractionOptions, LogisticCV, Protocol, compare, extract
+from pipelines.comparison.samples import Samples
 from pipelines.extraction.extract import Extraction
-from pipelines.finetuning.finetune import last_codes, prepare
+from pipelines.finetuning.finetune import fit_heads, last_codes, prepare
 from pipelines.finetuning.maps import StoredMaps, store_maps
 from pipelines.finetuning.optimizers import limit_norms, make_optimizer, penalty, rate_at
 from pipelines.finetuning.options import FinetuneOptions
@@ -208,13 +209,9 @@ def test_training_begins_where_the_logistic_regression_ends(
     options = FinetuneOptions(starts="fc6", views_cached=1, epochs=1, lr=1e-3, weight_decay=0.0)
     trainer = prepare(extraction, numbers, options, folder=None, progress=Silent())
     codes = last_codes(extraction, Silent())
-    from pipelines.finetuning.finetune import _heads
-
     protocol = Protocol(cv=3)
     everything = np.arange(len(samples))
-    from pipelines.comparison.samples import Samples
-
-    [head] = _heads(trainer, codes, Samples(y=samples), [everything], protocol, 1)
+    [head] = fit_heads(codes, Samples(y=samples), [everything], protocol, 1)
     trial = Trial(
         candidate="fc6", train=everything, test=everything, head=head,
         setting=Setting(lr=1e-3, weight_decay=0.0, epochs=1), seed=0,

@@ -185,13 +185,13 @@ def finetune(
     -------
     finetuned : list of Finetuned
     """
-    score = _scored(scoring, len(samples.classes))
+    score = scored(scoring, len(samples.classes))
     searches = _searches(splits, same_test=samples.test is not None)
     folds = {i: splits[i].inner[: n_folds(len(splits[i].train), len(splits[i].inner))]
              for i in set(searches)}  # fmt: skip
     subsets = [split.train for split in splits]
     subsets += [splits[i].train[train] for i, of in folds.items() for train, _ in of]
-    heads = _heads(trainer, codes, samples, subsets, protocol, n_jobs)
+    heads = fit_heads(codes, samples, subsets, protocol, n_jobs)
     own, rest = heads[: len(splits)], iter(heads[len(splits) :])
     of_folds = {i: [next(rest) for _ in of] for i, of in folds.items()}
     found = []
@@ -203,7 +203,7 @@ def finetune(
             chosen = {
                 i: search(
                     trainer, name, splits[i].train, folds[i],
-                    [_start(head, codes, random, seed) for head in of_folds[i]], score,
+                    [start_head(head, codes, random, seed) for head in of_folds[i]], score,
                     seed=seed, advance=advance,
                 )
                 for i in folds
@@ -211,7 +211,7 @@ def finetune(
             trials = [
                 Trial(
                     candidate=name, train=split.train, test=split.test,
-                    head=_start(own[i], codes, random, seed + again),
+                    head=start_head(own[i], codes, random, seed + again),
                     setting=chosen[searches[i]].best.setting, seed=seed + again,
                 )
                 for i, split in enumerate(splits)
@@ -244,15 +244,28 @@ def _searches(splits: Sequence[Split], *, same_test: bool) -> list[int]:
     return [first.setdefault(split.train_size, i) for i, split in enumerate(splits)]
 
 
-def _heads(
-    trainer: Trainer,
+def fit_heads(
     codes: NDArray[Any],
     samples: Samples,
     subsets: Sequence[NDArray[np.intp]],
     protocol: Protocol,
     n_jobs: int,
 ) -> list[Head]:
-    """Fit the logistic regression that each training begins with."""
+    """Fit the logistic regression that each training begins with.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples, n_features)
+    samples : Samples
+    subsets : sequence of ndarray of intp
+        Training images of each.
+    protocol : Protocol
+    n_jobs : int
+
+    Returns
+    -------
+    heads : list of Head
+    """
     tasks = (delayed(_probe)(codes[train], samples.numbers[train], protocol) for train in subsets)
     return list(Parallel(n_jobs=n_jobs)(tasks))
 
@@ -272,7 +285,7 @@ def _probe(X: NDArray[Any], numbers: NDArray[np.intp], protocol: Protocol) -> He
     return Head(weight=weight, bias=bias)
 
 
-def _start(head: Head, codes: NDArray[Any], random: bool, seed: int) -> Head:
+def start_head(head: Head, codes: NDArray[Any], random: bool, seed: int) -> Head:
     """Give the classifier to start with: the fitted one, or small random weights."""
     if not random:
         return head
@@ -294,9 +307,23 @@ def _passes(
     return n
 
 
-def _scored(
+def scored(
     scoring: str, n_classes: int
 ) -> Callable[[NDArray[np.float64], NDArray[np.intp]], float]:
+    """Make a function that scores logarithms of probabilities.
+
+    Parameters
+    ----------
+    scoring : str
+        Of `pipelines.comparison.scoring.SCORINGS`.
+    n_classes : int
+
+    Returns
+    -------
+    score : callable
+        Takes them, and numbers of classes.
+    """
+
     def score(log_proba: NDArray[np.float64], truth: NDArray[np.intp]) -> float:
         answers = _answers(log_proba, truth, scoring)
         return float(score_answers(scoring, truth, answers, n_classes)[0])
@@ -326,7 +353,7 @@ def _fit(
     log_proba = np.logaddexp.reduce([one.log_proba for one in outcomes]) - np.log(len(outcomes))
     truth = samples.numbers[split.test]
     trained = samples.numbers[outcomes[0].sampled]
-    score = _scored(scoring, len(samples.classes))
+    score = scored(scoring, len(samples.classes))
     return Fit(
         n_features=n_features,
         C=float("nan"),

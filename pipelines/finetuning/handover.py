@@ -1,0 +1,179 @@
+"""Handing over: a network fine-tuned on every image, with probabilities that mean what they say."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from codes.graph.heads import class_weights
+from codes.graph.suffix import Suffix
+from pipelines.comparison.protocol import Protocol
+from pipelines.comparison.samples import Samples
+from pipelines.comparison.splits import inner_splits
+from pipelines.finetuning.finetune import fit_heads, scored, start_head
+from pipelines.finetuning.search import Chosen, n_folds, search
+from pipelines.finetuning.training import train
+from pipelines.finetuning.trials import Trainer, Trial
+from pipelines.progress import Progress
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedNetwork:
+    """A network that was fine-tuned on every image.
+
+    Attributes
+    ----------
+    network : Suffix
+        What comes after the start; its classifier is calibrated.
+    chosen : Chosen
+        How it was trained.
+    temperature : float
+        What the classes' scores were divided by: above 1 where the network was too sure of them.
+    """
+
+    network: Suffix
+    chosen: Chosen
+    temperature: float
+
+
+def train_on_all(
+    trainer: Trainer,
+    name: str,
+    codes: NDArray[Any],
+    samples: Samples,
+    *,
+    protocol: Protocol,
+    scoring: str,
+    n_jobs: int = 1,
+    progress: Progress,
+) -> TrainedNetwork:
+    """Choose a setting by validation, and train with it on every image.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    name : str
+        Of one of its candidates.
+    codes : ndarray of shape (n_samples, n_features)
+        What the classifier reads of the network as it is.
+    samples : Samples
+    protocol : Protocol
+    scoring : str
+    n_jobs : int, default=1
+    progress : Progress
+
+    Returns
+    -------
+    trained : TrainedNetwork
+    """
+    candidate, everything = trainer.candidates[name], np.arange(len(samples.y))
+    seed = zlib.crc32(name.encode()) ^ protocol.random_state
+    rng = np.random.default_rng(protocol.random_state)
+    inner = inner_splits(samples.y, samples.groups, protocol.cv, rng)
+    folds = inner[: n_folds(len(everything), len(inner))]
+    subsets = [everything, *(fold for fold, _ in folds)]
+    own, *of_folds = fit_heads(codes, samples, subsets, protocol, n_jobs)
+    random = candidate.options.head == "random"
+    epochs = candidate.options.most_epochs(len(everything))
+    total = len(everything) * epochs * (1 + 3 * len(folds))
+    with progress.step(f"Fine-tuning from {name}", total) as advance:
+        chosen = search(
+            trainer, name, everything, folds,
+            [start_head(head, codes, random, seed) for head in of_folds],
+            scored(scoring, len(samples.classes)), seed=seed, advance=advance,
+        )  # fmt: skip
+        trial = Trial(
+            candidate=name, train=everything, test=everything[:0], setting=chosen.best.setting,
+            head=start_head(own, codes, random, seed), seed=seed,
+        )  # fmt: skip
+        run = trainer.network(trial)
+        train(run, trial.setting.epochs)
+    temperature = calibrate(
+        [outcome.log_proba for outcome in chosen.best.outcomes],
+        [samples.numbers[everything[validation]] for _, validation in folds],
+    )
+    for parameter in run.network.head.parameters():
+        parameter.data /= temperature
+    return TrainedNetwork(network=run.network.cpu(), chosen=chosen, temperature=temperature)
+
+
+def calibrate(log_proba: Sequence[NDArray[np.float64]], truth: Sequence[NDArray[np.intp]]) -> float:
+    """Find what to divide the classes' scores by, so that probabilities are right on average.
+
+    Parameters
+    ----------
+    log_proba : sequence of ndarray of shape (n, n_classes)
+        Logarithms of the probabilities of images that did not train.
+    truth : sequence of ndarray of shape (n,)
+        Numbers of their classes.
+
+    Returns
+    -------
+    temperature : float
+        From 0.05 to 20.
+
+    References
+    ----------
+    Guo, Pleiss, Sun and Weinberger, *On calibration of modern neural networks* (ICML 2017).
+
+    Examples
+    --------
+    >>> sure = np.log([[0.9, 0.1]] * 10)  # And right in 6 of 10.
+    >>> t = calibrate([sure], [np.array([0] * 6 + [1] * 4)])
+    >>> round(float(1 / (1 + np.exp(-(sure[0, 0] - sure[0, 1]) / t))), 2)
+    0.6
+    """
+    scores, labels = np.concatenate(log_proba), np.concatenate(truth)
+
+    def loss(log_temperature: float) -> float:
+        scaled = scores / np.exp(log_temperature)
+        norm = np.logaddexp.reduce(scaled, axis=1)
+        return float((norm - scaled[np.arange(len(labels)), labels]).mean())
+
+    found = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x))
+
+
+def whole_state(trainer: Trainer, name: str, network: Suffix) -> dict[str, Tensor]:
+    """Put what was trained into the state dict of the whole network.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    name : str
+        Of the candidate.
+    network : Suffix
+
+    Returns
+    -------
+    state : dict of str to Tensor
+        That of the backbone's model, with as many classes as there are here.
+
+    Raises
+    ------
+    ValueError
+        If the network keeps its classifier otherwise than as one layer's weights.
+    """
+    backbone = trainer.candidates[name].backbone
+    state = {key: value.clone() for key, value in backbone.model.state_dict().items()}
+    trained = network.body.state_dict()
+    found = class_weights(backbone.graph)
+    weight = network.head.weight.detach()
+    fits = found is not None and found[1][0].numel() == weight.shape[1]
+    if found is None or not fits or not trained.keys() <= state.keys():
+        raise ValueError(
+            f"The classifier of {backbone.name} is not one layer on its last codes, so that the "
+            "fine-tuned network cannot be written as a state dict of it."
+        )
+    state |= {key: value.detach().cpu().clone() for key, value in trained.items()}
+    key, old = found
+    state[key] = weight.reshape(len(weight), *old.shape[1:]).contiguous().clone()
+    state[f"{key.removesuffix('.weight')}.bias"] = network.head.bias.detach().clone()
+    return state
