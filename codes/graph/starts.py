@@ -237,7 +237,7 @@ def _is_cut(traced: TracedGraph, nodes: Sequence[fx.Node], place: int) -> bool:
     if any(i in image and i not in later for other in behind for i in other.all_input_nodes):
         return False
     # Weights that are read on both sides would be frozen on one and trained on the other.
-    return not _weights(traced, set(nodes) - later) & _weights(traced, behind)
+    return not _weights(traced, set(nodes) - behind) & _weights(traced, behind)
 
 
 def _weights(traced: TracedGraph, nodes: set[fx.Node]) -> set[int]:

@@ -26,7 +26,7 @@ from pipelines.comparison.splits import Fold, Split
 from pipelines.extraction.extract import Extraction, extract
 from pipelines.finetuning.maps import store_maps
 from pipelines.finetuning.options import FinetuneOptions
-from pipelines.finetuning.search import Chosen, n_folds, search
+from pipelines.finetuning.search import Chosen, most_tried, n_folds, search
 from pipelines.finetuning.trials import Candidate, Head, Outcome, Trainer, Trial
 from pipelines.linear.estimators import LogisticCV
 from pipelines.progress import Progress
@@ -302,8 +302,9 @@ def _passes(
     options = trainer.candidates[name].options
     n = sum(len(s.train) * options.most_epochs(len(s.train)) for s in splits) * options.seeds
     for i, of in folds.items():
-        size = len(splits[i].train)
-        n += sum(len(train) * options.most_epochs(size) * 3 for train, _ in of)
+        n += sum(len(train) for train, _ in of) * most_tried(
+            options, trainer.numbers[splits[i].train]
+        )
     return n
 
 

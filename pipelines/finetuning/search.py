@@ -192,8 +192,7 @@ def search(
             score=float(np.mean(scores)), loss=float(np.mean(losses)),
         )  # fmt: skip
 
-    _, counts = np.unique(trainer.numbers[train], return_counts=True)
-    if counts.min() < FEW:
+    if _are_few(trainer.numbers[train]):
         found = tried([default_setting(options, len(train))])
         searched = False
     else:
@@ -201,6 +200,31 @@ def search(
         found += tried(refine(_best(found, candidate).setting, options, len(train), rng))
         searched = True
     return Chosen(best=_best(found, candidate), tried=found, searched=searched)
+
+
+def most_tried(options: FinetuneOptions, numbers: NDArray[np.intp]) -> int:
+    """Count the epochs of all settings that a search tries on a fold.
+
+    Parameters
+    ----------
+    options : FinetuneOptions
+    numbers : ndarray of shape (n_train,), intp
+        Of the training images' classes.
+
+    Returns
+    -------
+    epochs : int
+    """
+    n = len(numbers)
+    if _are_few(numbers):
+        return options.most_epochs(n)
+    coarse = draw_settings(options, n, np.random.default_rng(0))
+    fine = refine(coarse[0], options, n, np.random.default_rng(0))
+    return sum(setting.epochs for setting in (*coarse, *fine))
+
+
+def _are_few(numbers: NDArray[np.intp]) -> bool:
+    return bool(np.unique(numbers, return_counts=True)[1].min() < FEW)
 
 
 def n_folds(n_train: int, n_available: int) -> int:
