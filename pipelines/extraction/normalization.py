@@ -58,21 +58,6 @@ class NormalizationCheck:
     text: str
 
 
-def first_norm(backbone: Backbone) -> str | None:
-    """Name the first batch normalisation that knows what went in during training.
-
-    Parameters
-    ----------
-    backbone : Backbone
-
-    Returns
-    -------
-    name : str or None
-        None where there is none.
-    """
-    return next(iter(find_norms(backbone.graph)), None)
-
-
 def check_normalization(
     images: ImageList, digests: NDArray[np.uint8], backbone: Backbone, *, device: str = "cpu"
 ) -> NormalizationCheck | None:
@@ -92,7 +77,8 @@ def check_normalization(
         None without a batch normalisation that knows what went in during training, or without an
         image that can be decoded.
     """
-    name, steps = first_norm(backbone), backbone.preprocessing
+    steps = backbone.preprocessing
+    name = next(iter(find_norms(backbone.graph)), None)
     crops = [] if name is None else _crops(images, digests, steps)
     if name is None or not crops:
         return None
@@ -207,7 +193,7 @@ def require_norm(backbone: Backbone) -> None:
         "its weights are random, so that there is no normalisation that it was trained with"
         if backbone.random
         else None
-        if first_norm(backbone) is not None
+        if find_norms(backbone.graph)
         else "it has no batch normalisation, whose statistics would tell them apart"
     )
     if why is not None:
@@ -219,18 +205,7 @@ def require_norm(backbone: Backbone) -> None:
 
 
 def normalized(backbone: Backbone, options: ExtractionOptions) -> Backbone:
-    """Give a network the normalisation that some options name.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    options : ExtractionOptions
-
-    Returns
-    -------
-    backbone : Backbone
-        With its own where none is named, or one is to be chosen, "auto".
-    """
+    """Give a network the normalisation that some options name; its own for None and "auto"."""
     if options.normalize in (None, "auto"):
         return backbone
     steps = backbone.preprocessing.normalized(str(options.normalize))

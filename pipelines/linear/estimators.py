@@ -8,6 +8,7 @@ reduced once to its smaller side, and each C starts from the one before.
 from __future__ import annotations
 
 import warnings
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -46,33 +47,25 @@ Array = NDArray[np.floating[Any]]
 DEFAULT_CS = parse_grid(DEFAULT_GRID)
 
 
+@dataclass(eq=False, repr=False)
 class _LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """What the two classifiers share: everything but the loss."""
+    """What the two classifiers share: everything but the loss.
+
+    A dataclass gives each of them an ``__init__`` of its own, which errors name.
+    """
 
     _kind: ClassVar[Literal["squared_hinge", "softmax"]]
 
-    def __init__(
-        self,
-        Cs: ArrayLike = DEFAULT_CS,
-        *,
-        cv: Any = None,
-        scale: Scale = "standard",
-        class_weight: dict[Any, float] | Literal["balanced"] | None = None,
-        scoring: Any = None,
-        tol: float = 1e-5,
-        max_iter: int = 100,
-        random_state: int | np.random.RandomState | None = None,
-        n_jobs: int | None = None,
-    ) -> None:
-        self.Cs = Cs
-        self.cv = cv
-        self.scale = scale
-        self.class_weight = class_weight
-        self.scoring = scoring
-        self.tol = tol
-        self.max_iter = max_iter
-        self.random_state = random_state
-        self.n_jobs = n_jobs
+    Cs: ArrayLike = DEFAULT_CS
+    _: KW_ONLY
+    cv: Any = None
+    scale: Scale = "standard"
+    class_weight: dict[Any, float] | Literal["balanced"] | None = None
+    scoring: Any = None
+    tol: float = 1e-5
+    max_iter: int = 100
+    random_state: int | np.random.RandomState | None = None
+    n_jobs: int | None = None
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Choose C by cross-validation and fit all rows with it.
@@ -206,6 +199,7 @@ class _LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return values + self.intercept_
 
 
+@dataclass(eq=False, repr=False)
 class LinearSVCCV(_LinearCV):
     """Linear support vector machine whose C is chosen by cross-validation.
 
@@ -279,6 +273,7 @@ class LinearSVCCV(_LinearCV):
     _kind = "squared_hinge"
 
 
+@dataclass(eq=False, repr=False)
 class LogisticCV(_LinearCV):
     """Multinomial logistic regression whose C is chosen by cross-validation.
 
@@ -287,51 +282,13 @@ class LogisticCV(_LinearCV):
 
     Parameters
     ----------
-    Cs : array-like of shape (n_Cs,), default=1e-6, 1e-5, ..., 1e2
-        Values of C to choose from, positive, in any order; the inverse of the penalty's strength.
-    cv : int, splitter, iterable of (train, test) or None, default=None
-        An int makes stratified folds, shuffled by ``random_state``; None makes five, or as many
-        as the rarest class has members.
-    scale : {"standard", "l2", None}, default="standard"
-        Zero mean and unit variance of each feature, by the statistics of the training rows of
-        each fold (a constant feature is left out); unit length of each sample; or as it is.
-    class_weight : dict, "balanced" or None, default=None
-        As in ``LogisticRegression``.
-    scoring : str, scorer or None, default=None
-        What chooses C: a score's name, or a scorer of ``make_scorer``; None is accuracy.
-    tol : float, default=1e-5
-        Relative distance to the optimum at which a fit stops: ``‖w - w*‖ <= tol * ‖w‖``.
-    max_iter : int, default=100
-        Most Newton iterations for one C.
-    random_state : int, RandomState instance or None, default=None
-        Shuffles the folds where ``cv`` is an int or None. The fit itself draws nothing.
-    n_jobs : int or None, default=None
-        Folds run in parallel, through joblib's current backend; BLAS is limited to one thread.
+    Cs, cv, scale, class_weight, scoring, tol, max_iter, random_state, n_jobs
+        As for `LinearSVCCV`; ``class_weight`` is that of ``LogisticRegression``.
 
     Attributes
     ----------
-    C_ : float
-        The C with the best mean score; of several, the smallest, so the most regularised.
-    C_at_edge_ : {"low", "high", None}
-        Whether ``C_`` is the smallest or largest of ``Cs``, and scores rise towards it: then the
-        best may lie beyond them.
-    Cs_ : ndarray of shape (n_Cs,)
-        ``Cs`` as an array.
-    scores_ : ndarray of shape (n_Cs, n_folds)
-        Held-out scores, in the order of ``Cs_``.
-    coef_ : ndarray of shape (1, n_features) if n_classes == 2 else (n_classes, n_features)
-        Weights of the input's own features (with ``scale="l2"``, of the samples at unit length).
-    intercept_ : ndarray of shape (1,) if n_classes == 2 else (n_classes,)
-        Constants in the decision function.
-    classes_ : ndarray of shape (n_classes,)
-        The labels, sorted.
-    certificate_ : float
-        Upper bound of ``‖w - w*‖ / ‖w‖`` over all fits; at most ``tol`` unless a
-        ``ConvergenceWarning`` said so.
-    n_iter_ : int
-        Newton iterations of the last fit.
-    n_features_in_ : int
-        Number of features seen in fit.
+    C_, C_at_edge_, Cs_, scores_, coef_, intercept_, classes_, certificate_, n_iter_, n_features_in_
+        As of `LinearSVCCV`.
 
     References
     ----------
