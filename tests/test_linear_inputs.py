@@ -41,6 +41,12 @@ def test_scikit_learn_conventions(estimator: Any, check: Any) -> None:
 
 
 @BOTH
+def test_the_error_of_a_wrong_argument_names_the_class(classifier: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^{classifier.__name__}\..*'C'"):
+        classifier(C=3)
+
+
+@BOTH
 @pytest.mark.parametrize("wide", [False, True])
 def test_arrays_of_every_kind(classifier: Any, wide: bool, tmp_path: Path, digits: Any) -> None:
     X, y = digits

@@ -16,8 +16,8 @@ FIT = "fit d --backbone bundled --out m.skops"
     [
         (f"{FIT} --controls none", "`fit` makes no controls"),
         (f"{FIT} --train-sizes=5", "`fit` trains on all images"),
-        ("predict m.skops d --layers all", "`fit`, `extract` and `compare` do"),
-        ("extract d --backbone bundled --cv 3", "`fit` and `compare` do"),
+        ("predict m.skops d --layers all", "`compare`, `fit` and `extract` do"),
+        ("extract d --backbone bundled --cv 3", "`compare` and `fit` do"),
         ("demo --backbone alexnet", "`layers`"),
         ("cache list --max-size 1GB", "`cache prune` does"),
         ("compare d --backbone bundled --lay x", "Did you mean --layers"),
@@ -26,6 +26,9 @@ FIT = "fit d --backbone bundled --out m.skops"
         ("layers --bakbone bundled", "--backbone, not --bakbone"),
         ("fit d --controls none", "`fit` does not take --controls; `compare` does"),
         ("compare d --backbone", "--backbone needs a value"),
+        ("predict m.skops", "`predict` needs IMAGES"),
+        ("similarity --backbone bundled", "`similarity` needs IMAGES"),
+        ("report", "`report` needs FOLDERS"),
         ("predict", "what `cnn-codes fit --out` wrote"),
         ("compare d e --backbone bundled", "'e'"),
         ("compar d", "Did you mean compare"),
@@ -43,6 +46,19 @@ def test_a_wrong_command_says_what_is_right(
     assert found.out == ""
     [advised] = re.findall("Try `(.*)`", found.err)
     assert main(advised.split()[1:]) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [("predict", "FILE IMAGES..."), ("similarity", "IMAGES..."), ("report", "FOLDERS...")],
+)
+def test_the_usage_names_what_is_given(
+    command: str, usage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--help"]) == 0
+    first = capsys.readouterr().out.partition("\n")[0]
+    assert first.startswith(f"Usage: cnn-codes {command} ")
+    assert first.rstrip().endswith(f"[OPTIONS] {usage}")
 
 
 @pytest.mark.parametrize("option", ["--controls", "--views", "--older-than", "--rank", "--json"])

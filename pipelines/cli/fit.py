@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Annotated
 
 from codes.wording import counted
-from pipelines.cli.checks import check_file, check_jobs
 from pipelines.cli.output import results
-from pipelines.cli.parameters import (
+from pipelines.cli.shared_options import (
     FITTED_BY,
     Dataset,
     DropLeaks,
     FittedBy,
+    Images,
     Jobs,
     Options,
+    check_file,
+    check_jobs,
     like_field,
 )
 from pipelines.cli.terminal import stdout, terminal
@@ -82,7 +84,7 @@ def fit(
 def predict(
     file: Path,
     /,
-    *images: str,
+    *images: Images,
     weights: str | None = None,
     out: Path | None = None,
     device: Annotated[str, like_field("device")] = "auto",
@@ -101,19 +103,16 @@ def predict(
     ----------
     file
         What `cnn-codes fit --out` wrote.
-    images
-        Image files, folders or archives of them, or a dataset as for compare.
     weights
         Where the backbone's weights are now. Default: where they were. Others are refused.
     out
         The CSV file. Default: the standard output.
     """
-    from pipelines.cli.predictions import print_evaluated, say_unscored
+    from pipelines.cli.predictions import print_evaluated, say_unscored, write_predictions
+    from pipelines.extraction.left_out import say_ignored
     from pipelines.labelled import list_to_predict
-    from pipelines.predictor import load, write_predictions
+    from pipelines.predictor import load
 
-    if not images:
-        raise ValueError("No images were given. Name image files, or folders or archives of them.")
     if out is not None:
         check_file(out)
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -128,6 +127,7 @@ def predict(
         skip_unreadable=skip_unreadable,
     )
     found = list_to_predict(images, page=options.page)
+    say_ignored(found, terminal())
     say_unscored(found, fitted.card["classes"])
     extraction, labels, scores = fitted.predict(found, options, progress=terminal())
     with (

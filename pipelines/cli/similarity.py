@@ -11,13 +11,13 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from codes.wording import counted
-from pipelines.cli.parameters import like_field
+from pipelines.cli.shared_options import Images, like_field
 from pipelines.cli.terminal import stdout, terminal
 from pipelines.extraction.options import ExtractionOptions
 
 
 def similarity(
-    *images: str,
+    *images: Images,
     backbone: Annotated[str, like_field("backbone")],
     weights: Annotated[str | None, like_field("weights")] = None,
     image_size: Annotated[int | None, like_field("image_size")] = None,
@@ -35,18 +35,15 @@ def similarity(
 
     Parameters
     ----------
-    images
-        Image files, folders or archives of them, or a CSV file with a column path.
     json_
         Print one JSON object: similarity and preprocessing_check, as in report.json.
     """
     from pipelines.diagnostics.similarity import BORDER
     from pipelines.diagnostics.unlabelled import compare_with_training
+    from pipelines.extraction.left_out import say_ignored
     from pipelines.extraction.normalization import shown
     from pipelines.labelled import list_to_predict
 
-    if not images:
-        raise ValueError("No images were given. Name image files, or folders or archives of them.")
     options = ExtractionOptions(
         backbone=backbone,
         weights=weights,
@@ -59,6 +56,7 @@ def similarity(
         random_state=random_state,
     )
     found = list_to_predict(images, page=page)
+    say_ignored(found, terminal())
     measured, check = compare_with_training(found, options, progress=terminal())
     if check is not None and check.level is not None:
         terminal().info(f"{'Warning' if check.level == 'warn' else 'Note'}: {check.text}")

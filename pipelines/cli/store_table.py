@@ -24,10 +24,6 @@ _TOGETHER = {"size": ("crop_size", "resize_size"), "normalize": ("mean", "std", 
 def table_rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
     """Write a row for each entry.
 
-    Parameters
-    ----------
-    entries : sequence of Entry
-
     Returns
     -------
     rows : list of tuple of str

@@ -1,4 +1,4 @@
-"""The summary: what a comparison prints when it is study."""
+"""The summary: what a comparison prints when it is finished."""
 
 from __future__ import annotations
 

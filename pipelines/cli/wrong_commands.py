@@ -29,10 +29,6 @@ def explain(error: CycloptsError, app: App) -> str:
         As `app` raises it.
     app : App
         The whole command line.
-
-    Returns
-    -------
-    message : str
     """
     command = " ".join(error.command_chain or ())
     unused = [str(word) for word in error.unused_tokens or ()]

@@ -78,10 +78,6 @@ def advise(
     controls : sequence of Control, optional
         What does as well as the network is said first; raw pixels take the place of a depth where
         they score as much.
-
-    Returns
-    -------
-    advice : Advice
     """
     best = comparison.best
     take, _ = best.taken

@@ -39,10 +39,6 @@ def edges_of(rows: Sequence[dict[str, Any]]) -> list[Edge]:
     ----------
     rows : sequence of dict
         ``report.json``'s ``layers``.
-
-    Returns
-    -------
-    edges : list of Edge
     """
     several = len({row["train_size"] for row in rows}) > 1
     return [

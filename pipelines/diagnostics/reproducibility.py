@@ -49,10 +49,6 @@ def measure_reproducibility(extraction: Extraction, options: ExtractionOptions) 
     extraction : Extraction
     options : ExtractionOptions
         That it was made with.
-
-    Returns
-    -------
-    found : Reproducibility
     """
     images = extraction.images.take(np.arange(min(N_IMAGES, len(extraction.images))))
 

@@ -143,10 +143,6 @@ def measure_similarity(
     random_state : int, default=0
         Of the bootstrap.
     progress : Progress, optional
-
-    Returns
-    -------
-    similarity : Similarity
     """
     if backbone.random:
         return _none("the weights are random: there is nothing that they were trained on")
@@ -169,16 +165,7 @@ def measure_similarity(
 
 
 def sample_size(backbone: Backbone) -> int:
-    """Return how many distinct images are looked at, where there are as many.
-
-    Parameters
-    ----------
-    backbone : Backbone
-
-    Returns
-    -------
-    n_images : int
-    """
+    """Return how many distinct images are looked at, where there are as many."""
     return N_IMAGES if find_norms(backbone.graph) else N_RECOGNISED
 
 

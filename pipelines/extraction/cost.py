@@ -35,10 +35,6 @@ def multiply_adds(backbone: Backbone) -> dict[str, int]:
     them. Operations that it does not know count nothing, such as custom kernels: where a network
     consists of these, all its layers have 0, and none is cheaper than another.
 
-    Parameters
-    ----------
-    backbone : Backbone
-
     Returns
     -------
     counts : dict of str to int

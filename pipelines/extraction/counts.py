@@ -92,10 +92,6 @@ def count_images(
         What the store lacked.
     unreadable : mapping of bytes to str
         Digests of images that could not be decoded; they are left out.
-
-    Returns
-    -------
-    counts : Counts
     """
     _, number, n_alike = np.unique(digests, axis=0, return_inverse=True, return_counts=True)
     n_alike = n_alike[number.ravel()]

@@ -113,10 +113,6 @@ class Extraction:
         layer : str
             A tap's name.
         options : ExtractionOptions
-
-        Returns
-        -------
-        options : ExtractionOptions
         """
         [tap] = [tap for tap in self.taps if tap.name == layer]
         return replace(options, layers=tap.layer.name, pool=tap.pool)

@@ -118,10 +118,6 @@ def _crops(
 def compare_divergences(in_use: float, best: float) -> str | None:
     """Decide what another normalisation's smaller divergence is worth.
 
-    Parameters
-    ----------
-    in_use, best : float
-
     Returns
     -------
     level : str or None
@@ -139,14 +135,6 @@ def compare_divergences(in_use: float, best: float) -> str | None:
 
 def shown(divergence: float) -> str:
     """Write a divergence with two decimals, or as a whole number where it is large.
-
-    Parameters
-    ----------
-    divergence : float
-
-    Returns
-    -------
-    text : str
 
     Examples
     --------
@@ -179,10 +167,6 @@ def _say(values: dict[str, float], in_use: str, best: str, level: str | None) ->
 
 def require_norm(backbone: Backbone) -> None:
     """Refuse to choose a normalisation for a network that does not remember its own.
-
-    Parameters
-    ----------
-    backbone : Backbone
 
     Raises
     ------

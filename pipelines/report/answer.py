@@ -17,16 +17,7 @@ MOST_NAMED = 3
 
 
 def sentence(report: dict[str, Any]) -> str:
-    """Say the answer: which depth to take and why, and what score to expect.
-
-    Parameters
-    ----------
-    report : dict
-
-    Returns
-    -------
-    sentence : str
-    """
+    """Say the answer: which depth to take and why, and what score to expect."""
     best = report["best"]
     size = "all training images" if best["train_size"] == "all" else (
         f"{best['train_size']} training images of each class"
@@ -57,7 +48,7 @@ def _recommendation(report: dict[str, Any]) -> str:
         why = "it has" if best["better"] else "every other depth is worse, and it has"
         return f"{take}: {why} the best cross-validation score."
     everything = len(tied) == len(rows) - 1
-    alike = "No other depth can" if everything else f"It and {_join(tied, 'and')} cannot"
+    alike = "No other depth can" if everything else f"It and {_join(tied)} cannot"
     if cheap == chosen:
         pairs = map(tuple, best["tied_classifiers"])
         costs = [rows[pair]["multiply_adds"] for pair in pairs]
@@ -71,7 +62,7 @@ def _recommendation(report: dict[str, Any]) -> str:
             which = "those that are cheaper score"
             if len(cheaper) <= MOST_NAMED:
                 verb = ("is cheaper, scores", "are cheaper, score")[len(cheaper) > 1]
-                which = f"{_join(cheaper, 'and')}, which {verb}"
+                which = f"{_join(cheaper)}, which {verb}"
             end = (
                 f"but {which} lower by more than one standard error of the difference, or by more "
                 f"than {report['protocol']['max_loss']:.3g}."
@@ -142,10 +133,6 @@ def expected(found: dict[str, Any]) -> tuple[float, float, float]:
     ----------
     found : dict
         ``report.json``'s ``best``, or one of its ``layers``.
-
-    Returns
-    -------
-    score, ci_low, ci_high : float
     """
     alone = "" if found["score_without_leaks"] is None else "_without_leaks"
     score, low, high = (found[f"{name}{alone}"] for name in ("score", "ci_low", "ci_high"))
@@ -153,16 +140,7 @@ def expected(found: dict[str, Any]) -> tuple[float, float, float]:
 
 
 def cautions(report: dict[str, Any]) -> list[str]:
-    """Say what speaks against relying on the answer.
-
-    Parameters
-    ----------
-    report : dict
-
-    Returns
-    -------
-    cautions : list of str
-    """
+    """Say what speaks against relying on the answer."""
     best = report["best"]
     controls = {control["name"]: control for control in report["controls"]}
     said = []
@@ -178,7 +156,7 @@ def cautions(report: dict[str, Any]) -> list[str]:
             )
     if best["better"]:
         rows = _rows(report)
-        names = _join([_named(report, rows[tuple(pair)]) for pair in best["better"]], "and")
+        names = _join([_named(report, rows[tuple(pair)]) for pair in best["better"]])
         said.append(
             f"On the tested images, {names} "
             f"{'is' if len(best['better']) == 1 else 'are'} clearly better than {best['layer']}, "
@@ -216,10 +194,6 @@ def roles(best: dict[str, Any], layer: str, classifier: str) -> list[str]:
     best : dict
         ``report.json``'s ``best``.
     layer, classifier : str
-
-    Returns
-    -------
-    roles : list of str
     """
     candidate = (layer, classifier)
     pairs = {key: [tuple(pair) for pair in best[key]] for key in ("tied_classifiers", "better")}
@@ -252,16 +226,7 @@ def _named(report: dict[str, Any], row: dict[str, Any]) -> str:
 
 
 def size_sentence(report: dict[str, Any]) -> str:
-    """Say at which training sizes another depth is best, beyond chance.
-
-    Parameters
-    ----------
-    report : dict
-
-    Returns
-    -------
-    sentence : str
-    """
+    """Say at which training sizes another depth is best, beyond chance."""
     best = report["best"]
     other = [
         f"with {found['train_size']} training images a class {found['layer']} is better"
@@ -272,15 +237,11 @@ def size_sentence(report: dict[str, Any]) -> str:
         return ""
     if not other:
         return f"At no size can another depth be shown to be better than {best['layer']}."
-    return f"The best depth changes with the number of images: {_join(other, 'and')}."
+    return f"The best depth changes with the number of images: {_join(other)}."
 
 
 def leaks_warning(report: dict[str, Any]) -> str:
     """Say how many images have copies where these make scores too good, and which scores.
-
-    Parameters
-    ----------
-    report : dict
 
     Returns
     -------
@@ -300,5 +261,5 @@ def leaks_warning(report: dict[str, Any]) -> str:
     return f"{said} --drop-leaks leaves them out."
 
 
-def _join(words: Sequence[str], last: str) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+def _join(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

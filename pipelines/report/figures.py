@@ -51,10 +51,6 @@ def depth_curve(
         ``report.json``'s ``controls``, drawn as levels.
     width : float
         Of the page, in inches.
-
-    Returns
-    -------
-    svg : str
     """
     with drawing():
         figure, axes = _axes(width, HEIGHT)
@@ -92,10 +88,6 @@ def depth_curves(reports: Sequence[dict[str, Any]], labels: Sequence[str], width
         What each is called.
     width : float
         Of the page, in inches.
-
-    Returns
-    -------
-    svg : str
     """
     with drawing():
         figure, axes = _axes(width, HEIGHT)
@@ -126,10 +118,6 @@ def C_curves(  # noqa: N802
         Title of the score.
     width : float
         Of the page, in inches.
-
-    Returns
-    -------
-    svg : str
     """
     named = list(rows)
     if len(rows) > MOST_CURVES:  # Those that matter; in forward order.

@@ -28,10 +28,6 @@ def size_map(rows: Sequence[dict[str, Any]], width: float) -> str:
         Records of ``report.json``'s ``layers``, of one classifier.
     width : float
         Of the page, in inches.
-
-    Returns
-    -------
-    svg : str
     """
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     sizes = list(dict.fromkeys(row["train_size"] for row in rows))

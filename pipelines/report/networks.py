@@ -57,10 +57,6 @@ def side_by_side(reports: Sequence[dict[str, Any]], answers: Sequence[Answers | 
         What each ``report.json`` holds.
     answers : sequence of Answers or None
         Of each.
-
-    Returns
-    -------
-    standing : Standing
     """
     labels = label(reports)
     best = int(np.argmax([report["best"]["score"] for report in reports]))
@@ -100,10 +96,6 @@ def side_by_side(reports: Sequence[dict[str, Any]], answers: Sequence[Answers | 
 
 def label(reports: Sequence[dict[str, Any]]) -> list[str]:
     """Name each report by its network, and by as much else as tells it from the others.
-
-    Parameters
-    ----------
-    reports : sequence of dict
 
     Returns
     -------

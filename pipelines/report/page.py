@@ -67,10 +67,6 @@ def render_markdown(report: dict[str, Any]) -> str:
     ----------
     report : dict
         What ``report.json`` holds.
-
-    Returns
-    -------
-    markdown : str
     """
     page = _environment(html=False).get_template("report.md.jinja")
     return page.render(page=_facts(report, 0, draw=False)) + "\n"

@@ -135,10 +135,6 @@ def short_names(names: Sequence[str], length: int) -> list[str]:
     length : int
         Of the longest, in letters.
 
-    Returns
-    -------
-    names : list of str
-
     Examples
     --------
     >>> short_names(["a", "Nevus, of the left arm", "Nevus, of the right arm"], 12)
@@ -174,10 +170,6 @@ def spread(places: Sequence[float], apart: float) -> list[float]:
     places : sequence of float
         Increasing.
     apart : float
-
-    Returns
-    -------
-    places : list of float
 
     Examples
     --------
@@ -229,10 +221,6 @@ def both_widths(draw: Callable[[float], str | None]) -> str | None:
     ----------
     draw : callable
         ``draw(width)`` gives the SVG, or None where there is nothing to draw.
-
-    Returns
-    -------
-    html : str or None
     """
     parts = []
     for name, width in (("wide", WIDE), ("narrow", NARROW)):
