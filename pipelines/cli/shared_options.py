@@ -135,14 +135,7 @@ def check_jobs(jobs: int) -> None:
 def of_each_backbone(
     options: ExtractionOptions, backbones: Sequence[str], weights: Sequence[str]
 ) -> list[ExtractionOptions]:
-    """Give each backbone its options.
-
-    Parameters
-    ----------
-    options : ExtractionOptions
-        What they have in common.
-    backbones, weights : sequence of str
-        As many, or no weights.
+    """Give each backbone its options, with as many weights or none.
 
     Examples
     --------

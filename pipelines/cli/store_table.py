@@ -22,13 +22,7 @@ _TOGETHER = {"size": ("crop_size", "resize_size"), "normalize": ("mean", "std", 
 
 
 def table_rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
-    """Write a row for each entry.
-
-    Returns
-    -------
-    rows : list of tuple of str
-        Values of the columns `HEADS`.
-    """
+    """Write a row for each entry: values of the columns `HEADS`."""
     return [
         (
             entry.dataset,
@@ -45,19 +39,10 @@ def table_rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
 
 
 def fit_rows(rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Lay rows out under their heads, each on one line.
+    """Lay rows out under their heads, each on one line of the terminal's width.
 
-    Parameters
-    ----------
-    rows : sequence of sequence of str
-        As `table_rows` writes them.
-    width : int
-        Of the terminal. Of long datasets and backbones the end is kept, of the layers the first.
-
-    Returns
-    -------
-    lines : list of str
-        Without the settings, where none has any.
+    Of long datasets and backbones the end is kept, of the layers the first. The settings are left
+    out where none has any.
     """
     most = (width * 3 // 10, width // 4)
     if any(row[2] for row in rows):

@@ -16,16 +16,7 @@ from pipelines.study import Study
 
 
 def print_summary(study: Study, report: dict[str, Any], out: Path) -> None:
-    """Print a table of scores, warnings, and the answer.
-
-    Parameters
-    ----------
-    study : Study
-    report : dict
-        As `pipelines.report.report.make_report` returns it.
-    out : Path
-        Folder of the report.
-    """
+    """Print a table of scores, warnings, and the answer; ``out`` is the folder of the report."""
     extraction = study.extraction
     console = stdout()
     console.print(_scores_table(study))

@@ -21,15 +21,7 @@ _COMPARED = {"--controls": "makes no controls", "--train-sizes": "trains on all 
 
 
 def explain(error: CycloptsError, app: App) -> str:
-    """Say what is wrong with a command, what is allowed, and where to read on.
-
-    Parameters
-    ----------
-    error : CycloptsError
-        As `app` raises it.
-    app : App
-        The whole command line.
-    """
+    """Say what is wrong with a command, what is allowed, and where to read on."""
     command = " ".join(error.command_chain or ())
     unused = [str(word) for word in error.unused_tokens or ()]
     if isinstance(error, UnknownOptionError):

@@ -33,13 +33,7 @@ def fit_notes(
 ) -> list[str]:
     """Say what makes the expected score doubtful, and what may do better.
 
-    Parameters
-    ----------
-    extraction : Extraction
-    comparison : Comparison
-        Of its layers.
-    classifier : LinearSVCCV or LogisticCV
-        Fitted on the codes of the depth to take, with the grid of the comparison.
+    The classifier is fitted on the codes of the depth to take, with the comparison's grid.
     """
     images, best = extraction.images, comparison.best
     leaks = find_leaks(extraction.digests, images.source.names, images.labels, images.test)

@@ -33,13 +33,7 @@ class Edge:
 
 
 def edges_of(rows: Sequence[dict[str, Any]]) -> list[Edge]:
-    """List the edges among the rows of a report.
-
-    Parameters
-    ----------
-    rows : sequence of dict
-        ``report.json``'s ``layers``.
-    """
+    """List the edges among ``report.json``'s ``layers``."""
     several = len({row["train_size"] for row in rows}) > 1
     return [
         Edge(
@@ -54,18 +48,7 @@ def edges_of(rows: Sequence[dict[str, Any]]) -> list[Edge]:
 
 
 def edge_sentence(edges: Sequence[Edge], Cs: Sequence[float]) -> str:
-    """Say which values of C are at an edge of the grid, and what grid would show more.
-
-    Parameters
-    ----------
-    edges : sequence of Edge
-    Cs : sequence of float
-        The grid, increasing.
-
-    Returns
-    -------
-    sentence : str
-        Empty where there are none.
+    """Say which values of C are at an edge of the grid, and what grid would show more, if any are.
 
     Examples
     --------
@@ -96,21 +79,8 @@ def uniform_sentence(
 ) -> str:
     """Say where a C that is small enough for the labels is too small for the probabilities.
 
-    Parameters
-    ----------
-    name : str
-        Layer and classifier.
-    probabilities : ndarray of shape (n_samples, n_classes)
-        Of the images that it was trained on.
-    C : float
-        The chosen one.
-    Cs : sequence of float
-        The grid, increasing.
-
-    Returns
-    -------
-    sentence : str
-        Empty where the probabilities are not near uniform.
+    These are of the images that it was trained on, (n_samples, n_classes). Empty where they are not
+    near uniform.
     """
     largest, least = float(probabilities.max(1).mean()), 1 / probabilities.shape[1]
     if largest - least >= NEAR_UNIFORM * (1 - least):

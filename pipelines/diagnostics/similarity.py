@@ -24,7 +24,7 @@ Read for a sample of the images and kept in the store, by one of two witnesses:
   1 / (1 + (d / `BORDER_DIVERGENCE`)²): 1 at d = 0, `BORDER` at the border, towards 0 beyond. With
   the square, what training images themselves give in 64 (0.006 to 0.02) comes to 0.75 to 0.97.
   It is steady from 32 images on; of fewer it is too low, so that these have no side of the border.
-- The source classifier otherwise: see `pipelines.diagnostics.recognition`.
+- The source classifier otherwise: see `pipelines.diagnostics.similarity_by_classifier`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,11 @@ from codes.ood_statistics import (
     divergences,
     find_norms,
 )
-from pipelines.diagnostics.recognition import MEANING, recognition_of, why_unrecognising
+from pipelines.diagnostics.similarity_by_classifier import (
+    MEANING,
+    recognition_of,
+    why_unrecognising,
+)
 from pipelines.extraction.extract import key_of
 from pipelines.progress import Progress, Silent
 from pipelines.provenance import versions
@@ -251,17 +255,7 @@ def _of_statistics(
 
 
 def similarity_of(divergence: float) -> float:
-    """Put a divergence on the scale of similarity.
-
-    Parameters
-    ----------
-    divergence : float
-        From 0 up.
-
-    Returns
-    -------
-    value : float
-        From 1 down to 0.
+    """Put a divergence, from 0 up, on the scale of similarity, from 1 down to 0.
 
     Examples
     --------

@@ -28,18 +28,7 @@ def compare_with_training(
 ) -> tuple[Similarity, NormalizationCheck | None]:
     """Measure similarity, and check the normalisation, of images without labels.
 
-    Parameters
-    ----------
-    images : ImageList
-    options : ExtractionOptions
-        What layers they name is ignored.
-    progress : Progress, optional
-
-    Returns
-    -------
-    similarity : Similarity
-    check : NormalizationCheck or None
-        None without batch normalisation.
+    The check is None without batch normalisation. Which layers the options name is ignored.
 
     Raises
     ------

@@ -86,19 +86,8 @@ def measure_cost(
 ) -> dict[str, float]:
     """Time the network up to some of its layers, on the device of the extraction.
 
-    Parameters
-    ----------
-    extraction : Extraction
-    options : ExtractionOptions
-        That it was made with.
-    layers : sequence of str
-        Names of taps.
-
-    Returns
-    -------
-    seconds : dict of str to float
-        For an image, by layer: the median of a few passes of eight images, the layers in turn.
-        Reading and resizing the image is not part of it.
+    Returned are seconds for an image by tap: the median of a few passes of eight images, the layers
+    in turn. Reading and resizing the image is not part of it.
     """
     images = extraction.images
     preprocessing = extraction.backbone.preprocessing

@@ -25,23 +25,13 @@ def say_ignored(images: ImageList, progress: Progress) -> None:
 def say_skipped(
     unreadable: dict[str, str], n_images: int, progress: Progress, *, skip: bool
 ) -> None:
-    """Say which images are skipped.
-
-    Parameters
-    ----------
-    unreadable : dict of str to str
-        Name of an image that cannot be decoded → why.
-    n_images : int
-        All images, these included.
-    progress : Progress
-    skip : bool
-        Whether images may be skipped.
+    """Say which images cannot be decoded, by name with the reason, if they may be skipped.
 
     Raises
     ------
     UnreadableImagesError
-        If there are any and they may not be skipped, or an archive was changed meanwhile: its
-        images can be read, and are never skipped.
+        If they may not be skipped, or an archive was changed meanwhile: its images can be read, and
+        are never skipped.
     """
     changed = [name for name, why in unreadable.items() if isinstance(why, ChangedReason)]
     if changed:

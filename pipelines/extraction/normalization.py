@@ -116,12 +116,7 @@ def _crops(
 
 
 def compare_divergences(in_use: float, best: float) -> str | None:
-    """Decide what another normalisation's smaller divergence is worth.
-
-    Returns
-    -------
-    level : str or None
-        ``"warn"``, ``"note"`` or None.
+    """Decide what another normalisation's smaller divergence is worth: "warn", "note" or nothing.
 
     Examples
     --------
@@ -201,20 +196,8 @@ def choose(
 ) -> tuple[ExtractionOptions, str]:
     """Choose a normalisation on the training images, in place of "auto".
 
-    Parameters
-    ----------
-    images : ImageList
-    digests : ndarray of shape (n_images, 32), uint8
-    backbone : Backbone
-        With its own normalisation.
-    options : ExtractionOptions
-
-    Returns
-    -------
-    options : ExtractionOptions
-        With the one that was chosen, or none for the backbone's own.
-    text : str
-        What was chosen, and by what.
+    The backbone has its own normalisation. Returned are the options with the one that was chosen,
+    None for the backbone's own, and a sentence on what was chosen, and by what.
     """
     train = np.arange(len(images)) if images.test is None else np.flatnonzero(~images.test)
     check = check_normalization(images.take(train), digests[train], backbone, device=options.device)

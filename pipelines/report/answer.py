@@ -129,10 +129,7 @@ def _expectation(report: dict[str, Any]) -> str:
 def expected(found: dict[str, Any]) -> tuple[float, float, float]:
     """Give the score to expect of new images, and its interval: without copies of training images.
 
-    Parameters
-    ----------
-    found : dict
-        ``report.json``'s ``best``, or one of its ``layers``.
+    ``found`` is ``report.json``'s ``best``, or one of its ``layers``.
     """
     alone = "" if found["score_without_leaks"] is None else "_without_leaks"
     score, low, high = (found[f"{name}{alone}"] for name in ("score", "ci_low", "ci_high"))
@@ -187,14 +184,7 @@ def _unexplained(best: dict[str, Any]) -> str:
 
 
 def roles(best: dict[str, Any], layer: str, classifier: str) -> list[str]:
-    """Say what a candidate is: chosen, tied with the chosen one, recommended, or better.
-
-    Parameters
-    ----------
-    best : dict
-        ``report.json``'s ``best``.
-    layer, classifier : str
-    """
+    """Say what a candidate is: chosen, tied with the chosen one, recommended, or better."""
     candidate = (layer, classifier)
     pairs = {key: [tuple(pair) for pair in best[key]] for key in ("tied_classifiers", "better")}
     said = ["chosen"] * (candidate == _chosen(best))
@@ -243,10 +233,7 @@ def size_sentence(report: dict[str, Any]) -> str:
 def leaks_warning(report: dict[str, Any]) -> str:
     """Say how many images have copies where these make scores too good, and which scores.
 
-    Returns
-    -------
-    warning : str
-        Empty where there are none.
+    Empty where there are none.
     """
     best = report["best"]
     said = leaks_sentence(report["leaks"], (report["dataset"]["splits"] or {}).get("test", 0))

@@ -39,18 +39,9 @@ def depth_curve(
     controls: Sequence[dict[str, Any]],
     width: float,
 ) -> str:
-    """Draw each layer's score and interval against its depth.
+    """Draw each layer's score and interval against its depth, and controls as levels.
 
-    Parameters
-    ----------
-    rows : sequence of dict
-        Records of ``report.json``'s ``layers``, of one training size, each with its ``roles``.
-    scoring : str
-        Title of the score.
-    controls : sequence of dict
-        ``report.json``'s ``controls``, drawn as levels.
-    width : float
-        Of the page, in inches.
+    The rows are of one training size, each with its ``roles``.
     """
     with drawing():
         figure, axes = _axes(width, HEIGHT)
@@ -79,16 +70,7 @@ def depth_curve(
 
 
 def depth_curves(reports: Sequence[dict[str, Any]], labels: Sequence[str], width: float) -> str:
-    """Draw score against depth of several reports, each by its chosen classifier.
-
-    Parameters
-    ----------
-    reports : sequence of dict
-    labels : sequence of str
-        What each is called.
-    width : float
-        Of the page, in inches.
-    """
+    """Draw score against depth of several reports, each by its chosen classifier."""
     with drawing():
         figure, axes = _axes(width, HEIGHT)
         _depths(axes)
@@ -108,16 +90,7 @@ def C_curves(  # noqa: N802
 ) -> str:
     """Draw each layer's cross-validation score against C.
 
-    Parameters
-    ----------
-    rows : sequence of dict
-        Records of ``report.json``'s ``layers``, of one training size and classifier, each with its
-        ``roles``.
-    Cs : sequence of float
-    scoring : str
-        Title of the score.
-    width : float
-        Of the page, in inches.
+    The rows are of one training size and classifier, each with its ``roles``.
     """
     named = list(rows)
     if len(rows) > MOST_CURVES:  # Those that matter; in forward order.
@@ -153,21 +126,9 @@ def C_curves(  # noqa: N802
 
 
 def similarity_by_layer(similarity: dict[str, Any], border: float, width: float) -> str | None:
-    """Draw the similarity at each batch normalisation against depth.
+    """Draw the similarity at each batch normalisation against depth, if there are any.
 
-    Parameters
-    ----------
-    similarity : dict
-        ``report.json``'s ``similarity``.
-    border : float
-        Drawn where the dataset has a side of it.
-    width : float
-        Of the page, in inches.
-
-    Returns
-    -------
-    svg : str or None
-        None where there are none.
+    The border is drawn where the dataset has a side of it.
     """
     layers = similarity["by_layer"]
     if not layers:

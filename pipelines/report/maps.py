@@ -20,15 +20,7 @@ SHORT = 14
 
 
 def size_map(rows: Sequence[dict[str, Any]], width: float) -> str:
-    """Draw the score of every layer at every training size.
-
-    Parameters
-    ----------
-    rows : sequence of dict
-        Records of ``report.json``'s ``layers``, of one classifier.
-    width : float
-        Of the page, in inches.
-    """
+    """Draw the score of every layer at every training size, by one classifier."""
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     sizes = list(dict.fromkeys(row["train_size"] for row in rows))
     cells = {(row["layer"], row["train_size"]): row["score"] for row in rows}
@@ -60,18 +52,7 @@ def confusion_matrix(
 ) -> str | None:
     """Draw how many test images of each class got which prediction.
 
-    Parameters
-    ----------
-    classes : sequence of str
-    counts : sequence of sequence of int
-        Of each class, by predicted class.
-    width : float
-        Of the page, in inches. With many classes, the figure is wider.
-
-    Returns
-    -------
-    svg : str or None
-        None above `MOST_CLASSES`.
+    With many classes the figure is wider than ``width``; above `MOST_CLASSES` there is none.
     """
     k = len(classes)
     if k > MOST_CLASSES:

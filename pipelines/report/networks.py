@@ -49,15 +49,7 @@ class Standing:
 
 
 def side_by_side(reports: Sequence[dict[str, Any]], answers: Sequence[Answers | None]) -> Standing:
-    """Compare networks on the same images.
-
-    Parameters
-    ----------
-    reports : sequence of dict
-        What each ``report.json`` holds.
-    answers : sequence of Answers or None
-        Of each.
-    """
+    """Compare the networks of several reports on the same images."""
     labels = label(reports)
     best = int(np.argmax([report["best"]["score"] for report in reports]))
     seconds, said = _cost(reports, labels)
@@ -95,13 +87,7 @@ def side_by_side(reports: Sequence[dict[str, Any]], answers: Sequence[Answers | 
 
 
 def label(reports: Sequence[dict[str, Any]]) -> list[str]:
-    """Name each report by its network, and by as much else as tells it from the others.
-
-    Returns
-    -------
-    labels : list of str
-        All different.
-    """
+    """Name each report by its network, and by as much else as distinguishes it from the others."""
     labels = [str(report["backbone"]["name"]) for report in reports]
     for more in (_weights, _dataset):
         again = [name if labels.count(name) == 1 else None for name in labels]

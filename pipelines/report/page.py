@@ -25,20 +25,7 @@ from pipelines.report.svg import both_widths
 
 
 def render(reports: Sequence[dict[str, Any]], standing: Standing | None = None) -> str:
-    """Render the page of one report, or of several side by side.
-
-    Parameters
-    ----------
-    reports : sequence of dict
-        What each ``report.json`` holds.
-    standing : Standing, optional
-        How several compare.
-
-    Returns
-    -------
-    html : str
-        One page that needs nothing else.
-    """
+    """Render one page that needs nothing else, of one report or of several side by side."""
     names = [report["backbone"]["name"] for report in reports]
     together = standing and both_widths(partial(depth_curves, reports, standing.labels))
     return (
@@ -61,13 +48,7 @@ def _title(best: dict[str, Any]) -> str:
 
 
 def render_markdown(report: dict[str, Any]) -> str:
-    """Render a report as Markdown.
-
-    Parameters
-    ----------
-    report : dict
-        What ``report.json`` holds.
-    """
+    """Render a report as Markdown."""
     page = _environment(html=False).get_template("report.md.jinja")
     return page.render(page=_facts(report, 0, draw=False)) + "\n"
 

@@ -31,18 +31,9 @@ N_PAIRS, N_EXAMPLES, THUMBNAIL = 6, 4, 96
 
 
 def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
-    """Gather everything a reader or a program needs to know of a comparison.
+    """Gather everything a reader or a program needs to know of a comparison, as plain values.
 
-    Parameters
-    ----------
-    study : Study
-    command : sequence of str, optional
-        What was typed.
-
-    Returns
-    -------
-    report : dict
-        What ``report.json`` holds: plain values only.
+    ``command`` is what was typed.
     """
     extraction, comparison = study.extraction, study.comparison
     options, protocol = extraction.options, study.protocol
@@ -145,15 +136,9 @@ FILES = ("report.html", "report.md", "report.json", "scores.csv", ANSWERS)
 
 
 def write_report(folder: Path, report: dict[str, Any], study: Study) -> None:
-    """Write the files of a report, `FILES`.
+    """Write the files of a report, `FILES`, into a folder, which is made where it is missing.
 
-    Parameters
-    ----------
-    folder : Path
-        Made where it is missing; files in it are replaced, each at once.
-    report : dict
-        As `make_report` returns it.
-    study : Study
+    Files in it are replaced, each at once.
     """
     comparison, extraction = study.comparison, study.extraction
     # Drawn first: should that fail, no old page stands beside new numbers.
