@@ -74,7 +74,7 @@ class FittedPipeline:
         Parameters
         ----------
         images : ImageList
-            Their labels are not looked at.
+            Their labels are ignored.
         options : ExtractionOptions
             `options` with another device, batch size, store, place of the weights.
         progress : Progress, optional
@@ -135,7 +135,7 @@ def fit(
     protocol : Protocol
         Of the comparison.
     groups : ndarray of shape (n_samples,), str, or None
-        Images of one group are never on two sides of a fold that chooses C.
+        Images of one group are on the same side of every fold that chooses C.
     """
     best = comparison.best
     images = extraction.images
@@ -149,7 +149,7 @@ def fit(
         scoring=scorer(comparison.scoring, comparison.classes),
         random_state=protocol.random_state,
     ).fit(X, y)
-    # The folds are no part of what is kept.
+    # The folds are not kept.
     classifier.cv, classifier.scoring = protocol.cv, comparison.scoring
     classifier.Cs = list(protocol.grid)
     backbone = extraction.backbone
@@ -205,9 +205,9 @@ def load(file: Path) -> FittedPipeline:
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If it is something else, or would run code that is not ours.
+        If it is not a fitted pipeline, or would run code that is not ours.
     """
     if not file.is_file():
         raise FileNotFoundError(

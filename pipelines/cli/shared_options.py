@@ -96,7 +96,7 @@ OF_EACH = _OfEach()
 ComparedBy = Annotated[_ComparedBy, Parameter(name="*")]
 """Each field of the protocol an option of ``compare``."""
 FittedBy = Annotated[_FittedBy, Parameter(name="*")]
-"""And of ``fit``, which gives probabilities unless told otherwise, and fits on all images."""
+"""And of ``fit``, which gives probabilities by default, and fits on all images."""
 
 
 def convert(kind: Any, tokens: Sequence[cyclopts.Token]) -> Any:
@@ -110,7 +110,7 @@ def convert(kind: Any, tokens: Sequence[cyclopts.Token]) -> Any:
 
 
 def check_folder(out: Path) -> None:
-    """Refuse now what could not be written when all is computed."""
+    """Raise an error now if a folder cannot be written to when all is computed."""
     there = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ValueError(
@@ -120,14 +120,14 @@ def check_folder(out: Path) -> None:
 
 
 def check_file(out: Path) -> None:
-    """Refuse now a file that could not be written when all is computed."""
+    """Raise an error now if a file cannot be written when all is computed."""
     check_folder(out.parent)
     if out.is_dir():
         raise ValueError(f"--out {str(out)!r} is a folder; name a file in it.")
 
 
 def check_jobs(jobs: int) -> None:
-    """Refuse no process at all."""
+    """Raise an error for no process at all."""
     if jobs == 0:
         raise ValueError("--jobs 0: allowed are 1 or more, or -1 for one on each core.")
 

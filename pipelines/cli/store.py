@@ -36,11 +36,10 @@ def list_(*, store: Store = None, json_: Annotated[bool, Parameter(name="--json"
     """List what the store holds, the most recently used first: a line for each dataset and key.
 
     A key is all that codes depend on besides the image: backbone, weights, preprocessing,
-    precision. Where lines would look the same, settings says what tells them apart; a dash
-    stands for what most of them have.
-    Layers counts the names under which; images counts copies once; size includes what compare keeps
-    beside codes. Into a pipe the columns are separated by tabs, and nothing is shortened. The total
-    goes to standard error.
+    precision. Where lines would look the same, settings says how they differ; a dash stands
+    for what most of them have. Images counts copies once, and size includes what
+    compare keeps beside codes. Into a pipe the columns are separated by tabs, and nothing is
+    shortened. The total goes to standard error.
 
     Parameters
     ----------

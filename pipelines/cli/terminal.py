@@ -79,7 +79,7 @@ class Terminal:
     def _lines(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
         """Print the progress from a thread of its own, also while nothing is finished."""
         begun, done, ended = time.perf_counter(), 0, threading.Event()
-        # What came first took the time to start as well, and tells nothing of the rest.
+        # The time of what came first includes the start: the rest is not estimated from it.
         first: tuple[float, int] | None = None
         estimated = False
 
@@ -88,7 +88,7 @@ class Terminal:
                 return None
             return (time.perf_counter() - first[0]) * (total - done) / (done - first[1])
 
-        def tell() -> None:
+        def report() -> None:
             self.info(_progress_line(name, done, total, time.perf_counter() - begun, left()))
 
         def advance(n: int) -> None:
@@ -100,19 +100,19 @@ class Terminal:
             if not estimated and remaining is not None and done - first[1] >= total * FIRST_SHARE:
                 estimated = True
                 if remaining > self._every:
-                    tell()
+                    report()
 
         def tick() -> None:
             while not ended.wait(self._every):
-                tell()
+                report()
 
-        teller = threading.Thread(target=tick, name="progress", daemon=True)
-        teller.start()
+        reporter = threading.Thread(target=tick, name="progress", daemon=True)
+        reporter.start()
         try:
             yield advance
         finally:
             ended.set()
-            teller.join()
+            reporter.join()
 
 
 def _progress_line(name: str, done: int, total: int, seconds: float, left: float | None) -> str:

@@ -51,8 +51,9 @@ def fit_notes(
         notes.append(f"{said} --drop-leaks leaves them out.")
     if best.recommended is None:
         notes.append(
-            "nothing here is shown to be better than guessing (the commonest class alone scores "
-            f"{best.guess:.3f}): no depth is recommended. Do not rely on this pipeline."
+            "nothing here is shown to be better than guessing (always predicting the commonest "
+            f"class scores {best.guess:.3f}): no depth is recommended. Do not rely on this "
+            "pipeline."
         )
     if best.unexplained is not None:
         notes.append(

@@ -1,4 +1,4 @@
-"""The grid of C: where the chosen values lie in it, and what that means."""
+"""The grid of C: where the chosen values are in it, and what that means."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Edge:
     Attributes
     ----------
     name : str
-        Whose it is: layer, classifier, and what else there is to tell.
+        Whose it is: layer, classifier, and what else is known.
     C : float
     side : {"low", "high"}
     """
@@ -88,7 +88,7 @@ def uniform_sentence(
     return (
         f"the probabilities of {name} are near uniform: the largest of each training image is "
         f"{largest:.3f} on average, and {probabilities.shape[1]} equal ones are {least:.3f}. Of "
-        f"the values of C that score best in cross-validation the smallest is taken: here {C:g}, "
+        f"the values of C that score best in cross-validation the smallest is chosen: here {C:g}, "
         f"of the grid from {Cs[0]:g} to {Cs[-1]:g}. The labels do not suffer, but the "
         "probabilities say next to nothing: choose C by them, with --scoring neg_log_loss, or "
         "give --Cs larger values only."

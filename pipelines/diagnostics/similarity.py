@@ -164,8 +164,10 @@ def measure_similarity(
     )
     rng = np.random.default_rng(random_state)
     shape = N_COSTLY_RESAMPLES if reader.norms else N_RESAMPLES, len(sample)
-    measure = _of_statistics if reader.norms else _of_classifier
-    return measure(reader, statistics, rng.integers(0, len(sample), shape))
+    resamples = rng.integers(0, len(sample), shape)
+    if reader.norms:
+        return _of_statistics(reader, statistics, resamples)
+    return _of_classifier(statistics[OUTPUT].astype(np.float64), resamples)
 
 
 def sample_size(backbone: Backbone) -> int:
@@ -265,11 +267,8 @@ def similarity_of(divergence: float) -> float:
     return 1 / (1 + (divergence / BORDER_DIVERGENCE) ** 2)
 
 
-def _of_classifier(
-    _: StatisticsReader, statistics: dict[str, NDArray[Any]], resamples: NDArray[np.intp]
-) -> Similarity:
+def _of_classifier(output: NDArray[np.float64], resamples: NDArray[np.intp]) -> Similarity:
     """Measure how much more the source classifier recognises than in scrambled images."""
-    output = statistics[OUTPUT].astype(np.float64)
     value = float(recognition_of(output.mean(0)))
     low, high = np.quantile(recognition_of(output[resamples].mean(1)), [0.025, 0.975])
     return Similarity(

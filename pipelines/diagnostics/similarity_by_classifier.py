@@ -1,4 +1,4 @@
-"""Recognition: what a source classifier says of images, where a network has no batch normalisation.
+"""Similarity by the source classifier, for networks without batch normalisation.
 
 How much more it recognises in the images than in the same images with their Fourier phases
 scrambled: the difference of the mean energies (log-sum-exp of the scores), in units of the standard
@@ -48,7 +48,7 @@ MEANING = (
 
 
 def why_unrecognising(reader: StatisticsReader, backbone: Backbone) -> str | None:
-    """Say why a source classifier cannot be asked, where it cannot.
+    """Say why a source classifier cannot be used, where it cannot.
 
     Its class weights are missing or look untrained, or there are no class scores.
     """

@@ -1,6 +1,6 @@
 """Cost: what the network computes for the codes of one layer or another, and how long it takes.
 
-What is computed decides (it is the same in every run), and the time is what people are told.
+What is computed decides, as it is the same in every run; the time is shown.
 """
 
 from __future__ import annotations
@@ -97,14 +97,14 @@ def measure_cost(
         layer: extractor_of(extraction.backbone, extraction.options_of(layer, options))
         for layer in dict.fromkeys(layers)
     }
-    taken: dict[str, list[float]] = {layer: [] for layer in extractors}
+    times: dict[str, list[float]] = {layer: [] for layer in extractors}
     for number in range(1 + N_PASSES):
         for layer, extractor in extractors.items():
             start = time.perf_counter()
             for codes in extractor(pixels).values():
                 codes.cpu()
             if number:  # The first pass tunes the network.
-                taken[layer].append((time.perf_counter() - start) / len(places))
-        if number and np.sum(list(taken.values())) * len(places) > ENOUGH:
+                times[layer].append((time.perf_counter() - start) / len(places))
+        if number and np.sum(list(times.values())) * len(places) > ENOUGH:
             break
-    return {layer: median(passes) for layer, passes in taken.items()}
+    return {layer: median(passes) for layer, passes in times.items()}

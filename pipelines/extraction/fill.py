@@ -126,7 +126,7 @@ def _batches(
     options: ExtractionOptions,
     progress: Progress,
 ) -> Generator[CodesBatch, None, None]:
-    """Extract, and say afterwards whether the device's memory held fewer images than asked."""
+    """Extract, and report afterwards whether the device's memory held fewer images than asked."""
     workers = _workers(extractor.device) if options.workers is None else options.workers
     yield from extractor.extract(
         images,

@@ -66,7 +66,7 @@ def check_normalization(
     Parameters
     ----------
     images : ImageList
-        Those that cannot be decoded are not looked at.
+        Those that cannot be decoded are ignored.
     digests : ndarray of shape (n_images, 32), uint8
     backbone : Backbone
     device : str, default="cpu"
@@ -173,7 +173,7 @@ def require_norm(backbone: Backbone) -> None:
         if backbone.random
         else None
         if find_norms(backbone.graph)
-        else "it has no batch normalisation, whose statistics would tell them apart"
+        else "it has no batch normalisation, whose statistics would distinguish them"
     )
     if why is not None:
         raise ValueError(
@@ -205,10 +205,10 @@ def choose(
         return replace(options, normalize=None), (
             "--normalize auto: no image could be read; the network's own is used."
         )
-    taken = check.best if check.level == "warn" else None
-    which = repr(taken) if taken else f"the network's own ({check.in_use})"
+    best = check.best if check.level == "warn" else None
+    which = repr(best) if best else f"the network's own ({check.in_use})"
     measured = ", ".join(f"{how} {shown(value)}" for how, value in check.values.items())
-    return replace(options, normalize=taken), (
+    return replace(options, normalize=best), (
         f"--normalize auto: {which} is used; divergences at the first batch normalisation, from "
         f"{check.n_images} training images: {measured}."
     )

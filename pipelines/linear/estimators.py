@@ -25,7 +25,6 @@ from pipelines.linear.path import (
     decide,
     judge,
     log_probabilities,
-    probabilities,
     refit,
     score_fold,
 )
@@ -73,7 +72,7 @@ class _LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Codes: a NumPy array or memory map (float16, float32 and float64 are taken as they
+            Codes: a NumPy array or memory map (float16, float32 and float64 are used as they
             are), or a Zarr array, which is read into memory once.
         y : array-like of shape (n_samples,)
             Labels: integers or strings.
@@ -125,9 +124,9 @@ class _LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.certificate_ > self.tol:
             warnings.warn(
                 f"{type(self).__name__} did not converge: the weights are within "
-                f"{self.certificate_:.1e} of the optimum, relative to their length; "
-                f"tol={self.tol:.1e} was asked. Raise max_iter={self.max_iter} or tol, leave out "
-                "the largest Cs, or use scale='standard'.",
+                f"{self.certificate_:.1e} of the optimum, relative to their length, and "
+                f"tol={self.tol:.1e}. Raise max_iter={self.max_iter} or tol, leave out the largest "
+                "Cs, or use scale='standard'.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -235,7 +234,7 @@ class LinearSVCCV(_LinearCV):
         The C with the best mean score; of several, the smallest, so the most regularised.
     C_at_edge_ : {"low", "high", None}
         Whether ``C_`` is the smallest or largest of ``Cs``, and scores rise towards it: then the
-        best may lie beyond them.
+        best may be beyond them.
     Cs_ : ndarray of shape (n_Cs,)
         ``Cs`` as an array.
     scores_ : ndarray of shape (n_Cs, n_folds)
@@ -248,7 +247,7 @@ class LinearSVCCV(_LinearCV):
         The labels, sorted.
     certificate_ : float
         Upper bound of ``‖w - w*‖ / ‖w‖`` over all fits; at most ``tol`` unless a
-        ``ConvergenceWarning`` said so.
+        ``ConvergenceWarning`` was raised.
     n_iter_ : int
         Newton iterations of the last fit.
     n_features_in_ : int
@@ -335,7 +334,7 @@ class LogisticCV(_LinearCV):
         -------
         ndarray of shape (n_samples, n_classes), float64
         """
-        return probabilities(self._decision_values(X))
+        return np.exp(self.predict_log_proba(X))
 
 
 _FLOATS = [np.float64, np.float32, np.float16]
@@ -352,7 +351,7 @@ def _choose(Cs: Array, scores: Array) -> float:
 
 
 def _edge(Cs: Array, scores: Array, C: float) -> Literal["low", "high"] | None:
-    """Tell at which end of the grid ``C`` lies, if scores still rise towards that end."""
+    """Return at which end of the grid ``C`` is, if scores still rise towards that end."""
     order = np.argsort(Cs)
     means = scores.mean(axis=1)[order]
     if len(Cs) > 1 and Cs[order[0]] == C and means[0] > means[1]:

@@ -106,7 +106,7 @@ class SoftmaxModel:
     """Local model of the softmax loss after its free intercept has been minimised out.
 
     Eliminating the intercept leaves the Schur complement ``H - H1 (1ᵀH1)⁺ 1ᵀH``, so the solver
-    sees a loss of the margins alone and strong convexity holds for everything it moves.
+    sees a loss of the margins only and strong convexity holds for everything it moves.
     """
 
     def __init__(self, probabilities: Array, weights: Array, gradient: Array) -> None:

@@ -11,9 +11,9 @@ from pipelines.comparison.duplicates import leaks_sentence
 from pipelines.comparison.scoring import SCORINGS
 
 WORTH = 0.95
-"""Share of the time below which a depth is said to save some."""
+"""Share of the time below which a depth saves some."""
 MOST_NAMED = 3
-"""Depths that are cheaper and are named."""
+"""Most depths that are cheaper and are named."""
 
 
 def sentence(report: dict[str, Any]) -> str:
@@ -29,7 +29,7 @@ def sentence(report: dict[str, Any]) -> str:
     else:
         found = (
             f"{'; '.join([*against, 'no depth is shown to be better than guessing'])}: none is "
-            f"recommended. The commonest class alone scores {best['guess']:.3f}."
+            f"recommended. Always predicting the commonest class scores {best['guess']:.3f}."
         )
     first = f"With {size}, {found}"
     return f"{first} {_expectation(report)}"
@@ -107,23 +107,23 @@ def _expectation(report: dict[str, Any]) -> str:
     score, images = f"{value:.3f}", "images that had no part in the choice"
     if best["n_without_leaks"] is not None:
         n = best["n_without_leaks"]
-        verb = "is no copy" if n == 1 else "are no copies"
+        verb = "is not a copy" if n == 1 else "are not copies"
         images = f"the {counted(n, 'test image')} that {verb} of training images"
-    said = (
+    text = (
         f"The depth with the best cross-validation score has {title} {score} on {images} (95 % "
         f"interval {low:.3f} to {high:.3f})"
     )
     if best["n_without_leaks"] is not None:
         n_test = report["dataset"]["splits"]["test"]
-        said += f", and {best['score']:.3f} on all {n_test}, copies included"
+        text += f", and {best['score']:.3f} on all {n_test}, copies included"
     own_score = f"{expected(own)[0]:.3f}"
     if own_score != score:
         each = "draw" if report["protocol"]["evaluation"] == "test split" else "fold"
-        said += (
+        text += (
             f"; each {each} makes its own choice, so that this differs from the {own_score} of "
-            f"{_named(report, own)} alone"
+            f"{_named(report, own)} in all {each}s"
         )
-    return f"{said}."
+    return f"{text}."
 
 
 def expected(found: dict[str, Any]) -> tuple[float, float, float]:
@@ -131,8 +131,8 @@ def expected(found: dict[str, Any]) -> tuple[float, float, float]:
 
     ``found`` is ``report.json``'s ``best``, or one of its ``layers``.
     """
-    alone = "" if found["score_without_leaks"] is None else "_without_leaks"
-    score, low, high = (found[f"{name}{alone}"] for name in ("score", "ci_low", "ci_high"))
+    suffix = "" if found["score_without_leaks"] is None else "_without_leaks"
+    score, low, high = (found[f"{name}{suffix}"] for name in ("score", "ci_low", "ci_high"))
     return score, low, high
 
 
@@ -140,27 +140,27 @@ def cautions(report: dict[str, Any]) -> list[str]:
     """Say what speaks against relying on the answer."""
     best = report["best"]
     controls = {control["name"]: control for control in report["controls"]}
-    said = []
+    text = []
     if best["unexplained"]:
-        said.append(_unexplained(best))
+        text.append(_unexplained(best))
     every = controls.get("concatenated")
     if every is not None:
         clean = every["score_without_leaks"]
         score = every["score"] if clean is None else clean
         if score > expected(best)[2]:
-            said.append(
+            text.append(
                 f"All depths side by side score {score:.3f}, above the interval of the one."
             )
     if best["better"]:
         rows = _rows(report)
         names = _join([_named(report, rows[tuple(pair)]) for pair in best["better"]])
-        said.append(
+        text.append(
             f"On the tested images, {names} "
             f"{'is' if len(best['better']) == 1 else 'are'} clearly better than {best['layer']}, "
             "which cross-validation chose: the tested images are unlike the training images, as "
             "from another scanner, place or time. Find out why before you rely on either."
         )
-    return said
+    return text
 
 
 def _unexplained(best: dict[str, Any]) -> str:
@@ -187,12 +187,12 @@ def roles(best: dict[str, Any], layer: str, classifier: str) -> list[str]:
     """Say what a candidate is: chosen, tied with the chosen one, recommended, or better."""
     candidate = (layer, classifier)
     pairs = {key: [tuple(pair) for pair in best[key]] for key in ("tied_classifiers", "better")}
-    said = ["chosen"] * (candidate == _chosen(best))
-    said += ["tied"] * (candidate in pairs["tied_classifiers"])
-    said += ["better on the tested images"] * (candidate in pairs["better"])
+    text = ["chosen"] * (candidate == _chosen(best))
+    text += ["tied"] * (candidate in pairs["tied_classifiers"])
+    text += ["better on the tested images"] * (candidate in pairs["better"])
     cheapest = (best["recommended"], best["recommended_classifier"])
-    said += ["recommended"] * (candidate == cheapest)
-    return said
+    text += ["recommended"] * (candidate == cheapest)
+    return text
 
 
 def _chosen(best: dict[str, Any]) -> tuple[str, str]:
@@ -236,16 +236,16 @@ def leaks_warning(report: dict[str, Any]) -> str:
     Empty where there are none.
     """
     best = report["best"]
-    said = leaks_sentence(report["leaks"], (report["dataset"]["splits"] or {}).get("test", 0))
-    if not said:
+    text = leaks_sentence(report["leaks"], (report["dataset"]["splits"] or {}).get("test", 0))
+    if not text:
         return ""
-    said += " (byte by byte)."
+    text += " (byte by byte)."
     if best["score_without_leaks"] is not None:
-        said += (
+        text += (
             " What is decided and expected rests on the other test images; figures, and scores "
             "that do not say otherwise, are of all."
         )
-    return f"{said} --drop-leaks leaves them out."
+    return f"{text} --drop-leaks leaves them out."
 
 
 def _join(words: Sequence[str]) -> str:

@@ -1,4 +1,7 @@
-"""Figures: score against depth and against C, as SVG that takes the page's colours."""
+"""Figures: score against depth and against C, as SVG in the colours of the page.
+
+Widths are of the page, in inches; rows are records of ``report.json``'s ``layers``.
+"""
 
 from __future__ import annotations
 
@@ -190,20 +193,20 @@ def _levels(axes: Axes, controls: Sequence[dict[str, Any]], *, name: bool) -> No
 
 
 def _name_layers(figure: Figure, axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    """Write layers above their depths where there is room; of many, the chosen one alone."""
+    """Write layers above their depths where there is room; of many, only the chosen one."""
     layers = {row["layer"]: row["depth"] for row in rows}
     roles = {row["layer"]: sum(role != "tied" for role in row["roles"]) for row in rows}
     many = len(layers) > MOST_CURVES
     width = figure.get_figwidth()
     gap = 1.03 * 1.5 * LINE / (width - 1)
-    taken: dict[str, float] = {}
+    shown: dict[str, float] = {}
     for layer in sorted(layers, key=lambda layer: -roles[layer]):
-        apart = all(abs(layers[layer] - depth) >= gap for depth in taken.values())
+        apart = all(abs(layers[layer] - depth) >= gap for depth in shown.values())
         if apart and (roles[layer] or not many):
-            taken[layer] = layers[layer]
+            shown[layer] = layers[layer]
     top = axes.secondary_xaxis("top")
-    names = short_names(list(taken), 30 if many else 22)
-    top.set_xticks(list(taken.values()), names)
+    names = short_names(list(shown), 30 if many else 22)
+    top.set_xticks(list(shown.values()), names)
     wide = width == WIDE
     top.tick_params(rotation=40 if wide else 90, length=3)
     for label in top.get_xticklabels():

@@ -1,4 +1,7 @@
-"""Maps: scores by layer and training size, and which class is taken for which."""
+"""Maps: scores by layer and training size, and which classes are confused.
+
+Widths are of the page, in inches; rows are records of ``report.json``'s ``layers``.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from matplotlib.image import AxesImage
 from pipelines.report.svg import LETTER, LINE, drawing, letters, short_names, to_svg
 
 MOST_CLASSES = 50
-"""A larger confusion matrix could not be read."""
+"""Largest confusion matrix that can be read."""
 SHORT = 14
 """Letters of a name that needs no second line."""
 

@@ -29,7 +29,7 @@ LETTER, LINE = 0.085, 0.17
 """Width of a letter and height of a line in inches, generously."""
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
-"""Okabe and Ito's palette, told apart with every common colour vision, on white and on black."""
+"""Okabe and Ito's palette: distinct to every common colour vision, on white and on black."""
 
 _MARKERS = ("o", "s", "^", "D")
 _DASHES = ("-", "--", ":")
@@ -187,8 +187,8 @@ def both_widths(draw: Callable[[float], str | None]) -> str | None:
         if svg is None:
             return None
         if width_of(svg) > width + 0.01:
-            said = "Wider than the page: it scrolls sideways →"
-            sign = f'<p class="sign">{said}</p>' if name == "narrow" else ""
+            note = "Wider than the page: it scrolls sideways →"
+            sign = f'<p class="sign">{note}</p>' if name == "narrow" else ""
             svg = (
                 f'{sign}<div class="scroll" tabindex="0" role="region" aria-label="Figure, '
                 f'scrolls sideways">{svg}</div>'
