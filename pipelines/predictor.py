@@ -20,7 +20,7 @@ from pipelines.comparison.splits import inner_splits
 from pipelines.diagnostics.fit_notes import fit_notes, scores_of
 from pipelines.drafts import replacing
 from pipelines.extraction.extract import Extraction, backbone_of, extract
-from pipelines.extraction.options import ExtractionOptions
+from pipelines.extraction.options import FREE, ExtractionOptions
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 from pipelines.progress import Progress
 from pipelines.provenance import versions
@@ -30,8 +30,6 @@ FORMAT = 2
 DIGEST_LENGTH = 8
 """Bytes of an image's digest that are kept."""
 _TRUSTED = [f"{kind.__module__}.{kind.__qualname__}" for kind in ESTIMATORS.values()]
-_FREE = ("device", "batch_size", "workers", "store", "skip_unreadable")
-"""Options that the codes do not depend on: each prediction has its own."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -193,7 +191,7 @@ def save(fitted: FittedPipeline, file: Path) -> None:
         Replaced at once.
     """
     kept = {field.name: getattr(fitted, field.name) for field in fields(fitted)}
-    kept["options"] = {k: v for k, v in asdict(fitted.options).items() if k not in _FREE}
+    kept["options"] = {k: v for k, v in asdict(fitted.options).items() if k not in FREE}
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as draft:
         draft.write_bytes(skops.io.dumps({"format": FORMAT, **kept}))

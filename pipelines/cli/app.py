@@ -18,11 +18,12 @@ from rich.console import Console
 from pipelines.cli.compare import compare, demo, report
 from pipelines.cli.fit import fit, predict
 from pipelines.cli.output import ClosedOutputError, results, results_only
-from pipelines.cli.shared_options import Dataset, Options, convert, like_field
+from pipelines.cli.shared_options import Dataset, Options, convert, only
 from pipelines.cli.similarity import similarity
 from pipelines.cli.store import cache
 from pipelines.cli.terminal import stdout, table, terminal
 from pipelines.cli.wrong_commands import explain
+from pipelines.extraction.options import ExtractionOptions
 
 # Torch takes seconds to import; the commands that need it do so when they run.
 
@@ -99,11 +100,8 @@ def _ended_as_interrupted() -> Iterator[None]:
 @app.command
 def layers(
     *,
-    backbone: Annotated[str, like_field("backbone")],
+    options: Annotated[ExtractionOptions, only("backbone", "image_size", "dense", "pool")],
     weights: str | None = None,
-    image_size: Annotated[int | None, like_field("image_size")] = None,
-    dense: Annotated[bool, like_field("dense")] = False,
-    pool: Annotated[str, like_field("pool")] = "grid",
 ) -> None:
     """List where the codes of a backbone can be read, and what --layers default takes, and why.
 
@@ -122,9 +120,12 @@ def layers(
     from codes.graph.taps import choose_taps, taps_of
     from pipelines.extraction.extract import say_weights
 
-    if weights is None and ":" not in backbone:
+    pool = options.pool
+    if weights is None and ":" not in options.backbone:
         weights = "none"
-    network = load_backbone(backbone, weights=weights, image_size=image_size, dense=dense)
+    network = load_backbone(
+        options.backbone, weights=weights, image_size=options.image_size, dense=options.dense
+    )
     say_weights(network, weights, terminal())
     listing = table("layer", "kind", "depth", "shape", "pooling", "n_features", "default", "why")
     default = {tap.name: tap for tap in choose_taps(network.graph, network.layers, pool=pool)}

@@ -13,17 +13,18 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pipelines.cli.shared_options import (
+    ANY_NETWORK,
     COMPARED_BY,
-    OF_EACH,
+    AnyNetwork,
     ComparedBy,
     Dataset,
     DropLeaks,
     Jobs,
-    OfEach,
     check_folder,
     check_jobs,
     like_field,
     of_each_backbone,
+    only,
 )
 from pipelines.cli.terminal import stdout, terminal
 from pipelines.comparison.controls import DEFAULT_CONTROLS
@@ -34,7 +35,7 @@ from pipelines.extraction.options import ExtractionOptions
 def demo(
     *,
     out: Path = Path("cnn-codes-demo"),
-    store: Annotated[str | Path | None, like_field("store")] = None,
+    options: Annotated[AnyNetwork, only("store")] = ANY_NETWORK,
     jobs: Jobs = -1,
 ) -> None:
     """Compare every depth of the bundled backbone on scikit-learn's digits; needs no network.
@@ -44,16 +45,16 @@ def demo(
     out
         Folder of the report.
     """
-    options = ExtractionOptions(backbone="bundled", layers="all", store=store)
+    bundled = replace(options, backbone="bundled", layers="all")
     protocol = Protocol(cv=3, train_sizes=(5, 10, 20, "all"))
     controls = ("majority", "pixels", "random")  # Those that take no time.
-    _report("sklearn:digits", options, protocol, out, jobs, controls)
+    _report("sklearn:digits", bundled, protocol, out, jobs, controls)
 
 
 def compare(
     dataset: Dataset,
     /,
-    options: OfEach = OF_EACH,
+    options: Annotated[AnyNetwork, Parameter(name="*")] = ANY_NETWORK,
     protocol: ComparedBy = COMPARED_BY,
     *,
     backbone: Annotated[list[str], like_field("backbone")],

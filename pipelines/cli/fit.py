@@ -10,7 +10,9 @@ from typing import Annotated
 from codes.wording import counted
 from pipelines.cli.output import results
 from pipelines.cli.shared_options import (
+    ANY_NETWORK,
     FITTED_BY,
+    AnyNetwork,
     Dataset,
     DropLeaks,
     FittedBy,
@@ -19,10 +21,11 @@ from pipelines.cli.shared_options import (
     Options,
     check_file,
     check_jobs,
-    like_field,
+    only,
 )
 from pipelines.cli.terminal import stdout, terminal
 from pipelines.comparison.scoring import SCORINGS
+from pipelines.extraction.options import FREE
 
 
 def fit(
@@ -87,11 +90,7 @@ def predict(
     *images: Images,
     weights: str | None = None,
     out: Path | None = None,
-    device: Annotated[str, like_field("device")] = "auto",
-    batch_size: Annotated[int | None, like_field("batch_size")] = None,
-    workers: Annotated[int | None, like_field("workers")] = None,
-    store: Annotated[str | Path | None, like_field("store")] = None,
-    skip_unreadable: Annotated[bool, like_field("skip_unreadable")] = False,
+    options: Annotated[AnyNetwork, only(*FREE)] = ANY_NETWORK,
 ) -> None:
     """Predict the classes of images with what fit saved: a CSV of path, label, score.
 
@@ -117,19 +116,14 @@ def predict(
         check_file(out)
         out.parent.mkdir(parents=True, exist_ok=True)
     fitted = load(file)
-    options = replace(
-        fitted.options,
-        weights=fitted.options.weights if weights is None else weights,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        store=store,
-        skip_unreadable=skip_unreadable,
-    )
-    found = list_to_predict(images, page=options.page)
+    own = {name: getattr(options, name) for name in FREE}
+    if weights is not None:
+        own["weights"] = weights
+    as_fitted = replace(fitted.options, **own)
+    found = list_to_predict(images, page=as_fitted.page)
     say_ignored(found, terminal())
     say_unscored(found, fitted.card["classes"])
-    extraction, labels, scores = fitted.predict(found, options, progress=terminal())
+    extraction, labels, scores = fitted.predict(found, as_fitted, progress=terminal())
     with (
         nullcontext(results())
         if out is None

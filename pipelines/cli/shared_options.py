@@ -37,6 +37,11 @@ def like_field(name: str) -> Parameter:
     return Parameter(help=" ".join(_HELP[name].split()))
 
 
+def only(*names: str) -> Parameter:
+    """Make options of some fields of ``options``; the others keep their defaults."""
+    return Parameter(name="*", parse=re.compile(rf"^({'|'.join(('options', *names))})$"))
+
+
 Dataset = Annotated[
     str,
     Parameter(
@@ -82,17 +87,16 @@ COMPARED_BY, FITTED_BY = _ComparedBy(), _FittedBy()
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OfEach(ExtractionOptions):
-    # Several networks: each has its own.
+class AnyNetwork(ExtractionOptions):
+    """Options without a network: it is chosen otherwise, or there are several."""
+
     backbone: Annotated[str, Parameter(parse=False)] = ""
     weights: Annotated[str | None, Parameter(parse=False)] = None
 
 
 Options = Annotated[ExtractionOptions, Parameter(name="*")]
 """Each field an option of a command."""
-OfEach = Annotated[_OfEach, Parameter(name="*")]
-"""Each field but the network and its weights an option of ``compare``, which takes several."""
-OF_EACH = _OfEach()
+ANY_NETWORK = AnyNetwork()
 ComparedBy = Annotated[_ComparedBy, Parameter(name="*")]
 """Each field of the protocol an option of ``compare``."""
 FittedBy = Annotated[_FittedBy, Parameter(name="*")]

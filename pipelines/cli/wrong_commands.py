@@ -52,7 +52,7 @@ def _commands(app: App) -> Iterator[tuple[str, App]]:
 def _helps(command: App) -> dict[str, str]:
     """Find what a command takes, by every name, and its help."""
     collection = command.assemble_argument_collection(parse_docstring=True)
-    return {name: one.parameter.help or "" for one in collection for name in one.names}
+    return {name: one.parameter.help or "" for one in collection if one.parse for name in one.names}
 
 
 def _unknown(option: str, command: str, app: App) -> str:

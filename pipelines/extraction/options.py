@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DTYPES = ("float16", "float32")
+FREE = ("device", "batch_size", "workers", "store", "skip_unreadable")
+"""Options that codes do not depend on."""
 
 
 @dataclass(frozen=True, kw_only=True)
