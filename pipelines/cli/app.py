@@ -58,7 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     typed = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in typed
     typed = [word for word in typed if word != "--debug"]
-    errors = Console(emoji=False, stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
         with results_only(), _ended_as_interrupted():
             app(
@@ -71,15 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ClosedOutputError:
         return 128 + 13  # SIGPIPE, which ends other programs then.
     except CycloptsError as error:
-        errors.print(f"cnn-codes: {explain(error, app)}")
+        terminal().info(f"cnn-codes: {explain(error, app)}")
         return 2
     except KeyboardInterrupt:
-        errors.print("cnn-codes: interrupted. What was stored stays; run it again to go on.")
+        terminal().info("cnn-codes: interrupted. What was stored stays; run it again to go on.")
         return 1
     except Exception as error:
         if debug:
             raise
-        errors.print(f"cnn-codes: {_message(error)}")
+        terminal().info(f"cnn-codes: {_message(error)}")
         return 1
     return 0
 
@@ -148,7 +147,7 @@ def layers(
                 "yes" if name in default else "",
                 why,
             )
-    stdout().print(listing)
+    stdout().print(listing, soft_wrap=False)
 
 
 @app.command
@@ -176,7 +175,7 @@ def extract(
     done = extract(images, options, shard=shard, progress=terminal())
     who = f"Rank {shard.rank} of {shard.world_size}: " if shard.world_size > 1 else ""
     counts = done.counts.sentence(done.store.name, n_skipped=len(done.skipped))
-    stdout().print(who + counts, soft_wrap=True)
+    stdout().print(who + counts)
 
 
 def _message(error: Exception) -> str:

@@ -87,11 +87,11 @@ def compare(
     names = [re.sub(r"[^\w.-]", "_", name) for name in backbone]
     folders = [out / f"{number}-{name}" for number, name in enumerate(names, 1)]
     for network, folder in zip(networks, folders, strict=True):
-        stdout().print(f"== {folder.name} ==", soft_wrap=True)
+        stdout().print(f"== {folder.name} ==")
         _report(dataset, network, protocol, folder, jobs, controls, drop_leaks)
     page, standing = render_again(folders, out / "report.html")
     for line in (*(standing.sentences if standing else ()), f"Side by side: {page}"):
-        stdout().print(line, soft_wrap=True)
+        stdout().print(line)
 
 
 def report(*folders: Annotated[Path, Parameter(required=True)], out: Path | None = None) -> None:
@@ -110,7 +110,7 @@ def report(*folders: Annotated[Path, Parameter(required=True)], out: Path | None
         check_folder(out.parent)
         if out.suffix != ".html":
             raise ValueError(f"--out {str(out)!r}: the page is HTML; name it with .html.")
-    stdout().print(str(render_again(folders, out)[0]), soft_wrap=True)
+    stdout().print(str(render_again(folders, out)[0]))
 
 
 def _report(

@@ -69,19 +69,17 @@ def fit(
         f"{card['layer']}, {card['classifier']}, C={card['C']:.2g}, fitted on "
         f"{counted(card['n_images'], 'image')} of {counted(len(card['classes']), 'class')}. "
         f"Expect {SCORINGS[card['scoring']].title} {score:.3f} (95 % interval {low:.3f} to "
-        f"{high:.3f}).",
-        soft_wrap=True,
+        f"{high:.3f})."
     )
     if card["chosen"] != card["layer"]:
         stdout().print(
             f"It is recommended as it is cheaper to compute than {card['chosen']}, which has the "
             "best cross-validation score and cannot be distinguished from it; to fit that, add "
-            f"--layers {card['chosen']}.",
-            soft_wrap=True,
+            f"--layers {card['chosen']}."
         )
     for note in card["notes"]:
         terminal().info(f"Warning: {note}")
-    stdout().print(str(out), soft_wrap=True)
+    stdout().print(str(out))
 
 
 def predict(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from functools import partial
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -48,9 +47,9 @@ def similarity(
     if json_:
         checked = None if check is None else asdict(check)
         record = {"similarity": asdict(measured), "preprocessing_check": checked}
-        stdout().print(json.dumps(record, indent=2, allow_nan=False), soft_wrap=True)
+        stdout().print(json.dumps(record, indent=2, allow_nan=False))
         return
-    say = partial(stdout().print, soft_wrap=True)
+    say = stdout().print
     if measured.value is None:
         say(f"Similarity was not measured: {measured.witness}.")
     else:

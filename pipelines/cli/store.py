@@ -97,7 +97,7 @@ def verify(
     with terminal().step("Verifying", n_parts) as advance:
         faults = list(find_faults(storage, advance=advance))
     for fault in faults:
-        stdout().print(_describe(fault), soft_wrap=True)
+        stdout().print(_describe(fault))
     damaged = [fault for fault in faults if fault.repair is not None]
     n_foreign = len(faults) - len(damaged)
     if damaged and not repair_:
@@ -117,9 +117,7 @@ def verify(
             "alone. Move them away, or give the store a folder of its own."
         )
     if not faults:
-        stdout().print(
-            f"{storage.name}: {counted(n_parts, 'part')}, nothing damaged", soft_wrap=True
-        )
+        stdout().print(f"{storage.name}: {counted(n_parts, 'part')}, nothing damaged")
 
 
 @cache.command

@@ -135,8 +135,8 @@ class _Rate(ProgressColumn):
 
 
 def stdout() -> Console:
-    """Open what results are printed on."""
-    return _console(results())
+    """Open what results are printed on: lines are not wrapped; for tables unset ``soft_wrap``."""
+    return _console(results(), soft_wrap=True)
 
 
 def terminal() -> Terminal:
@@ -144,10 +144,12 @@ def terminal() -> Terminal:
     return Terminal(_console(sys.stderr or io.StringIO()))
 
 
-def _console(file: TextIO) -> Console:
+def _console(file: TextIO, *, soft_wrap: bool = False) -> Console:
     # Into a pipe or a file nothing is cut off at the width of a terminal.
     width = None if file.isatty() else 1000
-    return Console(emoji=False, file=file, highlight=False, markup=False, width=width)
+    return Console(
+        emoji=False, file=file, highlight=False, markup=False, soft_wrap=soft_wrap, width=width
+    )
 
 
 def table(*columns: str) -> Table:

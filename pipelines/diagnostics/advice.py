@@ -174,7 +174,7 @@ def _curve(comparison: Comparison, n_per_class: float) -> list[str]:
     take = best.taken
     rows = [row for row in comparison.layers if (row.layer, row.classifier) == take]
     last = next(row for row in rows if row.train_size == best.train_size)
-    text = [
+    sentences = [
         f"{take[0]} scores {last.train_score:.3f} on its training images and "
         f"{last.expected[0]:.3f} on others"
     ]
@@ -185,8 +185,8 @@ def _curve(comparison: Comparison, n_per_class: float) -> list[str]:
     if len(sizes) > 1 and sizes[-1][0] > sizes[-2][0]:
         (few, before), (many, after) = sizes[-2:]
         doublings = max(1e-9, math.log2(many / few))
-        text.append(
+        sentences.append(
             f"from {few:.0f} to {many:.0f} training images a class the score changes by "
             f"{after - before:+.3f}, {(after - before) / doublings:+.3f} for each doubling"
         )
-    return text
+    return sentences

@@ -1,4 +1,7 @@
-"""The answer: what a report says in words, on the page, in Markdown and in the terminal."""
+"""The answer: what a report says in words, on the page, in Markdown and in the terminal.
+
+``report`` is what ``report.json`` holds, and ``best`` its entry of that name.
+"""
 
 from __future__ import annotations
 
@@ -140,27 +143,27 @@ def cautions(report: dict[str, Any]) -> list[str]:
     """Say what speaks against relying on the answer."""
     best = report["best"]
     controls = {control["name"]: control for control in report["controls"]}
-    text = []
+    sentences = []
     if best["unexplained"]:
-        text.append(_unexplained(best))
+        sentences.append(_unexplained(best))
     every = controls.get("concatenated")
     if every is not None:
         clean = every["score_without_leaks"]
         score = every["score"] if clean is None else clean
         if score > expected(best)[2]:
-            text.append(
+            sentences.append(
                 f"All depths side by side score {score:.3f}, above the interval of the one."
             )
     if best["better"]:
         rows = _rows(report)
         names = _join([_named(report, rows[tuple(pair)]) for pair in best["better"]])
-        text.append(
+        sentences.append(
             f"On the tested images, {names} "
             f"{'is' if len(best['better']) == 1 else 'are'} clearly better than {best['layer']}, "
             "which cross-validation chose: the tested images are unlike the training images, as "
             "from another scanner, place or time. Find out why before you rely on either."
         )
-    return text
+    return sentences
 
 
 def _unexplained(best: dict[str, Any]) -> str:
@@ -187,12 +190,12 @@ def roles(best: dict[str, Any], layer: str, classifier: str) -> list[str]:
     """Say what a candidate is: chosen, tied with the chosen one, recommended, or better."""
     candidate = (layer, classifier)
     pairs = {key: [tuple(pair) for pair in best[key]] for key in ("tied_classifiers", "better")}
-    text = ["chosen"] * (candidate == _chosen(best))
-    text += ["tied"] * (candidate in pairs["tied_classifiers"])
-    text += ["better on the tested images"] * (candidate in pairs["better"])
+    words = ["chosen"] * (candidate == _chosen(best))
+    words += ["tied"] * (candidate in pairs["tied_classifiers"])
+    words += ["better on the tested images"] * (candidate in pairs["better"])
     cheapest = (best["recommended"], best["recommended_classifier"])
-    text += ["recommended"] * (candidate == cheapest)
-    return text
+    words += ["recommended"] * (candidate == cheapest)
+    return words
 
 
 def _chosen(best: dict[str, Any]) -> tuple[str, str]:
