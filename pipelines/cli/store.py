@@ -18,6 +18,7 @@ from cache.upkeep import prune as prune_parts
 from cache.verify import Fault, repair
 from cache.verify import verify as find_faults
 from codes.wording import counted
+from pipelines.cli.shared_options import like_field
 from pipelines.cli.store_table import HEADS, fit_rows, megabytes, table_rows
 from pipelines.cli.terminal import stdout, terminal
 
@@ -27,8 +28,7 @@ cache = App(
     "folders of what one run added for one key, all that codes depend on besides the image.",
 )
 
-Store = Annotated[str | Path | None, Parameter(help="The store. Default: CNN_CODES_STORE, "
-                                               "otherwise the user's cache folder.")]  # fmt: skip
+Store = Annotated[str | Path | None, like_field("store")]
 
 
 @cache.command(name="list")

@@ -168,14 +168,6 @@ def to_svg(figure: Figure, title: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
 
 
-def width_of(svg: str) -> float:
-    """Read the width of a figure in inches."""
-    found = re.search(r'<svg[^>]*? width="([\d.]+)pt"', svg)
-    if found is None:
-        raise ValueError(f"An SVG without a width: {svg[:80]!r}.")
-    return float(found[1]) / 72
-
-
 def both_widths(draw: Callable[[float], str | None]) -> str | None:
     """Draw a figure for wide windows and for phones, of which the page shows one.
 
@@ -186,7 +178,8 @@ def both_widths(draw: Callable[[float], str | None]) -> str | None:
         svg = draw(width)
         if svg is None:
             return None
-        if width_of(svg) > width + 0.01:
+        [points] = re.findall(r'^<svg[^>]*? width="([\d.]+)pt"', svg)
+        if float(points) / 72 > width + 0.01:
             note = "Wider than the page: it scrolls sideways →"
             sign = f'<p class="sign">{note}</p>' if name == "narrow" else ""
             svg = (
