@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 
 import pytest
 
 from pipelines.cli.app import app, main
+from pipelines.extraction.options import ExtractionOptions
 
 FIT = "fit d --backbone bundled --out m.skops"
 
@@ -59,6 +61,26 @@ def test_the_usage_names_what_is_given(
     first = capsys.readouterr().out.partition("\n")[0]
     assert first.startswith(f"Usage: cnn-codes {command} ")
     assert first.rstrip().endswith(f"[OPTIONS] {usage}")
+
+
+@pytest.mark.parametrize(
+    ("command", "some"),
+    [
+        ("demo", "store"),
+        ("layers", "backbone weights image_size dense pool"),
+        ("predict", "weights device batch_size workers store skip_unreadable"),
+        ("similarity", "backbone weights image_size normalize page device store skip_unreadable "
+         "random_state"),
+    ],
+)  # fmt: skip
+def test_a_command_that_takes_some_of_the_shared_options_takes_no_others(
+    command: str, some: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out.partition("─ Parameters ─")[2]
+    options = set(re.findall(r"^│ (?:\* |  )? *(--[\w-]+)", shown, re.MULTILINE))
+    shared = {f"--{field.name.replace('_', '-')}" for field in fields(ExtractionOptions)}
+    assert options & shared == {f"--{name.replace('_', '-')}" for name in some.split()}
 
 
 @pytest.mark.parametrize("option", ["--controls", "--views", "--older-than", "--rank", "--json"])
