@@ -1,7 +1,7 @@
-"""Options that several commands share: their types, their help, and what is refused early.
+"""Options that several commands share: their types, their help, and checks that run first.
 
 The fields of `pipelines.extraction.options.ExtractionOptions` and of
-`pipelines.comparison.protocol.Protocol` are such options: a new field is one without a word here.
+`pipelines.comparison.protocol.Protocol` are such options; a field added there needs nothing here.
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ def compare_with_training(
     device = str(find_device(options.device))
     digests = read_digests(images, store, progress)
     kept, skipped = _readable(images, distinct(digests), sample_size(backbone))
-    say_skipped(skipped, len(images), progress, skip=options.skip_unreadable and len(kept) > 0)
+    skip = options.skip_unreadable and len(kept) > 0
+    say_skipped(skipped, len(images), progress, skip=skip, stored=False)
     images, digests = images.take(kept), digests[kept]
     if options.normalize == "auto":
         options, chosen = choose(images, digests, backbone, options)

@@ -69,7 +69,7 @@ def find_shard(
 ) -> Shard:
     """Take the shard that was asked for, or the one that torchrun or Slurm gives this process.
 
-    Default: the whole. ``rank`` and ``world_size`` are given both or neither.
+    ``rank`` and ``world_size`` are given both or neither. The default is the whole dataset.
 
     Examples
     --------

@@ -220,7 +220,7 @@ def extract(
         )
     bad = [i for i, digest in enumerate(digests) if digest.tobytes() in unreadable]
     skipped = {images.source.names[i]: unreadable[digests[i].tobytes()] for i in bad}
-    say_skipped(skipped, len(images), progress, skip=options.skip_unreadable)
+    say_skipped(skipped, len(images), progress, skip=options.skip_unreadable, stored=True)
     kept = np.setdiff1d(np.arange(len(images)), np.array(bad, np.intp))
     return Extraction(
         images=images.take(kept) if bad else images,

@@ -23,9 +23,11 @@ def say_ignored(images: ImageList, progress: Progress) -> None:
 
 
 def say_skipped(
-    unreadable: dict[str, str], n_images: int, progress: Progress, *, skip: bool
+    unreadable: dict[str, str], n_images: int, progress: Progress, *, skip: bool, stored: bool
 ) -> None:
     """Say which images cannot be decoded, by name with the reason, if they may be skipped.
+
+    ``stored`` says whether the codes of the others are in the store by now.
 
     Raises
     ------
@@ -43,10 +45,10 @@ def say_skipped(
         )
     lines = "".join(f"\n  {name}: {why}" for name, why in unreadable.items())
     if unreadable and not skip:
+        others = "; the codes of the others are stored" if stored else ""
         raise UnreadableImagesError(
-            f"{len(unreadable):,} of {counted(n_images, 'image')} cannot be read; the codes of the "
-            f"others are stored.{lines}\nMend or remove them, or go on without them with "
-            "--skip-unreadable."
+            f"{len(unreadable):,} of {counted(n_images, 'image')} cannot be read{others}.{lines}\n"
+            "Repair or remove them, or go on without them with --skip-unreadable."
         )
     if unreadable:
         progress.info(f"Skipped, as they cannot be read:{lines}")
