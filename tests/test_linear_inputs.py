@@ -21,7 +21,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from pipelines.linear.estimators import LinearSVCCV, LogisticCV, _edge
+from pipelines.linear.base import _edge
+from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 
 BOTH = pytest.mark.parametrize("classifier", [LinearSVCCV, LogisticCV])
 CS = [1e-4, 1e-2]
