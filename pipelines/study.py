@@ -37,6 +37,7 @@ from pipelines.diagnostics.reproducibility import Reproducibility, measure_repro
 from pipelines.diagnostics.similarity import Similarity, measure_similarity
 from pipelines.extraction.cost import measure_cost, multiply_adds
 from pipelines.extraction.extract import Extraction, extract
+from pipelines.extraction.left_out import say_ignored
 from pipelines.extraction.normalization import NormalizationCheck, check_normalization
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.predictor import FittedPipeline, fit
@@ -236,6 +237,7 @@ def compare(
     progress = progress or Silent()
     control_names = parse_controls(controls)
     images = load_images(dataset, page=options.page)
+    say_ignored(images, progress)
     # Before hours of extraction: whether every class has the images that the folds need.
     samples = Samples(y=images.labels, test=images.test, groups=images.groups)
     splits, _ = make_splits(samples, protocol)

@@ -23,7 +23,8 @@ from codes.data.images import digest_images
 from codes.data.readers.datasets import list_images
 from codes.decoding.decode import UnreadableImageError
 from pipelines import ExtractionOptions
-from pipelines.extraction.extract import UnreadableImagesError, extract
+from pipelines.extraction.extract import extract
+from pipelines.extraction.left_out import UnreadableImagesError
 from pipelines.extraction.transformer import CodesTransformer
 from tests.conftest import draw_image
 

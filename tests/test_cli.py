@@ -109,6 +109,16 @@ def test_compare_writes_what_others_rely_on_and_extracts_once(
     assert both.count("<section") == 2
 
 
+@pytest.mark.parametrize("command", ["extract", "similarity"])
+def test_what_a_listing_ignores_is_said_once(
+    command: str, image_folder: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    (image_folder / "red" / "notes.txt").write_text("of the camera")
+    done = run_cli(command, image_folder, "--backbone", "bundled")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Ignored: .txt (1)") == 1
+
+
 def test_one_more_layer_and_one_more_image_cost_only_themselves(image_folder: Path) -> None:
     images = load_images(image_folder)
     first = extract(images, ExtractionOptions(backbone="bundled", layers="fc7.relu"))

@@ -284,7 +284,7 @@ def test_an_edge_of_the_grid_is_told_of_the_fit_itself(
 def test_both_edges_are_looked_at(
     image_folder: Path, final: str | None, compared: str | None
 ) -> None:
-    from pipelines.predictor import _notes
+    from pipelines.diagnostics.fit_notes import fit_notes
 
     row = SimpleNamespace(
         layer="fc7.relu", classifier="svm", train_size="all", C_at_edge=compared, C=0.1
@@ -298,7 +298,7 @@ def test_both_edges_are_looked_at(
     )
     comparison: Any = SimpleNamespace(best=best, layers=[row], notes=("a class has no test image",))
     classifier: Any = SimpleNamespace(C_at_edge_=final, C_=1.0, Cs_=np.array([0.1, 1.0]))
-    notes = _notes(extract(load_images(image_folder), OPTIONS), comparison, classifier)
+    notes = fit_notes(extract(load_images(image_folder), OPTIONS), comparison, classifier)
     edges = [note for note in notes if "edge" in note]
     assert len(edges) == bool(final or compared)
     for side, words in ((final, "C = 1, the largest"), (compared, "C = 0.1, the smallest")):

@@ -21,7 +21,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from pipelines.linear.estimators import LinearSVCCV, LogisticCV, _edge
+from pipelines.linear.base import _edge
+from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 
 BOTH = pytest.mark.parametrize("classifier", [LinearSVCCV, LogisticCV])
 CS = [1e-4, 1e-2]
@@ -38,6 +39,12 @@ def test_scikit_learn_conventions(estimator: Any, check: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         check(estimator)
+
+
+@BOTH
+def test_the_error_of_a_wrong_argument_names_the_class(classifier: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^{classifier.__name__}\..*'C'"):
+        classifier(C=3)
 
 
 @BOTH

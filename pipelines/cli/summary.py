@@ -1,4 +1,4 @@
-"""The summary: what a comparison prints when it is study."""
+"""The summary: what a comparison prints when it is finished."""
 
 from __future__ import annotations
 
@@ -16,21 +16,12 @@ from pipelines.study import Study
 
 
 def print_summary(study: Study, report: dict[str, Any], out: Path) -> None:
-    """Print a table of scores, warnings, and the answer.
-
-    Parameters
-    ----------
-    study : Study
-    report : dict
-        As `pipelines.report.report.make_report` returns it.
-    out : Path
-        Folder of the report.
-    """
+    """Print a table of scores, warnings, and the answer; ``out`` is the folder of the report."""
     extraction = study.extraction
     console = stdout()
-    console.print(_scores_table(study))
+    console.print(_scores_table(study), soft_wrap=False)
     for note in study.notes:
-        console.print(f"Note: {note}.", soft_wrap=True)
+        console.print(f"Note: {note}.")
     copies = leaks_warning(report)
     if copies:
         terminal().info(f"Warning: {copies} {out / 'report.html'} lists them.")
@@ -45,13 +36,13 @@ def print_summary(study: Study, report: dict[str, Any], out: Path) -> None:
     edges = edge_sentence(edges_of(report["layers"]), report["protocol"]["Cs"])
     if edges:
         terminal().info(f"Warning: {edges}")
-    console.print(extraction.counts.sentence(n_skipped=len(extraction.skipped)), soft_wrap=True)
-    console.print(sentence(report), soft_wrap=True)
+    console.print(extraction.counts.sentence(n_skipped=len(extraction.skipped)))
+    console.print(sentence(report))
     for caution in cautions(report):
-        console.print(caution, soft_wrap=True)
-    console.print(study.advice.text, soft_wrap=True)
+        console.print(caution)
+    console.print(study.advice.text)
     page, *others = FILES
-    console.print(", ".join([str(out / page), *others]), soft_wrap=True)
+    console.print(", ".join([str(out / page), *others]))
 
 
 def _scores_table(study: Study) -> Table:

@@ -176,8 +176,7 @@ class _Extracted(Control):
 
         of_best = extraction.options_of(best, extraction.options)
         options, backbone = self.options(of_best, extraction)
-        images = replace(extraction.images, ignored={})  # What is ignored was said before.
-        found = extract(images, options, backbone=backbone, progress=progress)
+        found = extract(extraction.images, options, backbone=backbone, progress=progress)
         [reader] = found.readers.values()
         return reader
 

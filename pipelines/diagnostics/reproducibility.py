@@ -42,18 +42,7 @@ class Reproducibility:
 
 
 def measure_reproducibility(extraction: Extraction, options: ExtractionOptions) -> Reproducibility:
-    """Extract a few images a few times; nothing is stored.
-
-    Parameters
-    ----------
-    extraction : Extraction
-    options : ExtractionOptions
-        That it was made with.
-
-    Returns
-    -------
-    found : Reproducibility
-    """
+    """Extract a few images again in other ways; nothing is stored."""
     images = extraction.images.take(np.arange(min(N_IMAGES, len(extraction.images))))
 
     def rows(extractor: CodeExtractor, batch_size: int) -> Rows:

@@ -33,21 +33,19 @@ def fill_missing(
     options: ExtractionOptions,
     progress: Progress,
 ) -> tuple[Counts, dict[bytes, str]]:
-    """Extract what the store lacks: each image for those taps alone whose codes it has not.
+    """Extract what the store lacks: each image only for those taps whose codes it does not have.
 
     Parameters
     ----------
-    store : CodeStore
-    key : ExtractionKey
+    store, key
+        Where the codes go.
     arrays : dict of str to CodesKey
-        By the taps' names.
-    images : ImageList
-    digests : ndarray of shape (n_images, 32), uint8
-        What the images are known by.
+        By the names of the extractor's taps.
+    images, digests
+        The images, and what they are known by: uint8 of shape (n_images, 32).
     extractor : CodeExtractor
-        Of these taps.
     options : ExtractionOptions
-        How many images at once, how many processes, and what the codes are said to come from.
+        How many images at once, how many processes, and what the codes are recorded to come from.
     progress : Progress
 
     Returns
@@ -128,7 +126,7 @@ def _batches(
     options: ExtractionOptions,
     progress: Progress,
 ) -> Generator[CodesBatch, None, None]:
-    """Extract, and say afterwards whether the device's memory held fewer images than asked."""
+    """Extract, and report afterwards whether the device's memory held fewer images than asked."""
     workers = _workers(extractor.device) if options.workers is None else options.workers
     yield from extractor.extract(
         images,
