@@ -7,7 +7,6 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from cache.storage.locks import PATIENCE, missing_locks, say_waiting
@@ -65,12 +64,7 @@ class DigestMemory:
     def __enter__(self) -> DigestMemory:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._keep()
         if self._base is not None:
             self._base.close()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.chunks import chunk_path, decode, longest
+from cache.chunks import chunk_path, decode
 from cache.errors import DamagedCodesError
 from cache.part import Part
 
@@ -124,7 +124,9 @@ class _Source:
         described = part.open(array)
         self.part, self._array = part, array
         self.dtype, (self.chunk_rows, self.n_features) = described.dtype, described.chunks
-        self._checksums = part.checksums(array, self.chunk_rows)
+        self._checksums: dict[int, str | None] = {}
+        for segment in part.segments:
+            self._checksums |= segment.checksums(array, self.chunk_rows)
 
     def read(
         self, tasks: Sequence[NDArray[np.intp]], row_of: NDArray[np.intp], result: NDArray[Any]
@@ -132,7 +134,8 @@ class _Source:
         """Read rows into their places; each task is of one chunk, rows ascending."""
         # New memory for each chunk would take longer than reading it.
         buffer = np.empty((self.chunk_rows, self.n_features), self.dtype)
-        data = bytearray(longest(buffer))
+        # What cannot be compressed takes a little more than its rows.
+        data = bytearray(buffer.nbytes + buffer.nbytes // 128 + 1024)
         for places in tasks:
             chunk = int(row_of[places[0]]) // self.chunk_rows
             inside = row_of[places] - chunk * self.chunk_rows

@@ -262,8 +262,8 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that takes no files")
 def test_a_folder_that_takes_no_files_is_not_said_to_be_full() -> None:
     with pytest.raises(StoreError, match=r"'/proc' takes no files\. Choose another --store"):
-        CodeStore("/proc/store").require_space(1)
-    CodeStore("/proc/store").require_space(0)
+        CodeStore("/proc/store").storage.require_space(1)
+    CodeStore("/proc/store").storage.require_space(0)
 
 
 def test_a_disk_that_fills_up_keeps_the_committed_segments(

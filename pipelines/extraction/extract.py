@@ -213,7 +213,7 @@ def extract(
     if loaded:
         say_weights(backbone, options.weights, progress)
     store = CodeStore(options.store)
-    store.require_locks()
+    store.storage.require_locks()
     with timed(seconds, "digest"):
         digests = read_digests(images, store, progress)
     chosen = ""
