@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision import models
 
 from codes import CodeExtractor, Preprocessing, load_backbone, load_images
 from codes.ood_statistics import OUTPUT, StatisticsReader
@@ -55,7 +56,19 @@ def _pixels(n: int, size: int) -> Tensor:
     return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vgg11_bn", "bundled", "tests.test_dense:viewed"])
+def normed() -> tuple[nn.Module, Preprocessing]:
+    """Make a small VGG with batch normalisation."""
+    head = (nn.Linear(392, 16), nn.ReLU(True), nn.Dropout(), nn.Linear(16, 16), nn.ReLU(True),
+            nn.Dropout(), nn.Linear(16, 5))  # fmt: skip
+    network = models.VGG(models.vgg.make_layers([8, "M", 8, 8, "M"], batch_norm=True))
+    network.classifier = nn.Sequential(*head)
+    return network, Preprocessing(resize_size=28, crop_size=28)
+
+
+NETWORKS = ("alexnet", "bundled", "tests.test_dense:normed", "tests.test_dense:viewed")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_at_its_own_size_codes_are_the_ordinary_ones(name: str) -> None:
     weights = None if ":" in name else "none"
     ordinary, dense = (load_backbone(name, weights=weights, dense=d) for d in (False, True))
