@@ -128,12 +128,12 @@ def test_of_a_larger_image_each_place_is_a_window() -> None:
     ],
 )
 def test_networks_that_cannot_be_run_densely(name: str, why: str) -> None:
-    with pytest.raises(ValueError, match=f"cannot be run densely: .*{why}.* Leave --dense out"):
+    with pytest.raises(ValueError, match=f"{why}.*--dense"):
         load_backbone(name, weights=None if ":" in name else "none", dense=True)
 
 
 def test_an_image_smaller_than_the_window_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"does not take images of \(3, 96, 96\).*--image-size"):
+    with pytest.raises(ValueError, match=r"\(3, 96, 96\).*--image-size"):
         load_backbone("alexnet", weights="none", image_size=96, dense=True)
 
 

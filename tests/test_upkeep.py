@@ -455,7 +455,7 @@ def test_a_limit_makes_room_or_refuses(tmp_path: Path, monkeypatch: pytest.Monke
     total = sum(holding.size for holding in list_parts(open_storage(tmp_path)))
     monkeypatch.setenv("CNN_CODES_STORE_LIMIT", f"{total + 500}B")
     assert CodeStore(tmp_path).require_limit(400) == []
-    with pytest.raises(StoreError, match=r"CNN_CODES_STORE_LIMIT allows .* Raise it"):
+    with pytest.raises(StoreError, match="CNN_CODES_STORE_LIMIT"):
         CodeStore(tmp_path).require_limit(10 * total)
     assert len(list_parts(open_storage(tmp_path))) == 2  # Nothing is removed in vain.
     monkeypatch.setenv("CNN_CODES_STORE_LIMIT", "1B")
