@@ -33,25 +33,13 @@ COMMITTED, IMAGES = "committed", "images"
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """What a marker says.
+    """What a marker says of some rows of a part."""
 
-    Attributes
-    ----------
-    path : str
-        Of the marker.
-    start, stop : int
-        Rows of the part.
-    unreadable : dict of str to str
-        Row → why its image has no codes.
-    chunks : dict of str to dict of str to str
-        Array → number of a chunk → the checksum at its end.
-    """
-
-    path: str
+    path: str  # of the marker
     start: int
     stop: int
-    unreadable: dict[str, str]
-    chunks: dict[str, dict[str, str]]
+    unreadable: dict[str, str]  # row → why its image has no codes
+    chunks: dict[str, dict[str, str]]  # array → number of a chunk → the checksum at its end
 
     def checksums(self, array: str, chunk_rows: int) -> dict[int, str | None]:
         """Give the checksum of each chunk that its rows are in; None where the marker has none."""

@@ -22,36 +22,18 @@ AGES = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 @dataclass(frozen=True, kw_only=True)
 class Holding:
-    """A part of a store.
-
-    Attributes
-    ----------
-    path : str
-    dataset, backbone : str
-        What was typed when the codes were extracted.
-    weights : str or None
-        As typed; None if nothing was.
-    key : dict
-        The fields of the extraction's key.
-    arrays : tuple of dict
-        The fields of each array's key.
-    digests : ndarray of shape (n_images, 32), uint8
-        The images whose rows hold codes.
-    size : int
-        Bytes on the disk.
-    used : float
-        Seconds since 1970.
-    """
+    """A part of a store; dataset, backbone and weights as they were typed."""
 
     path: str
     dataset: str
     backbone: str
     weights: str | None
-    key: dict[str, Any] = field(repr=False)
-    arrays: tuple[dict[str, Any], ...]
+    key: dict[str, Any] = field(repr=False)  # the fields of the extraction's
+    arrays: tuple[dict[str, Any], ...]  # the fields of each array's key
+    # Of the images whose rows hold codes, shape (n_images, 32).
     digests: NDArray[np.uint8] = field(repr=False, compare=False)
-    size: int
-    used: float
+    size: int  # bytes on the disk
+    used: float  # seconds since 1970
 
     @property
     def n_images(self) -> int:

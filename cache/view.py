@@ -48,12 +48,10 @@ class CodesView:
         row_of: NDArray[np.intp],
     ) -> None:
         self._part_of, self._row_of = part_of, row_of
-        self._sources = {
-            int(number): _Source(parts[number], array) for number in np.unique(part_of)
-        }
+        # Of no image, codes are as wide as others.
+        numbers = np.unique(part_of) if len(part_of) else np.arange(len(parts))[:1]
+        self._sources = {int(number): _Source(parts[number], array) for number in numbers}
         first = next(iter(self._sources.values()), None)
-        if first is None and parts:
-            first = _Source(parts[0], array)  # No image, but as wide as others.
         self.dtype: np.dtype[Any] = np.dtype(array.split("-")[-2] if first is None else first.dtype)
         self.shape = (len(row_of), 0 if first is None else first.n_features)
         self.chunks = (64, 0) if first is None else (first.chunk_rows, self.shape[1])

@@ -27,21 +27,11 @@ USE = "use"
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """A file of a store.
+    """A file of a store."""
 
-    Attributes
-    ----------
-    path : str
-        Inside the store.
-    size : int
-        Bytes.
-    modified : float
-        Seconds since 1970.
-    """
-
-    path: str
-    size: int
-    modified: float
+    path: str  # inside the store
+    size: int  # bytes
+    modified: float  # seconds since 1970
 
 
 class Storage(Protocol):
