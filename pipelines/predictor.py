@@ -146,7 +146,7 @@ def fit(extraction: Extraction, comparison: Comparison, protocol: Protocol) -> F
     backbone = extraction.backbone
     return FittedPipeline(
         classifier=classifier,
-        options=replace(extraction.options_of(layer, extraction.options), store=None),
+        options=replace(extraction.options_of(layer), store=None),
         weights_digest=backbone.weights_digest,
         architecture=backbone.architecture,
         preprocessing=backbone.preprocessing.fields(),

@@ -175,13 +175,13 @@ class Study:
     def reproducibility(self) -> Reproducibility:
         """How much codes differ when they are extracted otherwise."""
         with timed(self.extraction.seconds, "reproducibility"):
-            return measure_reproducibility(self.extraction, self.extraction.options)
+            return measure_reproducibility(self.extraction)
 
     @cached_property
     def cost(self) -> dict[str, float]:
         """Seconds of the network for an image, up to the chosen and to the recommended layer."""
         layers = [self.best.layer, self.best.taken[0]]
-        return measure_cost(self.extraction, self.extraction.options, layers)
+        return measure_cost(self.extraction, layers)
 
     @cached_property
     def advice(self) -> Advice:

@@ -13,7 +13,7 @@ from cache import CodeStore, DamagedCodesError, StoreError
 from cache.contents import Entry, list_entries
 from cache.records import groups, parts
 from cache.storage.base import Storage
-from cache.upkeep import Holding, list_parts, parse_age, parse_size
+from cache.upkeep import AGES, SIZES, Holding, list_parts, parse_quantity
 from cache.upkeep import prune as prune_parts
 from cache.verify import Fault, repair
 from cache.verify import verify as find_faults
@@ -141,10 +141,12 @@ def prune(
     dry_run
         Say what would be removed, and remove nothing.
     """
-    age = None if older_than is None else parse_age(older_than, "--older-than")
-    size = None if max_size is None else parse_size(max_size, "--max-size")
+    age = None if older_than is None else parse_quantity(older_than, "--older-than", AGES)
+    size = None if max_size is None else parse_quantity(max_size, "--max-size", SIZES)
     storage = _open(store)
-    removed, busy = prune_parts(storage, older_than=age, max_size=size, dry_run=dry_run)
+    removed, busy = prune_parts(
+        storage, list_parts(storage), older_than=age, max_size=size, dry_run=dry_run
+    )
     for holding in removed:
         stdout().print(f"{'would remove' if dry_run else 'removed'} {_name(holding)}")
     for holding in busy:

@@ -174,7 +174,7 @@ class _Extracted(Control):
         """Extract the codes that the store lacks."""
         from pipelines.extraction.extract import extract
 
-        of_best = extraction.options_of(best, extraction.options)
+        of_best = extraction.options_of(best)
         options, backbone = self.options(of_best, extraction)
         found = extract(extraction.images, options, backbone=backbone, progress=progress)
         [reader] = found.readers.values()

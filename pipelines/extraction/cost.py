@@ -20,7 +20,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from codes import Backbone
 from pipelines.extraction.extract import Extraction, extractor_of
-from pipelines.extraction.options import ExtractionOptions
 
 N_IMAGES = 8
 N_PASSES = 5
@@ -81,9 +80,7 @@ def _all_counted() -> Iterator[None]:
         mha.set_fastpath_enabled(before)
 
 
-def measure_cost(
-    extraction: Extraction, options: ExtractionOptions, layers: Sequence[str]
-) -> dict[str, float]:
+def measure_cost(extraction: Extraction, layers: Sequence[str]) -> dict[str, float]:
     """Time the network up to some of its layers, on the device of the extraction.
 
     Returned are seconds for an image by tap: the median of a few passes of eight images, the layers
@@ -94,7 +91,7 @@ def measure_cost(
     places = range(min(N_IMAGES, len(images)))
     pixels = torch.cat([preprocessing.crops(images.source.open(i)) for i in places])
     extractors = {
-        layer: extractor_of(extraction.backbone, extraction.options_of(layer, options))
+        layer: extractor_of(extraction.backbone, extraction.options_of(layer))
         for layer in dict.fromkeys(layers)
     }
     times: dict[str, list[float]] = {layer: [] for layer in extractors}

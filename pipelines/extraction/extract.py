@@ -105,17 +105,10 @@ class Extraction:
         """
         return self.store.view(self.key, self.arrays[layer], self.digests)
 
-    def options_of(self, layer: str, options: ExtractionOptions) -> ExtractionOptions:
-        """Narrow the options that this was made with down to one of its taps.
-
-        Parameters
-        ----------
-        layer : str
-            A tap's name.
-        options : ExtractionOptions
-        """
+    def options_of(self, layer: str) -> ExtractionOptions:
+        """Narrow the options that this was made with down to one of its taps, by its name."""
         [tap] = [tap for tap in self.taps if tap.name == layer]
-        return replace(options, layers=tap.layer.name, pool=tap.pool)
+        return replace(self.options, layers=tap.layer.name, pool=tap.pool)
 
     @property
     def readers(self) -> dict[str, Callable[[], NDArray[Any]]]:
@@ -191,7 +184,7 @@ def extract(
             say_weights(backbone, options.weights, progress)
         extractor = extractor_of(backbone, options)
     store = CodeStore(options.store)
-    store.require_locks()
+    store.storage.require_locks()
     with timed(seconds, "digest"):
         digests = read_digests(images, store, progress)
     chosen = ""

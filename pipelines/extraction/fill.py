@@ -60,7 +60,7 @@ def fill_missing(
         return sum(bytes_of({a: widths[a] for a in gap.arrays}, len(gap.images)) for gap in gaps)
 
     gaps = store.missing(key, list(arrays.values()), digests)
-    store.require_space(bytes_needed())
+    store.storage.require_space(bytes_needed())
     removed = store.require_limit(bytes_needed())
     if removed:
         progress.info(f"Removed for CNN_CODES_STORE_LIMIT: {', '.join(removed)}.")
