@@ -12,7 +12,6 @@ import google_crc32c
 import numpy as np
 from numcodecs.zstd import compress, decompress
 from numpy.typing import NDArray
-from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.chunk_key_encodings import ChunkKeyEncodingParams
 
@@ -21,14 +20,11 @@ KEYS: ChunkKeyEncodingParams = {"name": "default", "separator": "."}
 LEVEL = -1
 """Of zstd: level 1 made codes a tenth smaller and took one and a half to six times as long to
 read; shuffling bytes or bits first makes codes after a ReLU larger."""
+CODECS = (ZstdCodec(level=LEVEL), Crc32cCodec())
+"""Zarr's names for what `encode` does."""
 CHUNK_BYTES = 2**19
 """Small enough that a hundred rows here and there are read at once."""
 MIN_ROWS, MAX_ROWS = 1, 1024
-
-
-def codecs() -> list[BytesBytesCodec]:
-    """Give Zarr's names for what `encode` does."""
-    return [ZstdCodec(level=LEVEL), Crc32cCodec()]
 
 
 def chunk_rows(n_features: int, itemsize: int) -> int:
@@ -76,11 +72,6 @@ def encode(rows: NDArray[Any]) -> tuple[bytes, str]:
     data: bytes = compress(rows.astype(rows.dtype.newbyteorder("<"), copy=False), LEVEL)
     end = google_crc32c.value(data).to_bytes(4, "little")
     return data + end, end.hex()
-
-
-def longest(rows: NDArray[Any]) -> int:
-    """Give the bytes that a chunk's file has at most: a little more than its rows."""
-    return rows.nbytes + rows.nbytes // 128 + 1024
 
 
 def decode(data: bytes | memoryview, checksum: str, rows: NDArray[Any]) -> None:

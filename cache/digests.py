@@ -6,11 +6,11 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from cache.storage.locks import PATIENCE, missing_locks, say_waiting
+from cache.storage.locks import PATIENCE, WAITING, log, missing_locks
 
 # A file changed within this time may change again without another modification time.
 SETTLED = 2.0
@@ -65,12 +65,7 @@ class DigestMemory:
     def __enter__(self) -> DigestMemory:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._keep()
         if self._base is not None:
             self._base.close()
@@ -82,7 +77,8 @@ class DigestMemory:
         except sqlite3.OperationalError as error:
             if self._base is None or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 raise
-        say_waiting(self._file, "another process writes digests of images to it.")
+        why = "another process writes digests of images to it."
+        log.warning(WAITING, str(self._file), why)
         self._base.execute(f"PRAGMA busy_timeout = {1000 * LONGEST_WAIT:.0f}")
         return run(*given)
 
@@ -92,12 +88,10 @@ class DigestMemory:
         self._learnt = {}
         if self._base is None:
             return
-        try:
-            with self._base:
-                insert = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)"
-                self._patiently(self._base.executemany, insert, rows)
-        except sqlite3.Error:
-            pass  # A disk that is full or read-only: the files are read again next time.
+        # Where the disk is full or read-only, the files are read again next time.
+        with suppress(sqlite3.Error), self._base:
+            insert = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)"
+            self._patiently(self._base.executemany, insert, rows)
 
     def _known(self, name: str) -> tuple[int, int, int, bytes] | None:
         # Asked one by one: the memory may know of many more files than are wanted.

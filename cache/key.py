@@ -36,6 +36,17 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 in hexadecimal.
+
+    Examples
+    --------
+    >>> sha256(b"")[:16]
+    'e3b0c44298fc1c14'
+    """
+    return hashlib.sha256(data).hexdigest()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExtractionKey:
     """What all codes of one extraction depend on, besides the image and the layer.
@@ -67,7 +78,7 @@ class ExtractionKey:
 
     def digest(self) -> str:
         """Return the SHA-256 of the key, 64 hexadecimal digits."""
-        return hashlib.sha256(canonical_json(self.fields()).encode()).hexdigest()
+        return sha256(canonical_json(self.fields()).encode())
 
     def folder(self) -> str:
         """Return the name of this extraction's group in a store."""
@@ -107,9 +118,9 @@ class CodesKey:
         >>> CodesKey(layer="fc6.relu", activation="post", pool="flatten", dtype="float16").array()
         'fc6.relu-post-flatten-float16-804bcf69'
         """
-        digest = hashlib.sha256(canonical_json(self.fields()).encode()).hexdigest()
-        words = (self.layer, self.activation, self.pool, self.dtype)
-        return "-".join([*map(_slug, words), digest[:8]])
+        fields = self.fields()
+        digest = sha256(canonical_json(fields).encode())
+        return "-".join([*map(_slug, fields.values()), digest[:8]])
 
 
 def _slug(text: str) -> str:

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from cache.chunks import MIN_ROWS
 from cache.errors import DamagedCodesError
-from cache.key import CodesKey
-from cache.records import read_record, sha256
+from cache.key import CodesKey, sha256
+from cache.records import read_record
 from cache.storage.base import FILE, Storage
 
 COMMITTED, IMAGES = "committed", "images"
@@ -33,29 +33,19 @@ COMMITTED, IMAGES = "committed", "images"
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """What a marker says.
+    """What a marker says of some rows of a part."""
 
-    Attributes
-    ----------
-    path : str
-        Of the marker.
-    start, stop : int
-        Rows of the part.
-    unreadable : dict of str to str
-        Row → why its image has no codes.
-    chunks : dict of str to dict of str to str
-        Array → number of a chunk → the checksum at its end.
-    """
-
-    path: str
+    path: str  # of the marker
     start: int
     stop: int
-    unreadable: dict[str, str]
-    chunks: dict[str, dict[str, str]]
+    unreadable: dict[str, str]  # row → why its image has no codes
+    chunks: dict[str, dict[str, str]]  # array → number of a chunk → the checksum at its end
 
-    def chunk_numbers(self, chunk_rows: int) -> range:
-        """Give the numbers of the chunks that its rows are in."""
-        return range(self.start // chunk_rows, -(-self.stop // chunk_rows))
+    def checksums(self, array: str, chunk_rows: int) -> dict[int, str | None]:
+        """Give the checksum of each chunk that its rows are in; None where the marker has none."""
+        kept = self.chunks.get(array, {})
+        numbers = range(self.start // chunk_rows, -(-self.stop // chunk_rows))
+        return {chunk: kept.get(str(chunk)) for chunk in numbers}
 
 
 class Part:
@@ -139,15 +129,6 @@ class Part:
             readable[[int(row) for row in segment.unreadable]] = False
         return np.flatnonzero(readable)
 
-    def checksums(self, array: str, chunk_rows: int) -> dict[int, str | None]:
-        """Give the checksum of each chunk of an array that is committed; None: no marker has it."""
-        found: dict[int, str | None] = {}
-        for segment in self.segments:
-            kept = segment.chunks.get(array, {})
-            for chunk in segment.chunk_numbers(chunk_rows):
-                found[chunk] = kept.get(str(chunk))
-        return found
-
     def open(self, array: str) -> zarr.Array[Any]:
         """Open an array whose metadata are as they were written."""
         metadata = self.storage.read(f"{self.path}/{array}/{FILE}")
@@ -166,56 +147,37 @@ class Part:
         )
 
 
-class Lookup:
-    """Where each image stands in some parts.
+def find_images(
+    parts: Sequence[Part], digests: NDArray[np.uint8]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Find where each image stands in some parts.
 
     Parameters
     ----------
     parts : sequence of Part
         Of several that hold an image, the first counts.
+    digests : ndarray of shape (n, 32), uint8
+
+    Returns
+    -------
+    part_of, row_of : ndarrays of shape (n,), intp
+        Number of the part, -1 where there is none, and the row in it.
     """
-
-    def __init__(self, parts: Sequence[Part]) -> None:
-        rows = [part.rows() for part in parts]
-        none = np.empty((0, 32), np.uint8)
-        pairs = zip(parts, rows, strict=True)
-        digests = np.concatenate([none, *(part.digests()[r] for part, r in pairs)])
-        numbers = [np.full(len(r), number) for number, r in enumerate(rows)]
-        keys, order = _sort(digests)
-        self._keys, self._digests = keys[order], _whole(digests).take(order)
-        self._parts = np.concatenate([np.empty(0, np.intp), *numbers])[order]
-        self._rows = np.concatenate([np.empty(0, np.intp), *rows])[order]
-
-    def find(self, digests: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Look images up.
-
-        Parameters
-        ----------
-        digests : ndarray of shape (n, 32), uint8
-
-        Returns
-        -------
-        parts, rows : ndarrays of shape (n,), intp
-            Number of the part, -1 where there is none, and the row in it.
-        """
-        wanted, order = _sort(digests)
-        places = np.empty(len(wanted), np.intp)  # In order they are found twenty times as fast.
-        places[order] = np.searchsorted(self._keys, wanted[order])
-        parts = np.full(len(digests), -1, np.intp)
-        rows = np.zeros(len(digests), np.intp)
-        # Sorted by the first 8 of 32 bytes: where these agree, the others are looked at, and the
-        # next place should they differ.
-        whole = _whole(digests)
-        open_ = np.arange(len(digests))
-        while len(open_):
-            open_ = open_[places[open_] < len(self._keys)]
-            open_ = open_[self._keys[places[open_]] == wanted[open_]]
-            same = self._digests.take(places[open_]) == whole.take(open_)
-            found = open_[same]
-            parts[found], rows[found] = self._parts[places[found]], self._rows[places[found]]
-            open_ = open_[~same]
-            places[open_] += 1
-        return parts, rows
+    rows = [part.rows() for part in parts]
+    kept = [part.digests()[r] for part, r in zip(parts, rows, strict=True)]
+    keys = _whole(np.concatenate([np.empty((0, 32), np.uint8), *kept]))
+    order = np.argsort(keys, kind="stable")
+    keys, wanted = keys[order], _whole(digests)
+    asked = np.argsort(wanted)  # In order they are found several times as fast.
+    places = np.searchsorted(keys, wanted[asked])
+    inside = places < len(keys)
+    asked, places = asked[inside], places[inside]
+    same = keys[places] == wanted[asked]
+    found, at = asked[same], order[places[same]]
+    part_of, row_of = np.full(len(digests), -1, np.intp), np.zeros(len(digests), np.intp)
+    part_of[found] = np.repeat(np.arange(len(parts)), [len(r) for r in rows])[at]
+    row_of[found] = np.concatenate([np.empty(0, np.intp), *rows])[at]
+    return part_of, row_of
 
 
 def distinct(digests: NDArray[np.uint8]) -> NDArray[np.intp]:
@@ -230,27 +192,9 @@ def distinct(digests: NDArray[np.uint8]) -> NDArray[np.intp]:
     >>> distinct(np.array([[3] * 32, [1] * 32, [3] * 32], np.uint8)).tolist()
     [0, 1]
     """
-    keys, order = _sort(digests)
-    ordered = keys[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][: len(keys)])
-    first = order[starts]
-    run = np.searchsorted(starts, np.arange(len(keys)), side="right") - 1
-    whole = _whole(digests)
-    copies = whole[order] == whole[first[run]]
-    if len(starts) < len(keys) and not copies.all():  # 8 bytes agree and the others do not.
-        return np.sort(np.unique(digests, axis=0, return_index=True)[1]).astype(np.intp)
-    return np.sort(first).astype(np.intp)
+    return np.sort(np.unique(_whole(digests), return_index=True)[1])
 
 
-def _whole(digests: NDArray[np.uint8]) -> NDArray[np.void]:
-    """Give each digest as one value, which is moved and compared faster than 32."""
-    return np.ascontiguousarray(digests).view("V32").ravel()
-
-
-def _sort(digests: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
-    """Give the first 8 bytes of each digest, and their order; equal ones stay in theirs."""
-    keys = np.ascontiguousarray(digests).view(np.uint64)[:, 0].copy()
-    order = np.argsort(keys)
-    if (np.diff(keys[order]) == 0).any():  # Seldom, and five times as slow.
-        order = np.argsort(keys, kind="stable")
-    return keys, order
+def _whole(digests: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+    """Give each digest as one value, which NumPy sorts and compares faster than 32."""
+    return np.ascontiguousarray(digests).view("S32").ravel()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from cache.errors import DamagedCodesError
-from cache.key import canonical_json
+from cache.key import canonical_json, sha256
 from cache.storage.base import FILE, Storage
 
 
@@ -73,17 +72,6 @@ def _to_bytes(folder: str, attributes: Mapping[str, Any]) -> bytes:
         "zarr_format": 3,
     }
     return canonical_json(document).encode()
-
-
-def sha256(data: bytes) -> str:
-    """Return the SHA-256 in hexadecimal.
-
-    Examples
-    --------
-    >>> sha256(b"")[:16]
-    'e3b0c44298fc1c14'
-    """
-    return hashlib.sha256(data).hexdigest()
 
 
 def groups(storage: Storage) -> list[str]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from cache.errors import StoreError
 from cache.key import CodesKey, ExtractionKey
-from cache.part import Lookup, Part, distinct
+from cache.part import Part, distinct, find_images
 from cache.records import parts, read_record, write_record
 from cache.storage.base import USE, user_folder
 from cache.storage.opening import open_storage
@@ -75,10 +76,6 @@ class CodeStore:
         self._used: set[str] = set()
         self._needed: set[str] = set()
 
-    def __reduce__(self) -> tuple[type[CodeStore], tuple[str]]:
-        # In another process its locks and connections are its own.
-        return CodeStore, (self.name,)
-
     def missing(
         self, extraction: ExtractionKey, arrays: Sequence[CodesKey], digests: NDArray[np.uint8]
     ) -> list[Gap]:
@@ -103,18 +100,19 @@ class CodeStore:
             with_array = [part for part in held if part.has(array)]
             names = tuple(part.path for part in with_array)
             if names not in lookups:
-                part_of, _ = Lookup(with_array).find(digests[places])
+                part_of, _ = find_images(with_array, digests[places])
                 lookups[names] = part_of < 0
                 self._needed |= {names[number] for number in np.unique(part_of[part_of >= 0])}
             lacking[:, column] = lookups[names]
-        gaps: list[Gap] = []
         patterns, pattern_of = np.unique(lacking, axis=0, return_inverse=True)
-        for number, pattern in enumerate(patterns):
-            if pattern.any():
-                keys = tuple(array for array, lacks in zip(arrays, pattern, strict=True) if lacks)
-                images = places[pattern_of.ravel() == number]
-                gaps.append(Gap(images=images, arrays=keys))
-        return gaps
+        return [
+            Gap(
+                images=places[pattern_of.ravel() == number],
+                arrays=tuple(compress(arrays, pattern)),
+            )
+            for number, pattern in enumerate(patterns)
+            if pattern.any()
+        ]
 
     def write(
         self,
@@ -152,7 +150,7 @@ class CodeStore:
             If there is no array or image, or a width, stored type or digest is none.
         """
         _check_parts(arrays, digests)
-        self.require_space(bytes_of(arrays, len(digests)))
+        self.storage.require_space(bytes_of(arrays, len(digests)))
         group = extraction.folder()
         if not self._check_key(extraction):
             with suppress(FileExistsError):  # Another process was first, with the same key.
@@ -161,31 +159,6 @@ class CodeStore:
         return PartWriter(
             self.storage, extraction, arrays=arrays, digests=digests, provenance=provenance or {}
         )
-
-    def require_space(self, n_bytes: int) -> None:
-        """Refuse to begin what the disk cannot hold.
-
-        Parameters
-        ----------
-        n_bytes : int
-            What the codes can take, uncompressed.
-
-        Raises
-        ------
-        OSError
-            With ``errno.ENOSPC``, if less is free.
-        """
-        self.storage.require_space(n_bytes)
-
-    def require_locks(self) -> None:
-        """Refuse to begin where the file system has no locks.
-
-        Raises
-        ------
-        StoreError
-            If it has none.
-        """
-        self.storage.require_locks()
 
     def require_limit(self, n_bytes: int) -> list[str]:
         """Keep the store within ``CNN_CODES_STORE_LIMIT``, where that is set.
@@ -254,7 +227,7 @@ class CodeStore:
             If the codes of an image are not there.
         """
         held = [part for part in self._parts(extraction) if part.has(array)]
-        part_of, row_of = Lookup(held).find(digests)
+        part_of, row_of = find_images(held, digests)
         absent = int((part_of < 0).sum())
         if absent:
             raise StoreError(
@@ -262,14 +235,12 @@ class CodeStore:
                 f"{len(digests)} images. Run `cnn-codes extract` first."
             )
         for number in np.unique(part_of):
-            self._needed.add(held[number].path)
-            self._note_use(held[number].path)
+            path = held[number].path
+            self._needed.add(path)
+            if path not in self._used:
+                self._used.add(path)
+                self.storage.touch(f"{USE}/{path}")
         return CodesView(array.array(), held, part_of, row_of)
-
-    def _note_use(self, part: str) -> None:
-        if part not in self._used:
-            self._used.add(part)
-            self.storage.touch(f"{USE}/{part}")
 
     def _check_key(self, extraction: ExtractionKey) -> bool:
         """Tell whether the group exists; an error if another extraction's codes are in it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,49 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import StoreError
-from cache.part import COMMITTED, Part, distinct
+from cache.part import COMMITTED, Part
 from cache.records import groups, parts, read_record
 from cache.storage.base import FILE, USE, Storage
 
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_TIMES = {"h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
+SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+AGES = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holding:
-    """A part of a store.
-
-    Attributes
-    ----------
-    path : str
-    dataset, backbone : str
-        What was typed when the codes were extracted.
-    weights : str or None
-        As typed; None if nothing was.
-    key : dict
-        The fields of the extraction's key.
-    arrays : tuple of dict
-        The fields of each array's key.
-    digests : ndarray of shape (n_images, 32), uint8
-        The images whose rows hold codes.
-    n_copies : int
-        How many of them another part listed before holds too, for all these arrays.
-    size : int
-        Bytes on the disk.
-    used : float
-        Seconds since 1970.
-    """
+    """A part of a store; dataset, backbone and weights as they were typed."""
 
     path: str
     dataset: str
     backbone: str
     weights: str | None
-    key: dict[str, Any] = field(repr=False)
-    arrays: tuple[dict[str, Any], ...]
+    key: dict[str, Any] = field(repr=False)  # the fields of the extraction's
+    arrays: tuple[dict[str, Any], ...]  # the fields of each array's key
+    # Of the images whose rows hold codes, shape (n_images, 32).
     digests: NDArray[np.uint8] = field(repr=False, compare=False)
-    n_copies: int
-    size: int
-    used: float
+    size: int  # bytes on the disk
+    used: float  # seconds since 1970
 
     @property
     def n_images(self) -> int:
@@ -77,33 +56,24 @@ def list_parts(storage: Storage) -> list[Holding]:
     found: list[Holding] = []
     uses = {file.path: file.modified for file in storage.files(USE)}
     for group in groups(storage):
-        seen: list[tuple[frozenset[str], NDArray[np.uint8]]] = []
         key = (read_record(storage, group) or {}).get("key", {})
         for path in parts(storage, group):
             part = Part(storage, path)
-            files = list(storage.files(part.path))
-            used = uses.get(f"{USE}/{part.path}", 0.0)
-            digests = np.empty((0, 32), np.uint8)
-            if part.segments:
-                digests = part.digests()[part.rows()]
-            before = [d for arrays, d in seen if arrays >= part.arrays.keys()]
-            known = np.concatenate([np.empty((0, 32), np.uint8), *before])
-            known = known[distinct(known)]
-            both = np.concatenate([known, digests])
-            seen.append((frozenset(part.arrays), digests))
+            files = list(storage.files(path))
+            none = np.empty((0, 32), np.uint8)
             provenance = (part.record or {}).get("provenance", {})
             found.append(
                 Holding(
-                    path=part.path,
+                    path=path,
                     dataset=str(provenance.get("dataset", "?")),
                     backbone=str(provenance.get("backbone", "?")),
                     weights=provenance.get("weights"),
                     key=key,
                     arrays=tuple(part.arrays.values()),
-                    digests=digests,
-                    n_copies=len(both) - len(distinct(both)),
+                    digests=part.digests()[part.rows()] if part.segments else none,
                     size=sum(file.size for file in files),
-                    used=used or max((file.modified for file in files), default=0.0),
+                    used=uses.get(f"{USE}/{path}")
+                    or max((file.modified for file in files), default=0.0),
                 )
             )
     return sorted(found, key=lambda holding: holding.used, reverse=True)
@@ -111,10 +81,12 @@ def list_parts(storage: Storage) -> list[Holding]:
 
 def prune(
     storage: Storage,
+    holdings: list[Holding],
     *,
     older_than: float | None = None,
-    max_size: int | None = None,
+    max_size: float | None = None,
     dry_run: bool = False,
+    keep: Set[str] | None = None,
 ) -> tuple[list[Holding], list[Holding]]:
     """Remove what was not used for long, or as much as it takes, least recently used first.
 
@@ -123,19 +95,41 @@ def prune(
     Parameters
     ----------
     storage : Storage
+    holdings : list of Holding
+        All of it, as `list_parts` returns them.
     older_than : float, optional
         Seconds.
-    max_size : int, optional
+    max_size : float, optional
         Bytes that may stay.
     dry_run : bool, default=False
         Whether nothing is removed.
+    keep : set of str, optional
+        Paths of the parts that this process is about to read; without it, it keeps all that it
+        reads.
 
     Returns
     -------
     removed, busy : lists of Holding
         What went, or would go; and what would have to go but is in use by a running process.
     """
-    return _prune(storage, list_parts(storage), older_than, max_size, dry_run=dry_run)
+    total = sum(holding.size for holding in holdings)
+    removed: list[Holding] = []
+    busy: list[Holding] = []
+    for holding in reversed(holdings):
+        old = older_than is not None and holding.used < time.time() - older_than
+        over = max_size is not None and total > max_size
+        if not (old or over or not holding.n_images):
+            continue
+        if keep is not None and holding.path in keep:
+            busy.append(holding)
+            continue
+        with storage.lock_exclusive(holding.path.split("/")[0], mine=keep is not None) as free:
+            if free and (dry_run or _remove(storage, holding)):
+                removed.append(holding)
+                total -= holding.size
+            elif holding.n_images:
+                busy.append(holding)
+    return removed, busy
 
 
 def _remove(storage: Storage, holding: Holding) -> bool:
@@ -160,36 +154,6 @@ def _remove(storage: Storage, holding: Holding) -> bool:
     return True
 
 
-def _prune(
-    storage: Storage,
-    holdings: list[Holding],
-    older_than: float | None,
-    max_size: int | None,
-    *,
-    dry_run: bool,
-    keep: Set[str] | None = None,
-) -> tuple[list[Holding], list[Holding]]:
-    """Remove parts, and of those that this process holds all but some, if these are named."""
-    total = sum(holding.size for holding in holdings)
-    removed: list[Holding] = []
-    busy: list[Holding] = []
-    for holding in reversed(holdings):
-        old = older_than is not None and holding.used < time.time() - older_than
-        over = max_size is not None and total > max_size
-        if not (old or over or not holding.n_images):
-            continue
-        if keep is not None and holding.path in keep:
-            busy.append(holding)
-            continue
-        with storage.lock_exclusive(holding.path.split("/")[0], mine=keep is not None) as free:
-            if free and (dry_run or _remove(storage, holding)):
-                removed.append(holding)
-                total -= holding.size
-            elif holding.n_images:
-                busy.append(holding)
-    return removed, busy
-
-
 def make_room(storage: Storage, limit: str, n_bytes: int, keep: Set[str]) -> list[str]:
     """Remove parts until ``n_bytes`` more keep the store within its limit.
 
@@ -197,10 +161,10 @@ def make_room(storage: Storage, limit: str, n_bytes: int, keep: Set[str]) -> lis
     ----------
     storage : Storage
     limit : str
-        As for `parse_size`.
+        A size, such as ``20GB``.
     n_bytes : int
     keep : set of str
-        Paths of parts that this process itself is about to read.
+        As for `prune`.
 
     Returns
     -------
@@ -212,47 +176,47 @@ def make_room(storage: Storage, limit: str, n_bytes: int, keep: Set[str]) -> lis
     StoreError
         If too much of the store is in use, or the codes alone are larger than the limit.
     """
-    most = parse_size(limit, "CNN_CODES_STORE_LIMIT")
+    most = int(parse_quantity(limit, "CNN_CODES_STORE_LIMIT", SIZES))
     holdings = list_parts(storage)
-    removed, _ = _prune(storage, holdings, None, max(0, most - n_bytes), dry_run=True, keep=keep)
-    left = sum(h.size for h in holdings) - sum(h.size for h in removed)
-    if left + n_bytes > most:
+    left = max(0, most - n_bytes)
+    removed, _ = prune(storage, holdings, max_size=left, dry_run=True, keep=keep)
+    used = sum(h.size for h in holdings) - sum(h.size for h in removed)
+    if used + n_bytes > most:
         raise StoreError(
-            f"The codes can take {n_bytes / 1e6:,.1f} MB, {left / 1e6:,.1f} MB of the store "
+            f"The codes can take {n_bytes / 1e6:,.1f} MB, {used / 1e6:,.1f} MB of the store "
             f"{storage.name!r} are in use, and CNN_CODES_STORE_LIMIT allows {limit}. Raise it, or "
             "choose fewer --layers, a coarser --pool or another --store."
         )
-    removed, _ = _prune(storage, holdings, None, most - n_bytes, dry_run=False, keep=keep)
+    removed, _ = prune(storage, holdings, max_size=left, keep=keep)
     return [holding.path for holding in removed]
 
 
-def parse_size(text: str, name: str) -> int:
-    """Read a number of bytes.
+def parse_quantity(text: str, name: str, units: Mapping[str, int]) -> float:
+    """Read a number and its unit, in bytes or seconds.
+
+    Parameters
+    ----------
+    text : str
+    name : str
+        The option that it was given for.
+    units : mapping of str to int
+        `SIZES` or `AGES`.
+
+    Raises
+    ------
+    ValueError
+        If it is not a number followed by one of the units.
 
     Examples
     --------
-    >>> parse_size("1.5GB", "--max-size")
-    1500000000
+    >>> parse_quantity("1.5GB", "--max-size", SIZES), parse_quantity("2d", "--older-than", AGES)
+    (1500000000.0, 172800.0)
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B)\s*", text, re.IGNORECASE)
-    if match is None:
+    known = {unit.upper(): factor for unit, factor in units.items()}
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Z]+)\s*", text.upper())
+    if match is None or match[2] not in known:
         raise ValueError(
-            f"{name} {text!r} is not a valid size. Allowed: a number and B, KB, MB, GB or TB."
+            f"{name} {text!r} is not valid. Allowed: a number and one of {', '.join(units)}, as in "
+            f"30{[*units][1]}."
         )
-    return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def parse_age(text: str, name: str) -> float:
-    """Read a time span in seconds.
-
-    Examples
-    --------
-    >>> parse_age("2d", "--older-than")
-    172800.0
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([hdw])\s*", text)
-    if match is None:
-        raise ValueError(
-            f"{name} {text!r} is not a valid time. Allowed: a number and h, d or w, as in 30d."
-        )
-    return float(match[1]) * _TIMES[match[2]]
+    return float(match[1]) * known[match[2]]

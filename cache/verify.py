@@ -106,57 +106,48 @@ def repair(storage: Storage, faults: list[Fault]) -> None:
 
 
 def _verify_group(storage: Storage, group: str) -> Iterator[Fault]:
-    try:
-        if read_record(storage, group) is None and any(
-            storage.read(f"{path}/{FILE}") is not None for path in parts(storage, group)
-        ):
-            path = f"{group}/{FILE}"
-            yield Fault(path=path, why="it is gone", repair=path)
-    except DamagedCodesError:
-        path = f"{group}/{FILE}"
-        yield Fault(path=path, why="it is not as it was written", repair=path)
-    ours = {path.split("/")[1] for path in parts(storage, group)} | {FILE}
-    for name in sorted({file.path.split("/")[1] for file in storage.files(group)} - ours):
-        if not name.endswith(".partial"):  # A killed writer's.
-            yield _foreign(f"{group}/{name}")
+    record = f"{group}/{FILE}"
+    ours = parts(storage, group)
+    yield from _verify_record(storage, group, repair=record)
+    if storage.read(record) is None and any(storage.read(f"{part}/{FILE}") for part in ours):
+        yield Fault(path=record, why="it is gone", repair=record)
+    found = {"/".join(file.path.split("/")[:2]) for file in storage.files(group)}
+    for path in sorted(found - {record, *ours}):
+        if not path.endswith(".partial"):  # A killed writer's.
+            yield _foreign(path)
 
 
 def _verify_part(storage: Storage, path: str) -> Iterator[Fault]:
-    files = {file.path for file in storage.files(path)}
-    if f"{path}/{FILE}" not in files:
+    files = sorted(file.path for file in storage.files(path))
+    record, committed = f"{path}/{FILE}", f"{path}/{COMMITTED}"
+    if record not in files:
         if any(re.fullmatch(rf".*/{COMMITTED}/\d+/{FILE}", file) for file in files):
-            yield Fault(path=f"{path}/{FILE}", why="it is gone", repair=path)
-            return
-        # Its writer did not live to finish them: nothing reads them.
-        part = Part(storage, path)
-        yield from (_foreign(file) for file in sorted(files) if not part.owns(file))
+            yield Fault(path=record, why="it is gone", repair=path)
+        else:  # Its writer did not live to finish it: nothing reads it.
+            yield from _foreign_in(Part(storage, path), files)
         return
-    for name in storage.folders(f"{path}/{COMMITTED}"):
-        marker = f"{path}/{COMMITTED}/{name}"
-        try:
-            if read_record(storage, marker) is None:
-                continue
-        except DamagedCodesError:
-            yield Fault(path=f"{marker}/{FILE}", why="it is not as it was written", repair=marker)
+    for folder in (*(f"{committed}/{name}" for name in storage.folders(committed)), path):
+        if damaged := list(_verify_record(storage, folder, repair=folder)):
+            yield from damaged
             return  # What else is wrong is found when this is mended.
-    try:
-        read_record(storage, f"{path}/{COMMITTED}")
-    except DamagedCodesError:
-        record = f"{path}/{COMMITTED}/{FILE}"  # Only readers of the whole hierarchy look at it.
-        yield Fault(path=record, why="it is not as it was written", repair=record)
-    try:
-        part = Part(storage, path)
-    except DamagedCodesError:
-        yield Fault(path=f"{path}/{FILE}", why="it is not as it was written", repair=path)
-        return
+    # Only readers of the whole hierarchy look at it.
+    yield from _verify_record(storage, committed, repair=f"{committed}/{FILE}")
+    part = Part(storage, path)
     try:
         part.digests()
-    except (DamagedCodesError, StoreError) as error:
+    except StoreError as error:
         yield Fault(path=f"{path}/{IMAGES}", why=str(error), array=IMAGES, repair=path)
         return
     for array in part.arrays:
         yield from _verify_array(part, array)
-    yield from (_foreign(file) for file in sorted(files) if not part.owns(file))
+    yield from _foreign_in(part, files)
+
+
+def _verify_record(storage: Storage, folder: str, *, repair: str) -> Iterator[Fault]:
+    try:
+        read_record(storage, folder)
+    except DamagedCodesError:
+        yield Fault(path=f"{folder}/{FILE}", why="it is not as it was written", repair=repair)
 
 
 def _verify_array(part: Part, array: str) -> Iterator[Fault]:
@@ -169,12 +160,10 @@ def _verify_array(part: Part, array: str) -> Iterator[Fault]:
     rows = np.empty(described.chunks, described.dtype)
     for segment in part.segments:
         unreadable = {int(row) for row in segment.unreadable}
-        for chunk in segment.chunk_numbers(step):
-            checksum = segment.chunks.get(array, {}).get(str(chunk))
+        for chunk, checksum in segment.checksums(array, step).items():
             first = max(chunk * step, segment.start)
             last = min(chunk * step + step, segment.stop) - 1
             path = chunk_path(part.path, array, chunk)
-            why = None
             try:
                 data = part.storage.read(path)
                 if data is None or checksum is None:
@@ -185,11 +174,17 @@ def _verify_array(part: Part, array: str) -> Iterator[Fault]:
                 if lacking != unreadable & set(range(first, last + 1)):
                     raise ValueError("it lacks rows that were written")
             except (ValueError, OSError) as error:
-                why = str(error)
-            if why is not None:
                 yield Fault(
-                    path=path, why=why, array=array, rows=(first, last), repair=segment.path
+                    path=path,
+                    why=str(error),
+                    array=array,
+                    rows=(first, last),
+                    repair=segment.path,
                 )
+
+
+def _foreign_in(part: Part, files: list[str]) -> Iterator[Fault]:
+    yield from (_foreign(file) for file in files if not part.owns(file))
 
 
 def _foreign(path: str) -> Fault:

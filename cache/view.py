@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.chunks import chunk_path, decode, longest
+from cache.chunks import chunk_path, decode
 from cache.errors import DamagedCodesError
 from cache.part import Part
 
@@ -48,12 +48,10 @@ class CodesView:
         row_of: NDArray[np.intp],
     ) -> None:
         self._part_of, self._row_of = part_of, row_of
-        self._sources = {
-            int(number): _Source(parts[number], array) for number in np.unique(part_of)
-        }
+        # Of no image, codes are as wide as others.
+        numbers = np.unique(part_of) if len(part_of) else np.arange(len(parts))[:1]
+        self._sources = {int(number): _Source(parts[number], array) for number in numbers}
         first = next(iter(self._sources.values()), None)
-        if first is None and parts:
-            first = _Source(parts[0], array)  # No image, but as wide as others.
         self.dtype: np.dtype[Any] = np.dtype(array.split("-")[-2] if first is None else first.dtype)
         self.shape = (len(row_of), 0 if first is None else first.n_features)
         self.chunks = (64, 0) if first is None else (first.chunk_rows, self.shape[1])
@@ -124,7 +122,9 @@ class _Source:
         described = part.open(array)
         self.part, self._array = part, array
         self.dtype, (self.chunk_rows, self.n_features) = described.dtype, described.chunks
-        self._checksums = part.checksums(array, self.chunk_rows)
+        self._checksums: dict[int, str | None] = {}
+        for segment in part.segments:
+            self._checksums |= segment.checksums(array, self.chunk_rows)
 
     def read(
         self, tasks: Sequence[NDArray[np.intp]], row_of: NDArray[np.intp], result: NDArray[Any]
@@ -132,7 +132,8 @@ class _Source:
         """Read rows into their places; each task is of one chunk, rows ascending."""
         # New memory for each chunk would take longer than reading it.
         buffer = np.empty((self.chunk_rows, self.n_features), self.dtype)
-        data = bytearray(longest(buffer))
+        # What cannot be compressed takes a little more than its rows.
+        data = bytearray(buffer.nbytes + buffer.nbytes // 128 + 1024)
         for places in tasks:
             chunk = int(row_of[places[0]]) // self.chunk_rows
             inside = row_of[places] - chunk * self.chunk_rows

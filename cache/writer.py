@@ -13,18 +13,17 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from cache.chunks import KEYS, chunk_path, chunk_rows, codecs, encode
+from cache.chunks import CODECS, KEYS, chunk_path, chunk_rows, encode
 from cache.errors import StoreError
-from cache.key import CodesKey, ExtractionKey
+from cache.key import CodesKey, ExtractionKey, sha256
 from cache.part import COMMITTED, IMAGES
-from cache.records import sha256, write_record
+from cache.records import write_record
 from cache.storage.base import FILE, USE, Storage
 
 SEGMENT_ROWS = 1024
@@ -75,7 +74,7 @@ class PartWriter:
                 dtype="uint8",
                 chunks=(65_536, 32),
                 chunk_key_encoding=KEYS,
-                compressors=codecs(),
+                compressors=CODECS,
                 fill_value=0,
             )
             images[:] = digests
@@ -84,11 +83,10 @@ class PartWriter:
                 for array, n_features in arrays.items()
             }
         write_record(storage, f"{self.path}/{COMMITTED}", {})
-        folders = [f"{self.path}/{array}" for array in self._names()]
-        files = [file.path for file in storage.files(self.path)]
-        storage.sync([*files, *folders, f"{self.path}/{IMAGES}"])
-        described = [IMAGES, *self._names()]
-        metadata = {name: storage.read(f"{self.path}/{name}/{FILE}") for name in described}
+        self._folders = [f"{self.path}/{column.name}" for column in self._columns.values()]
+        described = [f"{self.path}/{IMAGES}", *self._folders]
+        storage.sync([*(file.path for file in storage.files(self.path)), *described])
+        metadata = {at.split("/")[-1]: storage.read(f"{at}/{FILE}") for at in described}
         write_record(
             storage,
             self.path,
@@ -108,21 +106,12 @@ class PartWriter:
         # a batch or a commit whole.
         self._owner = ThreadPoolExecutor(1)
         self._threads = ThreadPoolExecutor(storage.n_threads)
-        self._sent: deque[Future[tuple[str, int, str]]] = deque()
-        self._written: dict[str, dict[str, str]] = {name: {} for name in self._names()}
-
-    def _names(self) -> list[str]:
-        return [column.name for column in self._columns.values()]
+        self._sent: deque[Future[None]] = deque()
 
     def __enter__(self) -> PartWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             # What refused a write would refuse the next one.
             if not isinstance(error, (OSError, StoreError)):
@@ -199,7 +188,7 @@ class PartWriter:
             stop = min(n, start + self._segment_start + SEGMENT_ROWS - self._row)
             for key, column in self._columns.items():
                 for chunk, rows in column.append(stored[key][start:stop]):
-                    self._send(column.name, chunk, rows)
+                    self._send(column, chunk, rows)
             self._row += stop - start
             start = stop
             if self._row == self._segment_start + SEGMENT_ROWS:
@@ -211,37 +200,38 @@ class PartWriter:
             return
         for column in self._columns.values():
             for chunk, rows in column.flush():
-                self._send(column.name, chunk, rows)
-        self._collect(0)
+                self._send(column, chunk, rows)
+        self._wait(0)
         for column in self._columns.values():
-            if len(self._written[column.name]) < -(-(stop - start) // column.chunk_rows):
+            if len(column.checksums) < -(-(stop - start) // column.chunk_rows):
                 return  # A write failed before: these rows are not all there.
-        self._storage.sync([f"{self.path}/{name}" for name in self._names()])
-        chunks, self._written = self._written, {name: {} for name in self._names()}
+        self._storage.sync(self._folders)
+        chunks = {column.name: column.checksums for column in self._columns.values()}
         unreadable = {str(row): why for row, why in self._unreadable.items() if start <= row < stop}
         write_record(
             self._storage,
             f"{self.path}/{COMMITTED}/{start:09d}",
             {"start": start, "stop": stop, "unreadable": unreadable, "chunks": chunks},
         )
+        for column in self._columns.values():
+            column.checksums = {}
         self.n_committed += stop - start - len(unreadable)
         self._segment_start = stop
 
-    def _send(self, name: str, chunk: int, rows: NDArray[Any]) -> None:
+    def _send(self, column: _Column, chunk: int, rows: NDArray[Any]) -> None:
         """Have a chunk compressed and written beside what comes next; few wait at a time."""
-        self._sent.append(self._threads.submit(self._keep, name, chunk, rows))
-        self._collect(2 * self._storage.n_threads)
+        self._sent.append(self._threads.submit(self._keep, column, chunk, rows))
+        self._wait(2 * self._storage.n_threads)
 
-    def _keep(self, name: str, chunk: int, rows: NDArray[Any]) -> tuple[str, int, str]:
+    def _keep(self, column: _Column, chunk: int, rows: NDArray[Any]) -> None:
         data, checksum = encode(rows)
-        self._storage.write(chunk_path(self.path, name, chunk), data)
-        return name, chunk, checksum
+        self._storage.write(chunk_path(self.path, column.name, chunk), data)
+        column.checksums[str(chunk)] = checksum
 
-    def _collect(self, most: int) -> None:
+    def _wait(self, most: int) -> None:
         """Wait until at most so many chunks are under way; an error of one is raised here."""
         while len(self._sent) > most:
-            name, chunk, checksum = self._sent.popleft().result()
-            self._written[name][str(chunk)] = checksum
+            self._sent.popleft().result()
 
 
 class _Column:
@@ -259,16 +249,14 @@ class _Column:
             dtype=key.dtype,
             chunks=self._shape,
             chunk_key_encoding=KEYS,
-            compressors=codecs(),
+            compressors=CODECS,
             # A chunk that is gone reads as this; zero would look like a ReLU's output.
             fill_value=float("nan"),
             attributes={"key": key.fields()},
         )
-        self._buffer = self._empty()
+        self.checksums: dict[str, str] = {}  # Of the chunks written since the last commit.
+        self._buffer = np.empty(self._shape, self._dtype)
         self._chunk = self._filled = 0
-
-    def _empty(self) -> NDArray[Any]:
-        return np.empty(self._shape, self._dtype)
 
     def append(self, rows: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
         """Add rows; yields the number and the rows of each chunk that they fill."""
@@ -285,7 +273,7 @@ class _Column:
         if self._filled:
             self._buffer[self._filled :] = np.nan
             yield self._chunk, self._buffer
-            self._buffer = self._empty()
+            self._buffer = np.empty(self._shape, self._dtype)
             self._chunk, self._filled = self._chunk + 1, 0
 
 

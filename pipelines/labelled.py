@@ -113,20 +113,9 @@ class Evaluated:
 
 
 def evaluate(fitted: FittedPipeline, extraction: Extraction) -> Evaluated | None:
-    """Score the predictions of images whose classes are known.
+    """Score the predictions of images whose classes are known; None where no label is a class.
 
     Images that the pipeline was trained on are left out, if there are others.
-
-    Parameters
-    ----------
-    fitted : FittedPipeline
-    extraction : Extraction
-        As `FittedPipeline.predict` returns it.
-
-    Returns
-    -------
-    evaluated : Evaluated or None
-        None where no image has a label that is one of the classes.
     """
     images, classes = extraction.images, np.array(fitted.card["classes"])
     known = np.isin(images.labels, classes)

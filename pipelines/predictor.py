@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import skops.io
@@ -14,18 +12,15 @@ from numpy.typing import NDArray
 
 from cache.key import canonical_json
 from codes import ImageList
-from codes.wording import counted
 from pipelines.comparison.compare import Comparison
-from pipelines.comparison.duplicates import find_leaks, leaks_sentence
 from pipelines.comparison.evaluate import ESTIMATORS, average_views, decision_values, training_rows
 from pipelines.comparison.protocol import Protocol
-from pipelines.comparison.results import Best, LayerScore
 from pipelines.comparison.scoring import scorer
 from pipelines.comparison.splits import inner_splits
-from pipelines.diagnostics.grid_edges import Edge, edge_sentence, uniform_sentence
+from pipelines.diagnostics.fit_notes import fit_notes, scores_of
+from pipelines.drafts import replacing
 from pipelines.extraction.extract import Extraction, backbone_of, extract
-from pipelines.extraction.normalization import check_normalization
-from pipelines.extraction.options import ExtractionOptions
+from pipelines.extraction.options import FREE, ExtractionOptions
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 from pipelines.progress import Progress
 from pipelines.provenance import versions
@@ -35,8 +30,6 @@ FORMAT = 2
 DIGEST_LENGTH = 8
 """Bytes of an image's digest that are kept."""
 _TRUSTED = [f"{kind.__module__}.{kind.__qualname__}" for kind in ESTIMATORS.values()]
-_FREE = ("device", "batch_size", "workers", "store", "skip_unreadable")
-"""Options that the codes do not depend on: each prediction has its own."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,17 +61,7 @@ class FittedPipeline:
     digests: NDArray[np.uint8]
 
     def trained_on(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Tell which images the classifier was trained on.
-
-        Parameters
-        ----------
-        digests : ndarray of shape (n_samples, 32), uint8
-            As of `pipelines.extraction.extract.Extraction`.
-
-        Returns
-        -------
-        trained : ndarray of shape (n_samples,), bool
-        """
+        """Tell by their digests which images the classifier was trained on: ``(n_samples,)``."""
         return np.isin(_numbers(digests), _numbers(self.digests))
 
     def predict(
@@ -89,7 +72,7 @@ class FittedPipeline:
         Parameters
         ----------
         images : ImageList
-            Their labels are not looked at.
+            Their labels are ignored.
         options : ExtractionOptions
             `options` with another device, batch size, store, place of the weights.
         progress : Progress, optional
@@ -144,10 +127,6 @@ def fit(extraction: Extraction, comparison: Comparison, protocol: Protocol) -> F
         Of its layers.
     protocol : Protocol
         Of the comparison.
-
-    Returns
-    -------
-    fitted : FittedPipeline
     """
     best = comparison.best
     images = extraction.images
@@ -161,13 +140,13 @@ def fit(extraction: Extraction, comparison: Comparison, protocol: Protocol) -> F
         scoring=scorer(comparison.scoring, comparison.classes),
         random_state=protocol.random_state,
     ).fit(X, y)
-    # The folds are no part of what is kept.
+    # The folds are not kept.
     classifier.cv, classifier.scoring = protocol.cv, comparison.scoring
     classifier.Cs = list(protocol.grid)
-    backbone, found = extraction.backbone, _found(comparison, layer, kind)
+    backbone = extraction.backbone
     return FittedPipeline(
         classifier=classifier,
-        options=replace(extraction.options_of(layer, extraction.options), store=None),
+        options=replace(extraction.options_of(layer), store=None),
         weights_digest=backbone.weights_digest,
         architecture=backbone.architecture,
         preprocessing=backbone.preprocessing.fields(),
@@ -182,8 +161,8 @@ def fit(extraction: Extraction, comparison: Comparison, protocol: Protocol) -> F
             "C": float(classifier.C_),
             "weights": backbone.weights,
             "scoring": comparison.scoring,
-            "expected": list(found.expected),
-            "notes": _notes(extraction, comparison, classifier),
+            "expected": list(scores_of(comparison, layer, kind).expected),
+            "notes": fit_notes(extraction, comparison, classifier),
             "versions": versions(),
         },
         digests=extraction.digests[:, :DIGEST_LENGTH].copy(),
@@ -193,84 +172,6 @@ def fit(extraction: Extraction, comparison: Comparison, protocol: Protocol) -> F
 def _numbers(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Read the first bytes of digests as numbers, which are compared at once."""
     return np.ascontiguousarray(digests[:, :DIGEST_LENGTH]).view(np.uint64).ravel()
-
-
-def _found(comparison: Comparison, layer: str, classifier: str) -> Best | LayerScore:
-    """Find the scores of the fitted depth; of the chosen one, those of each split's own choice."""
-    best = comparison.best
-    if (layer, classifier) == (best.layer, best.classifier):
-        return best
-    [row] = [
-        row
-        for row in comparison.layers
-        if (row.layer, row.classifier, row.train_size) == (layer, classifier, best.train_size)
-    ]
-    return row
-
-
-def _notes(
-    extraction: Extraction, comparison: Comparison, classifier: LinearSVCCV | LogisticCV
-) -> list[str]:
-    """Say what may make the expected score wrong, and what may do better."""
-    images, best = extraction.images, comparison.best
-    leaks = find_leaks(extraction.digests, images.source.names, images.labels, images.test)
-    notes = []
-    if leaks:
-        n_test = 0 if images.test is None else int(images.test.sum())
-        told = f"{leaks_sentence([asdict(leak) for leak in leaks], n_test)} (byte by byte)."
-        if best.n_without_leaks is not None:
-            with_them = _found(comparison, *best.taken).score
-            told += (
-                " The expected score is that of the "
-                f"{counted(best.n_without_leaks, 'other test image')}; on all it is "
-                f"{with_them:.3f}."
-            )
-        notes.append(f"{told} --drop-leaks leaves them out.")
-    if best.recommended is None:
-        notes.append(
-            "nothing here is shown to be better than guessing (the commonest class alone scores "
-            f"{best.guess:.3f}): no depth is recommended. Do not rely on this pipeline."
-        )
-    if best.unexplained is not None:
-        notes.append(
-            f"training and test images differ: {best.layer} scores {best.cv_score:.3f} in "
-            f"cross-validation, and the test images score {best.unexplained}, "
-            f"{best.expected[0]:.3f}. Find out why before you rely on this pipeline."
-        )
-    notes += _grid_notes(extraction, comparison, classifier)
-    check = check_normalization(
-        images, extraction.digests, extraction.backbone, device=extraction.device
-    )
-    if check is not None and check.level == "warn":
-        notes.append(check.text)
-    return [*notes, *(f"{note}." for note in comparison.notes)]
-
-
-def _grid_notes(
-    extraction: Extraction, comparison: Comparison, classifier: LinearSVCCV | LogisticCV
-) -> list[str]:
-    """Say where a wider grid of C may do better, and a larger C give probabilities that mean more.
-
-    The classifier's C is that of all images; the comparison's, that of most splits.
-    """
-    best, Cs = comparison.best, classifier.Cs_.tolist()
-    layer, kind = best.taken
-    [row] = [
-        row
-        for row in comparison.layers
-        if (row.layer, row.classifier, row.train_size) == (layer, kind, best.train_size)
-    ]
-    name = f"{layer} ({kind})"
-    edges = []
-    if classifier.C_at_edge_:
-        edges = [Edge(name=name, C=classifier.C_, side=classifier.C_at_edge_)]
-    elif row.C_at_edge:
-        edges = [Edge(name=f"{name}, in the comparison,", C=row.C, side=row.C_at_edge)]
-    said = [edge_sentence(edges, Cs)]
-    if isinstance(classifier, LogisticCV) and comparison.scoring != "neg_log_loss":
-        X = average_views(extraction.codes(layer))
-        said.append(uniform_sentence(name, classifier.predict_proba(X), classifier.C_, Cs))
-    return [sentence for sentence in said if sentence]
 
 
 def save(fitted: FittedPipeline, file: Path) -> None:
@@ -283,30 +184,21 @@ def save(fitted: FittedPipeline, file: Path) -> None:
         Replaced at once.
     """
     kept = {field.name: getattr(fitted, field.name) for field in fields(fitted)}
-    kept["options"] = {k: v for k, v in asdict(fitted.options).items() if k not in _FREE}
+    kept["options"] = {k: v for k, v in asdict(fitted.options).items() if k not in FREE}
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.partial")
-    draft.write_bytes(skops.io.dumps({"format": FORMAT, **kept}))
-    draft.replace(file)
+    with replacing(file) as draft:
+        draft.write_bytes(skops.io.dumps({"format": FORMAT, **kept}))
 
 
 def load(file: Path) -> FittedPipeline:
     """Read what `save` wrote.
 
-    Parameters
-    ----------
-    file : Path
-
-    Returns
-    -------
-    fitted : FittedPipeline
-
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If it is something else, or would run code that is not ours.
+        If it is not a fitted pipeline, or would run code that is not ours.
     """
     if not file.is_file():
         raise FileNotFoundError(
@@ -328,29 +220,3 @@ def load(file: Path) -> FittedPipeline:
         return FittedPipeline(**kept)
     except Exception as error:  # Whatever the file is made to raise.
         raise ValueError(f"{refused}: {error}. {again}") from error
-
-
-def write_predictions(
-    out: IO[str],
-    extraction: Extraction,
-    labels: NDArray[np.str_],
-    scores: NDArray[np.float64],
-    classes: Sequence[str],
-) -> None:
-    """Write a CSV file with the columns path, label, score, and the score of every class.
-
-    Parameters
-    ----------
-    out : text file
-    extraction : Extraction
-    labels : ndarray of shape (n_images,)
-    scores : ndarray of shape (n_images, n_classes)
-    classes : sequence of str
-    """
-    writer = csv.writer(out, lineterminator="\n")
-    own = ["path", "label", "score"]
-    writer.writerow([*own, *(f"class {name}" if name in own else name for name in classes)])
-    rows = zip(extraction.images.source.names, labels.tolist(), scores, strict=True)
-    for name, label, values in rows:
-        score = values[list(classes).index(label)]
-        writer.writerow([name, label, f"{score:.6g}", *(f"{value:.6g}" for value in values)])

@@ -7,11 +7,6 @@ from importlib.metadata import version
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what a result depends on.
-
-    Returns
-    -------
-    versions : dict of str to str
-    """
+    """Return the versions of what a result depends on."""
     names = ("cnn-codes", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "zarr")
     return {"python": platform.python_version()} | {name: version(name) for name in names}

@@ -37,6 +37,7 @@ from pipelines.diagnostics.reproducibility import Reproducibility, measure_repro
 from pipelines.diagnostics.similarity import Similarity, measure_similarity
 from pipelines.extraction.cost import measure_cost, multiply_adds
 from pipelines.extraction.extract import Extraction, extract
+from pipelines.extraction.left_out import say_ignored
 from pipelines.extraction.normalization import NormalizationCheck, check_normalization
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.finetuning.finetune import Finetuned, last_codes, prepare
@@ -180,13 +181,13 @@ class Study:
     def reproducibility(self) -> Reproducibility:
         """How much codes differ when they are extracted otherwise."""
         with timed(self.extraction.seconds, "reproducibility"):
-            return measure_reproducibility(self.extraction, self.extraction.options)
+            return measure_reproducibility(self.extraction)
 
     @cached_property
     def cost(self) -> dict[str, float]:
         """Seconds of the network for an image, up to the chosen and to the recommended layer."""
         layers = [self.best.layer, self.best.taken[0]]
-        return measure_cost(self.extraction, self.extraction.options, layers)
+        return measure_cost(self.extraction, layers)
 
     @cached_property
     def advice(self) -> Advice:
@@ -248,6 +249,7 @@ def compare(
     progress = progress or Silent()
     control_names = parse_controls(controls)
     images = load_images(dataset, page=options.page)
+    say_ignored(images, progress)
     # Before hours of extraction: whether every class has the images that the folds need.
     samples = Samples(y=images.labels, test=images.test, groups=images.groups)
     splits, _ = make_splits(samples, protocol)

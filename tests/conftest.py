@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
@@ -34,6 +35,14 @@ def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CNN_CODES_STORE", str(tmp_path / "store"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_core() -> Iterator[None]:
+    """Leave the other cores to other tests, where a process for each is the default."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOKY_MAX_CPU_COUNT", "1")
+        yield
+
+
 def draw_image(seed: int, *, size: tuple[int, int] = (40, 30), hue: int = 0) -> Image.Image:
     """Draw a smooth random image whose colour tells its class."""
     rng = np.random.default_rng(seed)
@@ -53,21 +62,23 @@ def image_folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-@pytest.fixture
-def run_cli(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., subprocess.CompletedProcess[str]]:
+Run = Callable[..., CompletedProcess[str]]
+
+
+def run_here(folder: Path, *arguments: str | Path, **environment: str) -> CompletedProcess[str]:
     """Run the command line, in this process: a new one spends seconds on imports."""
+    words = list(map(str, arguments))
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["cnn-codes", *words])
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        status = main(words)
+    return CompletedProcess(words, status, out.getvalue(), err.getvalue())
 
-    def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        words = list(map(str, arguments))
-        out, err = io.StringIO(), io.StringIO()
-        with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            patch.chdir(tmp_path)
-            patch.setattr(sys, "argv", ["cnn-codes", *words])
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            status = main(words)
-        return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
 
-    return run
+@pytest.fixture
+def run_cli(tmp_path: Path) -> Run:
+    """Run the command line in the test's own folder."""
+    return partial(run_here, tmp_path)

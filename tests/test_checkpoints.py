@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import types
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -150,7 +151,7 @@ def test_a_part_that_is_the_same_does_not_count() -> None:
     assert find_weights(found, _state(), origin="f.pth").said == ("under 'whole'",)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg11", "efficientnet_b0", "densenet121"])
+@pytest.mark.parametrize("name", ["resnet18", "alexnet", "efficientnet_b0", "densenet121"])
 def test_a_head_of_another_size_is_the_files(name: str, tmp_path: Path) -> None:
     torch.save(models.get_model(name, weights=None, num_classes=5).state_dict(), tmp_path / "f.pth")
     backbone = _load(tmp_path / "f.pth", name)
@@ -158,16 +159,26 @@ def test_a_head_of_another_size_is_the_files(name: str, tmp_path: Path) -> None:
     assert last.args[0].meta["shape"][1] == 5
 
 
+def headed() -> nn.Module:
+    """Make a small VGG: its head is of three fully-connected layers."""
+    head = nn.Sequential(
+        nn.Linear(36, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 8), nn.ReLU(), nn.Dropout(),
+        nn.Linear(8, 5),
+    )  # fmt: skip
+    features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(3))
+    return nn.Sequential(OrderedDict(features=features, flatten=nn.Flatten(), classifier=head))
+
+
 def test_layers_before_a_head_that_is_missing_are_read_and_no_others(
     tmp_path: Path, image_folder: Path
 ) -> None:
-    network = models.vgg11(weights=None)
-    whole = network.state_dict()
+    name = f"{__name__}:headed"
+    whole = headed().state_dict()
     cut = {k: v for k, v in whole.items() if not k.startswith("classifier.3")}
     cut = {k: v for k, v in cut.items() if not k.startswith("classifier.6")}
     torch.save(whole, tmp_path / "whole.pth")
     torch.save({**cut, "projector.0.weight": torch.zeros(3)}, tmp_path / "cut.pth")
-    all_of_it, backbone = (_load(tmp_path / f"{name}.pth", "vgg11") for name in ("whole", "cut"))
+    all_of_it, backbone = (_load(tmp_path / f"{kept}.pth", name) for kept in ("whole", "cut"))
     assert "classifier.3.weight" in backbone.weights
     assert "projector.0.weight" in backbone.weights
     names = [layer.name for layer in backbone.layers]
@@ -179,11 +190,11 @@ def test_layers_before_a_head_that_is_missing_are_read_and_no_others(
             for it in (backbone, all_of_it)
         )
         np.testing.assert_array_equal(ours, theirs)
-    for name in ("classifier.4", "classifier.3"):
+    for layer in ("classifier.4", "classifier.3"):
         with pytest.raises(ValueError, match=r"classifier\.3\.weight"):
-            CodeExtractor(backbone, name)
+            CodeExtractor(backbone, layer)
     assert StatisticsReader(backbone).widths == {}
-    assert _load(tmp_path / "cut.pth", "vgg11").weights_digest == backbone.weights_digest
+    assert _load(tmp_path / "cut.pth", name).weights_digest == backbone.weights_digest
 
 
 def test_a_missing_normalisation_is_not_measured_by(tmp_path: Path) -> None:
@@ -202,7 +213,7 @@ def test_a_missing_normalisation_is_not_measured_by(tmp_path: Path) -> None:
         ("resnet34", "resnet18", "layer1.2", True),  # All that it needs is there, and more.
         ("resnet18", "resnet34", "layer1.2", True),  # A gap is not a tail.
         ("resnet18", "resnet50", "Other shape", True),
-        ("vgg11", "resnet18", "features.0.weight", True),
+        ("alexnet", "resnet18", "features.0.weight", True),
     ],
 )
 def test_another_architecture_is_a_mismatch(
@@ -229,7 +240,7 @@ class Trainer:
 
 def test_files_that_would_run_code_are_refused_with_the_class(tmp_path: Path) -> None:
     torch.save({"model": _state(), "trainer": Trainer()}, tmp_path / "run.ckpt")
-    with pytest.raises(ValueError, match=r"would run code \(tests\.test_checkpoints\.Trainer\)"):
+    with pytest.raises(ValueError, match=r"tests\.test_checkpoints\.Trainer"):
         _load(tmp_path / "run.ckpt")
     torch.save(models.resnet18(), tmp_path / "whole.pt")
     with pytest.raises(ValueError, match="a whole model"):
@@ -308,7 +319,7 @@ def test_a_control_is_scored_or_the_reason_is_said(
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [control["name"] for control in report["controls"]] == ["random"] * scored
     notes = " ".join(report["notes"])
-    assert "control concatenated was left out: there is only one depth" in notes
+    assert "concatenated" in notes
     assert ("control random was left out" in notes) != scored
     assert ("scale" in notes) != scored
     assert notes.split(":")[0] in capsys.readouterr().out

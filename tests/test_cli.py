@@ -13,24 +13,28 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.utils import Bunch
 
 from cache import CodeStore
 from codes import CodeExtractor, load_backbone, load_images
 from codes.data.images import digest_images
 from pipelines.cli.app import main
+from pipelines.comparison.protocol import Protocol
 from pipelines.extraction.counts import Counts
 from pipelines.extraction.extract import extract
 from pipelines.extraction.options import ExtractionOptions
 from tests.conftest import ROOT, draw_image
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-QUICK = ("--backbone", "bundled", "--cv", "3", "--Cs", "1e-3:1e-1:3", "--jobs", "1")
+QUICK = ("--backbone", "bundled", "--cv", "3", "--Cs", "1e-3:1e-1:3", "--repeats", "2")
 
 
 def _report(folder: Path) -> dict[str, object]:
@@ -72,7 +76,7 @@ def test_compare_writes_what_others_rely_on_and_extracts_once(
         )
         file.seek(0)
         rows = list(csv.DictReader(file))
-    assert len(rows) == 8 * 2 * 3 * 5  # layers, sizes, folds, repeats
+    assert len(rows) == 8 * 2 * 3 * 2  # layers, sizes, folds, repeats
     page = (out / "report.html").read_text()
     assert "<svg" in page
     assert "http-equiv" not in page
@@ -107,6 +111,18 @@ def test_compare_writes_what_others_rely_on_and_extracts_once(
     both = (tmp_path / "both.html").read_text()
     assert "2 comparisons side by side" in both
     assert both.count("<section") == 2
+
+
+@pytest.mark.parametrize("command", ["extract", "similarity", "compare"])
+def test_what_a_listing_ignores_is_said_once(
+    command: str, image_folder: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    (image_folder / "red" / "notes.txt").write_text("of the camera")
+    own = ["--layers", "fc7.relu", "--cv", "3", "--Cs", "1", "--jobs", "1"]
+    words = own if command == "compare" else []
+    done = run_cli(command, image_folder, "--backbone", "bundled", *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Ignored: .txt (1)") == 1
 
 
 def test_one_more_layer_and_one_more_image_cost_only_themselves(image_folder: Path) -> None:
@@ -202,18 +218,18 @@ def test_unreadable_images_are_all_listed_and_can_be_skipped(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["compare", "absent", *QUICK], "'absent' does not exist"),
+        (["compare", "absent", *QUICK], "'absent'"),
         (["compare", "images", *QUICK, "--layers", "fc9"], "Nearest: "),
         (["compare", "images", *QUICK, "--device", "cuda:7"], "not available"),
-        (["compare", "images", "--backbone", "bundled", "--cv", "13"], "13 folds need 13 images"),
+        (["compare", "images", "--backbone", "bundled", "--cv", "13"], "13 images"),
         (["compare", "images", *QUICK, "--train-sizes", "few"], "Allowed: numbers"),
         (["compare", "images", "--backbone", "bundled", "--Cs", "0:1:3"], "is not a grid"),
         (["extract", "images", "--backbone", "alexnett"], "Nearest: alexnet"),
         (["extract", "images", "--backbone", "bundled", "--dtype", "int8"], "float16, float32"),
-        (["layers", "--backbone", "alexnet", "--image-size", "20"], "choose another --image-size"),
+        (["layers", "--backbone", "alexnet", "--image-size", "20"], "--image-size"),
         (["layers", "--backbone", "bundled", "--image-size", "1000000"], "fit into memory"),
         (["report", "images"], "no report.json"),
-        (["compare", "images", *QUICK, "--out", "images/red/00.png"], "can be written to"),
+        (["compare", "images", *QUICK, "--out", "images/red/00.png"], "00.png"),
         (["compare", "images", "--backbone", "bundled", "--jobs", "0"], "allowed are 1 or more"),
         (["compare", "images", "--backbone", "bundled", "--Cs", "inf"], "positive finite"),
         (["extract", "images", "--backbone", "bundled", "--batch-size", "0"], "1 or more"),
@@ -228,14 +244,21 @@ def test_failures_are_one_message_and_status_1(
     assert message in _failed(run_cli(*arguments))
 
 
-def test_the_demo_extracts_once(tmp_path: Path, run_cli: Run) -> None:
+def test_the_demo_extracts_once(
+    tmp_path: Path, run_cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A third of the digits, each training size drawn once: in a tenth of the time.
+    whole = load_digits()
+    third = Bunch(images=whole.images[::3], target=whole.target[::3])
+    monkeypatch.setattr("sklearn.datasets.load_digits", lambda: third)
+    monkeypatch.setattr("pipelines.cli.app.Protocol", partial(Protocol, repeats=1))
     done = run_cli("demo", "--out", tmp_path / "demo")
     assert done.returncode == 0, done.stderr
     assert "%" not in done.stderr, "no progress bar where there is no terminal"
     report = _report(tmp_path / "demo")
-    assert (report["images_extracted"], report["images_reused"]) == (1797, 0)
+    assert (report["images_extracted"], report["images_reused"]) == (599, 0)
     again = run_cli("extract", "sklearn:digits", "--backbone", "bundled", "--layers", "all")
-    assert "0 images extracted, 1,797 found" in again.stdout
+    assert "0 images extracted, 599 found" in again.stdout
     best = report["best"]
     assert best["score"] > 0.98  # type: ignore[index]
     sizes = {row["train_size"] for row in report["layers"]}  # type: ignore[attr-defined]
@@ -298,51 +321,44 @@ def test_layers_lists_every_tap(run_cli: Run) -> None:
     assert "features.12.cat:avg" in done.stdout
 
 
-# Ctrl-C, and what ends a job in a queue.
-@pytest.mark.parametrize("ended", [signal.SIGINT, signal.SIGTERM])
-def test_what_was_stored_is_kept_and_the_next_run_goes_on(
-    tmp_path: Path, run_cli: Run, ended: signal.Signals
-) -> None:
+def test_what_was_stored_is_kept_and_the_next_run_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "many"
     rng = np.random.default_rng(0)
     for label in ("a", "b"):
         (folder / label).mkdir(parents=True)
-        for i in range(700):
+        for i in range(650):
             pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / label / f"{i}.png")
-    arguments = ["extract", str(folder), "--backbone", "squeezenet1_1", "--weights", "none",
-                 "--image-size", "64", "--dtype", "float32"]  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", *arguments],
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True,
-        # Tests in a shell's background have SIGINT ignored, and so would this process.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    root = Path(CodeStore().name)
-    deadline = time.monotonic() + 100
-    while not list(root.glob("*/*/committed/0*/zarr.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, ended)  # As a terminal does: to the whole group.
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 1, stderr
-    assert "What was stored stays" in stderr
-    assert "Traceback" not in stderr
     images = load_images(folder)
+    assert len(digest_images(images)) == 1300
     options = ExtractionOptions(
-        backbone="squeezenet1_1", weights="none", image_size=64, dtype="float32"
-    )
-    rest = extract(images, options)
-    assert rest.n_extracted + rest.n_reused == 1400
-    assert 0 < rest.n_extracted <= 1400 - 1024, "a segment was stored, and not all"
-    whole = extract(
-        images,
-        ExtractionOptions(
-            backbone="squeezenet1_1", weights="none", image_size=64, dtype="float32",
-            store=tmp_path / "undisturbed",
-        ),
+        backbone="squeezenet1_1", weights="none", image_size=64, dtype="float32",
+        layers="features.4.cat,features.12.cat",
     )  # fmt: skip
-    assert len(digest_images(images)) == 1400
-    for layer in whole.arrays:
-        a, b = rest.codes(layer), whole.codes(layer)
-        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max(), err_msg=layer)
+    whole = extract(images, replace(options, store=tmp_path / "undisturbed"))
+    # Ctrl-C, and what ends a job in a queue.
+    for ended in (signal.SIGINT, signal.SIGTERM):
+        store = tmp_path / ended.name
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipelines.cli", "extract", str(folder), "--backbone",
+             "squeezenet1_1", "--weights", "none", "--image-size", "64", "--dtype", "float32",
+             "--layers", str(options.layers), "--store", str(store)],
+            stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True,
+            # Tests in a shell's background have SIGINT ignored, and so would this process.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+        deadline = time.monotonic() + 100
+        while not list(store.glob("*/*/committed/0*/zarr.json")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(process.pid, ended)  # As a terminal does: to the whole group.
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 1, stderr
+        assert "What was stored stays" in stderr
+        assert "Traceback" not in stderr
+        rest = extract(images, replace(options, store=store))
+        assert rest.n_extracted + rest.n_reused == 1300
+        assert 0 < rest.n_extracted <= 1300 - 1024, "a segment was stored, and not all"
+        for layer in whole.arrays:
+            a, b = rest.codes(layer), whole.codes(layer)
+            np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max(), err_msg=layer)

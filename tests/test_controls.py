@@ -275,11 +275,11 @@ def test_advice_counts_the_images_that_trained() -> None:
 def test_differences_are_measured_between_runs_batches_and_precisions(image_folder: Path) -> None:
     options = ExtractionOptions(backbone="bundled", layers="conv1.relu,fc7.relu")
     images = list_images([image_folder])
-    found = measure_reproducibility(extract(images, options), options)
+    found = measure_reproducibility(extract(images, options))
     assert (found.n_images, found.again, found.precision) == (8, 0.0, None)
     assert found.batch < 1e-5
     rough = replace(options, precision="bfloat16", deterministic=True)
-    found = measure_reproducibility(extract(images, rough), rough)
+    found = measure_reproducibility(extract(images, rough))
     assert found.again == 0.0
     assert found.precision is not None
     assert 1e-4 < found.precision < 0.05

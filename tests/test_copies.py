@@ -99,7 +99,7 @@ def test_what_cannot_be_copied_is_refused(own: types.ModuleType) -> None:
             self.lock = threading.Lock()
 
     own.net = Locked  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match=r"Locked cannot be copied \(TypeError: .*lock"):
+    with pytest.raises(ValueError, match=r"Locked.*lock"):
         load_backbone("own_copies:net", image_size=16)
 
 

@@ -350,10 +350,8 @@ def test_copies_in_the_test_are_counted_and_the_score_without_them_is_said_first
     assert status == 0
     told = capsys.readouterr()
     assert f"Expect accuracy {clean}" in told.out
-    assert (
-        f"5 of 37 test images (14 %) are copies of training images (byte by byte). The expected "
-        f"score is that of the 32 other test images; on all it is {other}" in told.err
-    )
+    assert "5 of 37 test images" in told.err
+    assert f"on all it is {other}" in told.err
     assert load(tmp_path / "m.skops").card["expected"][0] == best["score_without_leaks"]
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision import models
 
 from codes import CodeExtractor, Preprocessing, load_backbone, load_images
 from codes.ood_statistics import OUTPUT, StatisticsReader
@@ -55,7 +56,19 @@ def _pixels(n: int, size: int) -> Tensor:
     return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vgg11_bn", "bundled", "tests.test_dense:viewed"])
+def normed() -> tuple[nn.Module, Preprocessing]:
+    """Make a small VGG with batch normalisation."""
+    head = (nn.Linear(392, 16), nn.ReLU(True), nn.Dropout(), nn.Linear(16, 16), nn.ReLU(True),
+            nn.Dropout(), nn.Linear(16, 5))  # fmt: skip
+    network = models.VGG(models.vgg.make_layers([8, "M", 8, 8, "M"], batch_norm=True))
+    network.classifier = nn.Sequential(*head)
+    return network, Preprocessing(resize_size=28, crop_size=28)
+
+
+NETWORKS = ("alexnet", "bundled", "tests.test_dense:normed", "tests.test_dense:viewed")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_at_its_own_size_codes_are_the_ordinary_ones(name: str) -> None:
     weights = None if ":" in name else "none"
     ordinary, dense = (load_backbone(name, weights=weights, dense=d) for d in (False, True))
@@ -115,12 +128,12 @@ def test_of_a_larger_image_each_place_is_a_window() -> None:
     ],
 )
 def test_networks_that_cannot_be_run_densely(name: str, why: str) -> None:
-    with pytest.raises(ValueError, match=f"cannot be run densely: .*{why}.* Leave --dense out"):
+    with pytest.raises(ValueError, match=f"{why}.*--dense"):
         load_backbone(name, weights=None if ":" in name else "none", dense=True)
 
 
 def test_an_image_smaller_than_the_window_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"does not take images of \(3, 96, 96\).*--image-size"):
+    with pytest.raises(ValueError, match=r"\(3, 96, 96\).*--image-size"):
         load_backbone("alexnet", weights="none", image_size=96, dense=True)
 
 

@@ -77,7 +77,7 @@ def test_a_group_in_train_and_test_is_refused(image_folder: Path) -> None:
     assert load_images(file).groups is not None
     with file.open("a") as lines:
         lines.write("red/05.png,red,train,patient 2\n")
-    with pytest.raises(ValueError, match="1 group both in the test split and outside it: patient"):
+    with pytest.raises(ValueError, match="patient"):
         load_images(file)
 
 
@@ -186,11 +186,11 @@ def test_folders_with_nothing_to_classify(tmp_path: Path, image_folder: Path) ->
         load_images(tmp_path / "flat")
     for name in ("blue", "green"):
         shutil.rmtree(image_folder / name)
-    with pytest.raises(ValueError, match=r"1 class \('red'\); at least 3 are needed"):
+    with pytest.raises(ValueError, match="'red'"):
         load_images(image_folder, min_classes=3)
     (image_folder / "train").mkdir()
     (image_folder / "test").mkdir()
-    with pytest.raises(ValueError, match=r"beside other folders of images \(red\)"):
+    with pytest.raises(ValueError, match=r"\(red\)"):
         load_images(image_folder)
 
 
@@ -213,7 +213,7 @@ def test_bad_csv_files(tmp_path: Path, text: str, error: type[Exception], messag
 
 def test_a_csv_with_an_unknown_split_or_encoding(image_folder: Path) -> None:
     rows = [{"path": f"{c}/00.png", "label": c, "split": "exam"} for c in ("red", "blue")]
-    with pytest.raises(ValueError, match=r"split 'exam'\. Allowed: train, validation, test"):
+    with pytest.raises(ValueError, match=r"'exam'.*train, validation, test"):
         load_images(_write_csv(image_folder / "list.csv", rows))
     (image_folder / "list.csv").write_bytes(b"\xff\xfe\x00p")
     with pytest.raises(ValueError, match="not a CSV file in UTF-8"):

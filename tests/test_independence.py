@@ -104,7 +104,7 @@ def test_codes_that_change_are_refused_and_not_stored(
         backbone=f"{__name__}:{make}", image_size=16, layers="all", precision=precision,
         store=tmp_path / "store",
     )  # fmt: skip
-    with pytest.raises(DependentCodesError, match="Layer 'relu2' gives an image other codes"):
+    with pytest.raises(DependentCodesError, match="'relu2'"):
         extract(images, options)
     before = extract(images, ExtractionOptions(**vars(options) | {"layers": "^relu1$"}))
     assert before.n_extracted == n_images, "nothing was kept of the pass that was refused"
@@ -123,7 +123,7 @@ def test_what_only_rounds_otherwise_is_kept(precision: str) -> None:
 @pytest.mark.parametrize("make", ["make_dropout", "make_noise", "make_depth"])
 def test_what_draws_is_named_however_little(make: str) -> None:
     backbone = load_backbone(f"{__name__}:{make}", image_size=16)
-    with pytest.raises(ValueError, match=r"'(dropout|randn_like|bernoulli_)' draws random"):
+    with pytest.raises(ValueError, match=r"'(dropout|randn_like|bernoulli_)'"):
         CodeExtractor(backbone, "all")
     assert CodeExtractor(backbone, "^relu1$")(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
 

@@ -189,7 +189,7 @@ class _Branching(nn.Module):
 
 
 def test_what_cannot_be_traced_says_so() -> None:
-    with pytest.raises(ValueError, match=r"branches on values .*torch\.where"):
+    with pytest.raises(ValueError, match=r"torch\.where"):
         trace(_Branching())
 
 
@@ -348,7 +348,7 @@ def test_the_average_of_the_last_map_is_narrowed_to_itself() -> None:
     images = load_images("sklearn:digits").take(np.arange(5))
     options = ExtractionOptions(backbone="bundled", dtype="float32")
     done = extract(images, options)
-    one = extract(images, done.options_of("conv5.relu:avg", options))
+    one = extract(images, done.options_of("conv5.relu:avg"))
     assert (one.n_extracted, len(one.taps)) == (0, 1)
     np.testing.assert_array_equal(one.codes("conv5.relu"), done.codes("conv5.relu:avg"))
     assert done.codes("conv5.relu:avg").shape == (5, 128)

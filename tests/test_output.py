@@ -131,21 +131,21 @@ def test_tables_are_whole_where_letters_are_missing(monkeypatch: pytest.MonkeyPa
     assert found["ascii"].count("\n") == found["utf-8"].count("\n")
 
 
-def test_an_output_that_nobody_reads_ends_the_command() -> None:
+def test_an_output_that_nobody_reads_ends_the_command(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as pipe:
         done = subprocess.run(
-            [sys.executable, "-m", "pipelines.cli", "layers", "--backbone", "bundled"],
+            [sys.executable, "-m", "pipelines.cli", "cache", "list", "--json", "--store", tmp_path],
             stdout=pipe, stderr=subprocess.PIPE, cwd=ROOT, check=False,
         )  # fmt: skip
     assert done.returncode == 128 + 13
     assert done.stderr == b""
 
 
-def test_a_closed_output_is_no_failure() -> None:
+def test_a_closed_output_is_no_failure(tmp_path: Path) -> None:
     done = subprocess.run(  # By then descriptor 1 may be that of any file.
-        f"exec {sys.executable} -m pipelines.cli layers --backbone bundled >&-",
+        f"exec {sys.executable} -m pipelines.cli cache list --json --store {tmp_path} >&-",
         shell=True, stderr=subprocess.PIPE, cwd=ROOT, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")

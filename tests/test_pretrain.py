@@ -62,7 +62,7 @@ def test_classes_differ_more_than_drawings_of_one_class() -> None:
 
 
 def test_drawings_refuse_what_they_cannot_draw() -> None:
-    with pytest.raises(ValueError, match="n_classes is 0; allowed: 1 or more"):
+    with pytest.raises(ValueError, match=r"n_classes.* 0"):
         Drawings(n_classes=0)
     with pytest.raises(IndexError, match="index is -1"):
         Drawings(n_classes=2)[-1]

@@ -17,8 +17,9 @@ from codes import load_backbone
 from pipelines.cli.app import main
 from pipelines.comparison.held_out_answers import ANSWERS, Answers, read_answers, write_answers
 from pipelines.comparison.intervals import HeldOut
-from pipelines.report.networks import label, side_by_side
-from pipelines.report.report import read_report, read_standing, render_again
+from pipelines.drafts import replacing
+from pipelines.report.networks import Standing, label, side_by_side
+from pipelines.report.report import read_report, render_again
 from tests.conftest import draw_image
 
 QUICK = (
@@ -137,6 +138,12 @@ def test_every_network_has_a_name_of_its_own(
     assert label(reports) == expected
 
 
+def _read_standing(folders: list[Path]) -> Standing:
+    _, standing = render_again(folders, folders[0].parent / "again.html")
+    assert standing is not None
+    return standing
+
+
 def _run(*words: str | Path) -> int:
     return main([str(word) for word in words])
 
@@ -154,7 +161,7 @@ def test_networks_of_one_command_are_compared_image_by_image(
     for folder in folders:  # The last line of each names every file that is written.
         [line] = [line for line in printed.splitlines() if line.startswith(f"{folder}/")]
         assert {Path(name).name for name in line.split(", ")} == {f.name for f in folder.iterdir()}
-    standing = read_standing(folders)
+    standing = _read_standing(folders)
     assert standing.sentences[0] in printed
     assert standing.sentences[0] in (out / "report.html").read_text()
     assert standing.behind[standing.best] is None
@@ -174,21 +181,32 @@ def test_networks_of_one_command_are_compared_image_by_image(
     assert again is not None
     assert again.splits == first.splits
     np.testing.assert_array_equal(again.answers, first.answers)
-    assert "paired differences" in read_standing([folders[1], renamed]).sentences[0]
+    assert "paired differences" in _read_standing([folders[1], renamed]).sentences[0]
 
     # Other folds, a changed label, or no answers: not compared, and why is said.
     other = tmp_path / "other"
     assert _run("compare", image_folder, *one, "--random-state", "7", "--out", other) == 0
-    assert "different images or folds" in read_standing([folders[1], other]).sentences[0]
+    assert "different images or folds" in _read_standing([folders[1], other]).sentences[0]
     (image_folder / "red" / "x00.png").rename(image_folder / "blue" / "y.png")
     assert _run("compare", image_folder, *one, "--out", other) == 0
-    assert "different images or folds" in read_standing([folders[1], other]).sentences[0]
+    assert "different images or folds" in _read_standing([folders[1], other]).sentences[0]
     shutil.copy(other / ANSWERS, folders[0] / ANSWERS)
-    assert "not those of its report.json" in read_standing(folders).sentences[0]
+    assert "not those of its report.json" in _read_standing(folders).sentences[0]
     (folders[0] / ANSWERS).unlink()
-    page = render_again(folders, tmp_path / "page.html").read_text()
+    page = render_again(folders, tmp_path / "page.html")[0].read_text()
     assert "are not beside its report.json" in page
-    assert read_standing(folders).behind == [None, None]
+    assert _read_standing(folders).behind == [None, None]
+
+
+def test_a_file_is_replaced_when_all_is_written_or_stays_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "report.md"
+    for text in ("old", "new"):
+        with replacing(file) as draft:
+            draft.write_text(text)
+    with pytest.raises(TypeError), replacing(file) as draft:
+        draft.write_text(b"no text")  # type: ignore[arg-type]
+    assert [one.name for one in tmp_path.iterdir()] == ["report.md"]
+    assert file.read_text() == "new"
 
 
 def test_the_answers_that_are_kept_give_the_score_of_the_page(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, weight_norm
+from torchvision import models
 
 from codes import CodeExtractor, load_backbone, load_images
 from codes.backbones.backbone import Backbone
@@ -33,15 +34,24 @@ def _assert_untouched(backbone: Backbone, before: dict[str, Tensor]) -> None:
         assert torch.equal(value, before[key]), key
 
 
+def make_vit() -> nn.Module:
+    return models.VisionTransformer(
+        image_size=64, patch_size=16, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64
+    )
+
+
+VIT = f"{__name__}:make_vit"
+
+
 @pytest.mark.parametrize(
     "name",
-    ["squeezenet1_0", "resnet18", "vgg11", "googlenet", "densenet121", "mobilenet_v2",
+    ["squeezenet1_0", "resnet18", "alexnet", "googlenet", "densenet121", "mobilenet_v2",
      "mobilenet_v3_small", "efficientnet_b0", "shufflenet_v2_x0_5", "regnet_y_400mf",
-     "convnext_tiny", "vit_b_16"],
+     "convnext_tiny", VIT],
 )  # fmt: skip
 @pytest.mark.parametrize("activation", ["post", "pre"])
 def test_tuned_networks_give_the_codes_of_the_network_as_it_is(name: str, activation: str) -> None:
-    backbone = load_backbone(name, weights="none", image_size=None if name == "vit_b_16" else 64)
+    backbone = load_backbone(name, weights=None if name == VIT else "none", image_size=64)
     before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     layers = "default" if activation == "post" else ",".join(
         f"^{layer.name}$" for layer in backbone.layers if _has_pre(backbone, layer.name)
@@ -138,9 +148,9 @@ def test_convolutions_that_are_more_than_their_weights_are_left_alone(activation
             assert (found[layer] - codes).abs().max() <= 1e-5 * codes.abs().max(), layer
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg11", "vit_b_16"])
+@pytest.mark.parametrize("name", ["resnet18", "alexnet", VIT])
 def test_rounded_weights_give_what_autocast_gives(name: str) -> None:
-    backbone = load_backbone(name, weights="none", image_size=None if name == "vit_b_16" else 64)
+    backbone = load_backbone(name, weights=None if name == VIT else "none", image_size=64)
     before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     taps = CodeExtractor(backbone, "all").taps
     images = backbone.preprocessing.normalize(_pixels(2, backbone.preprocessing.crop_size))

@@ -7,10 +7,10 @@ same for both.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import platformdirs
 from zarr.abc.store import Store
@@ -27,30 +27,27 @@ USE = "use"
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """A file of a store.
+    """A file of a store."""
 
-    Attributes
-    ----------
-    path : str
-        Inside the store.
-    size : int
-        Bytes.
-    modified : float
-        Seconds since 1970.
-    """
-
-    path: str
-    size: int
-    modified: float
+    path: str  # inside the store
+    size: int  # bytes
+    modified: float  # seconds since 1970
 
 
 class Storage(Protocol):
-    """Files by their path, in folders; and who uses which of these."""
+    """Files by their path, in folders; and who uses which of these.
+
+    Methods with a body here do what a storage needs that has no disk to fill and no locks.
+    """
 
     name: str  # what a user calls it
     n_threads: int  # how many files are best read or written side by side
     busy: str  # why `lock_exclusive` was refused, and until when
     digests: Path  # on this machine: where the digests of its files are remembered
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process has locks and connections of its own.
+        return type(self), (self.name,)
 
     def exists(self) -> bool:
         """Tell whether anything was ever stored."""
@@ -81,24 +78,30 @@ class Storage(Protocol):
 
     def sync(self, paths: Iterable[str]) -> None:
         """Return when these files, and these folders' lists of files, are kept."""
+        return
 
     def remove(self, path: str) -> None:
         """Remove a file, or a folder with everything in it."""
 
     def require_space(self, n_bytes: int) -> None:
         """Refuse, with ``OSError(ENOSPC)``, to begin what does not fit."""
+        return
 
     def free_bytes(self) -> int | None:
         """Give the bytes that are free; None where there is no limit."""
+        return None
 
     def require_locks(self) -> None:
         """Refuse, with `StoreError`, a storage without locks."""
+        return
 
     def asking(self) -> AbstractContextManager[None]:
         """Turn the errors of a library that talks to this storage into ours."""
+        return nullcontext()
 
     def lock_shared(self, group: str) -> None:
         """Keep `lock_exclusive` from others until this process ends."""
+        return
 
     def lock_exclusive(self, group: str, *, mine: bool = False) -> AbstractContextManager[bool]:
         """Keep others from `lock_shared`, if nobody else has it (or this process, if `mine`)."""

@@ -9,38 +9,34 @@ import sqlite3
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import ReadWriteLock, Timeout
 from zarr.storage import LocalStore
 
 from cache.errors import StoreError
-from cache.storage.base import DIGESTS, USE, File
+from cache.storage.base import DIGESTS, USE, File, Storage
 from cache.storage.locks import missing_locks, said_if_long
 
 
-class LocalStorage:
+class LocalStorage(Storage):
     """A folder.
 
     Parameters
     ----------
-    root : Path
+    root : str or Path
         Made when something is stored.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.name = root, str(root)
-        if not _nearest(root.absolute()).is_dir():
+    def __init__(self, root: str | Path) -> None:
+        self.root, self.name = Path(root), str(root)
+        if not _nearest(self.root.absolute()).is_dir():
             raise StoreError(f"The store {self.name!r} is or lies in a file; a folder is needed.")
         self.busy = "is used by a running process; wait until it has ended."
         self.n_threads = min(4, os.cpu_count() or 1)
-        self.digests = root / DIGESTS
+        self.digests = self.root / DIGESTS
         self._held: dict[str, ReadWriteLock] = {}
-
-    def __reduce__(self) -> tuple[type[LocalStorage], tuple[Path]]:
-        # Another process takes its own locks.
-        return LocalStorage, (self.root,)
 
     def exists(self) -> bool:
         """Tell whether the folder is there."""
@@ -163,10 +159,6 @@ class LocalStorage:
                 "Choose a --store (or CNN_CODES_STORE) on a local disk."
             ) from error
 
-    def asking(self) -> AbstractContextManager[None]:
-        """Do nothing: the system's errors say what they mean."""
-        return nullcontext()
-
     def lock_shared(self, group: str) -> None:
         """Take a shared lock; the system drops it when the process ends, however it ends."""
         if group in self._held or not self._lockable(group):
@@ -181,34 +173,23 @@ class LocalStorage:
                 f"The store {self.name!r} is only to be read here: its locks cannot be taken, and "
                 "nothing can be removed. Ask its owner."
             )
-        held = group in self._held
-        if held and not mine:
+        if group in self._held and not mine:
             yield False
             return
-        if held:
-            self._held.pop(group).close()
-        try:
-            with self._taken(group) as taken:
-                yield taken
-        finally:
-            if held:
-                self.lock_shared(group)
+        with ExitStack() as afterwards:
+            if group in self._held:
+                self._held.pop(group).close()
+                afterwards.callback(self.lock_shared, group)
+            taken = False
+            with suppress(Timeout):
+                lock = self._lock(group, lambda lock: lock.acquire_write(blocking=False))
+                afterwards.callback(lock.close)
+                taken = True
+            yield taken
 
     def _lockable(self, group: str) -> bool:
         file = self.root / USE / f"{group}.db"
         return os.access(_nearest(file.absolute()), os.W_OK)
-
-    @contextmanager
-    def _taken(self, group: str) -> Iterator[bool]:
-        try:
-            lock = self._lock(group, lambda lock: lock.acquire_write(blocking=False))
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.close()
 
     def _lock(self, group: str, acquire: Callable[[ReadWriteLock], object]) -> ReadWriteLock:
         self.require_locks()

@@ -16,6 +16,8 @@ PATIENCE = 10.0
 
 _NONE = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
+WAITING = "Waiting for the lock of %r: %s"
+
 log = logging.getLogger("cache")
 """Where nobody configures logging, warnings go to standard error."""
 
@@ -44,18 +46,6 @@ def missing_locks(folder: Path) -> OSError | None:
     return None
 
 
-def say_waiting(file: Path, why: str) -> None:
-    """Log what is waited for.
-
-    Parameters
-    ----------
-    file : Path
-    why : str
-        Who may hold it, and what for.
-    """
-    log.warning("Waiting for the lock of %r: %s", str(file), why)
-
-
 @contextmanager
 def said_if_long(file: Path, why: str) -> Iterator[None]:
     """Say what is waited for, should a block take more than `PATIENCE` seconds.
@@ -64,10 +54,10 @@ def said_if_long(file: Path, why: str) -> Iterator[None]:
     ----------
     file : Path
     why : str
-        As for `say_waiting`.
+        Who may hold its lock, and what for.
     """
     # A thread: a mount whose lock server is gone does not answer the system's own call.
-    timer = Timer(PATIENCE, say_waiting, (file, why))
+    timer = Timer(PATIENCE, log.warning, (WAITING, str(file), why))
     timer.daemon = True
     timer.start()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ from obstore.store import from_url
 from zarr.storage import ObjectStore
 
 from cache.errors import StoreError
-from cache.storage.base import DIGESTS, USE, File, user_folder
+from cache.storage.base import DIGESTS, USE, File, Storage, user_folder
 
 # An object store does not know its readers: what was used within this time is in use.
 IN_USE = 24 * 3600.0
 
 
-class S3Storage:
+class S3Storage(Storage):
     """A prefix of a bucket.
 
     Parameters
@@ -56,9 +56,6 @@ class S3Storage:
         except StoreError:
             self.digests = Path(os.devnull, DIGESTS)  # Nothing is remembered.
         self._objects = self._open("")
-
-    def __reduce__(self) -> tuple[type[S3Storage], tuple[str]]:
-        return S3Storage, (self.name,)
 
     def _open(self, path: str) -> Any:
         try:
@@ -123,31 +120,15 @@ class S3Storage:
         with self.asking():
             obstore.put(self._objects, path, data)
 
-    def sync(self, paths: Iterable[str]) -> None:
-        """Do nothing: an object store has kept what it has accepted."""
-
     def remove(self, path: str) -> None:
         """Remove a file, or a folder with everything in it."""
         below = [file.path for file in self.files(path)]
         with self.asking(), suppress(FileNotFoundError):
             obstore.delete(self._objects, below or path)
 
-    def require_space(self, n_bytes: int) -> None:
-        """Do nothing: an object store has room."""
-
-    def free_bytes(self) -> int | None:
-        """Give no limit."""
-        return None
-
-    def require_locks(self) -> None:
-        """Do nothing: an object store is not locked."""
-
-    def lock_shared(self, group: str) -> None:
-        """Do nothing: using a part notes the time, which `lock_exclusive` looks at."""
-
     @contextmanager
     def lock_exclusive(self, group: str, *, mine: bool = False) -> Iterator[bool]:
-        """Tell whether nothing was used or written lately."""
+        """Tell whether nothing was used or written lately: there are no locks."""
         folders = (group, f"{USE}/{group}")
         newest = max((file.modified for at in folders for file in self.files(at)), default=0.0)
         yield newest < time.time() - IN_USE

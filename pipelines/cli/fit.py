@@ -8,19 +8,24 @@ from pathlib import Path
 from typing import Annotated
 
 from codes.wording import counted
-from pipelines.cli.checks import check_file, check_jobs
 from pipelines.cli.output import results
-from pipelines.cli.parameters import (
+from pipelines.cli.shared_options import (
+    ANY_NETWORK,
     FITTED_BY,
+    AnyNetwork,
     Dataset,
     DropLeaks,
     FittedBy,
+    Images,
     Jobs,
     Options,
-    like_field,
+    check_file,
+    check_jobs,
+    only,
 )
 from pipelines.cli.terminal import stdout, terminal
 from pipelines.comparison.scoring import SCORINGS
+from pipelines.extraction.options import FREE
 
 
 def fit(
@@ -64,32 +69,26 @@ def fit(
         f"{card['layer']}, {card['classifier']}, C={card['C']:.2g}, fitted on "
         f"{counted(card['n_images'], 'image')} of {counted(len(card['classes']), 'class')}. "
         f"Expect {SCORINGS[card['scoring']].title} {score:.3f} (95 % interval {low:.3f} to "
-        f"{high:.3f}).",
-        soft_wrap=True,
+        f"{high:.3f})."
     )
     if card["chosen"] != card["layer"]:
         stdout().print(
             f"It is recommended as it is cheaper to compute than {card['chosen']}, which has the "
             "best cross-validation score and cannot be distinguished from it; to fit that, add "
-            f"--layers {card['chosen']}.",
-            soft_wrap=True,
+            f"--layers {card['chosen']}."
         )
     for note in card["notes"]:
         terminal().info(f"Warning: {note}")
-    stdout().print(str(out), soft_wrap=True)
+    stdout().print(str(out))
 
 
 def predict(
     file: Path,
     /,
-    *images: str,
+    *images: Images,
     weights: str | None = None,
     out: Path | None = None,
-    device: Annotated[str, like_field("device")] = "auto",
-    batch_size: Annotated[int | None, like_field("batch_size")] = None,
-    workers: Annotated[int | None, like_field("workers")] = None,
-    store: Annotated[str | Path | None, like_field("store")] = None,
-    skip_unreadable: Annotated[bool, like_field("skip_unreadable")] = False,
+    options: Annotated[AnyNetwork, only(*FREE)] = ANY_NETWORK,
 ) -> None:
     """Predict the classes of images with what fit saved: a CSV of path, label, score.
 
@@ -101,35 +100,28 @@ def predict(
     ----------
     file
         What `cnn-codes fit --out` wrote.
-    images
-        Image files, folders or archives of them, or a dataset as for compare.
     weights
         Where the backbone's weights are now. Default: where they were. Others are refused.
     out
         The CSV file. Default: the standard output.
     """
-    from pipelines.cli.predictions import print_evaluated, say_unscored
+    from pipelines.cli.predictions import print_evaluated, say_unscored, write_predictions
+    from pipelines.extraction.left_out import say_ignored
     from pipelines.labelled import list_to_predict
-    from pipelines.predictor import load, write_predictions
+    from pipelines.predictor import load
 
-    if not images:
-        raise ValueError("No images were given. Name image files, or folders or archives of them.")
     if out is not None:
         check_file(out)
         out.parent.mkdir(parents=True, exist_ok=True)
     fitted = load(file)
-    options = replace(
-        fitted.options,
-        weights=fitted.options.weights if weights is None else weights,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        store=store,
-        skip_unreadable=skip_unreadable,
-    )
-    found = list_to_predict(images, page=options.page)
+    own = {name: getattr(options, name) for name in FREE}
+    if weights is not None:
+        own["weights"] = weights
+    as_fitted = replace(fitted.options, **own)
+    found = list_to_predict(images, page=as_fitted.page)
+    say_ignored(found, terminal())
     say_unscored(found, fitted.card["classes"])
-    extraction, labels, scores = fitted.predict(found, options, progress=terminal())
+    extraction, labels, scores = fitted.predict(found, as_fitted, progress=terminal())
     with (
         nullcontext(results())
         if out is None

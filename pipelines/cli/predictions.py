@@ -1,10 +1,12 @@
-"""What ``cnn-codes predict`` says of labelled images, on standard error."""
+"""What ``cnn-codes predict`` writes: a CSV file, and on standard error how good it is."""
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +22,11 @@ from pipelines.labelled import evaluate
 from pipelines.predictor import FittedPipeline
 
 _MOST_LABELS = 10
-"""That are listed one by one, where they are no classes."""
+"""That are listed one by one, where they are not classes."""
 
 
 def say_unscored(images: ImageList, classes: Sequence[str]) -> None:
-    """Say on standard error which labels are no classes of a pipeline, and which it may mean.
-
-    Parameters
-    ----------
-    images : ImageList
-        As `list_to_predict` returns it.
-    classes : sequence of str
-        Of the pipeline.
-    """
+    """Say on standard error which labels are not classes of a pipeline, and which are nearest."""
     found = Counter(label for label in images.labels.tolist() if label and label not in classes)
     if not found:
         return
@@ -54,22 +48,15 @@ def say_unscored(images: ImageList, classes: Sequence[str]) -> None:
 
 
 def print_evaluated(fitted: FittedPipeline, extraction: Extraction) -> None:
-    """Print how well labelled images are predicted on standard error; of others, nothing.
-
-    Parameters
-    ----------
-    fitted : FittedPipeline
-    extraction : Extraction
-        As `FittedPipeline.predict` returns it.
-    """
+    """Print on standard error how well labelled images are predicted; of others, nothing."""
     progress, classes = terminal(), fitted.card["classes"]
     evaluated = evaluate(fitted, extraction)
     if evaluated is None:
         return
     progress.show(_confusion_table(evaluated.confusion, classes))
     if evaluated.n_left_out:
-        told = counted(evaluated.n_left_out, "image")
-        progress.info(f"Not scored: {told} that the pipeline was fitted on.")
+        left_out = counted(evaluated.n_left_out, "image")
+        progress.info(f"Not scored: {left_out} that the pipeline was fitted on.")
     elif evaluated.n_trained:
         progress.info(
             f"Warning: the pipeline was fitted on {evaluated.n_trained:,} of these; the score says "
@@ -98,3 +85,23 @@ def _confusion_table(confusion: NDArray[np.intp], classes: Sequence[str]) -> Tab
             ", ".join(f"{classes[i]} {row[i]:,}" for i in others),
         )
     return listing
+
+
+def write_predictions(
+    out: IO[str],
+    extraction: Extraction,
+    labels: NDArray[np.str_],
+    scores: NDArray[np.float64],
+    classes: Sequence[str],
+) -> None:
+    """Write a CSV file with the columns path, label, score, and the score of every class.
+
+    Labels and scores are as `FittedPipeline.predict` returns them.
+    """
+    writer = csv.writer(out, lineterminator="\n")
+    own = ["path", "label", "score"]
+    writer.writerow([*own, *(f"class {name}" if name in own else name for name in classes)])
+    rows = zip(extraction.images.source.names, labels.tolist(), scores, strict=True)
+    for name, label, values in rows:
+        score = values[list(classes).index(label)]
+        writer.writerow([name, label, f"{score:.6g}", *(f"{value:.6g}" for value in values)])

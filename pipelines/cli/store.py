@@ -13,11 +13,12 @@ from cache import CodeStore, DamagedCodesError, StoreError
 from cache.contents import Entry, list_entries
 from cache.records import groups, parts
 from cache.storage.base import Storage
-from cache.upkeep import Holding, list_parts, parse_age, parse_size
+from cache.upkeep import AGES, SIZES, Holding, list_parts, parse_quantity
 from cache.upkeep import prune as prune_parts
 from cache.verify import Fault, repair
 from cache.verify import verify as find_faults
 from codes.wording import counted
+from pipelines.cli.shared_options import like_field
 from pipelines.cli.store_table import HEADS, fit_rows, megabytes, table_rows
 from pipelines.cli.terminal import stdout, terminal
 
@@ -27,8 +28,7 @@ cache = App(
     "folders of what one run added for one key, all that codes depend on besides the image.",
 )
 
-Store = Annotated[str | Path | None, Parameter(help="The store. Default: CNN_CODES_STORE, "
-                                               "otherwise the user's cache folder.")]  # fmt: skip
+Store = Annotated[str | Path | None, like_field("store")]
 
 
 @cache.command(name="list")
@@ -36,11 +36,10 @@ def list_(*, store: Store = None, json_: Annotated[bool, Parameter(name="--json"
     """List what the store holds, the most recently used first: a line for each dataset and key.
 
     A key is all that codes depend on besides the image: backbone, weights, preprocessing,
-    precision. Where lines would look the same, settings says what tells them apart; a dash
-    stands for what most of them have.
-    Layers counts the names under which; images counts copies once; size includes what compare keeps
-    beside codes. Into a pipe the columns are separated by tabs, and nothing is shortened. The total
-    goes to standard error.
+    precision. Where lines would look the same, settings says how they differ; a dash stands
+    for what most of them have. Images counts copies once, and size includes what
+    compare keeps beside codes. Into a pipe the columns are separated by tabs, and nothing is
+    shortened. The total goes to standard error.
 
     Parameters
     ----------
@@ -98,7 +97,7 @@ def verify(
     with terminal().step("Verifying", n_parts) as advance:
         faults = list(find_faults(storage, advance=advance))
     for fault in faults:
-        stdout().print(_describe(fault), soft_wrap=True)
+        stdout().print(_describe(fault))
     damaged = [fault for fault in faults if fault.repair is not None]
     n_foreign = len(faults) - len(damaged)
     if damaged and not repair_:
@@ -118,9 +117,7 @@ def verify(
             "alone. Move them away, or give the store a folder of its own."
         )
     if not faults:
-        stdout().print(
-            f"{storage.name}: {counted(n_parts, 'part')}, nothing damaged", soft_wrap=True
-        )
+        stdout().print(f"{storage.name}: {counted(n_parts, 'part')}, nothing damaged")
 
 
 @cache.command
@@ -144,10 +141,12 @@ def prune(
     dry_run
         Say what would be removed, and remove nothing.
     """
-    age = None if older_than is None else parse_age(older_than, "--older-than")
-    size = None if max_size is None else parse_size(max_size, "--max-size")
+    age = None if older_than is None else parse_quantity(older_than, "--older-than", AGES)
+    size = None if max_size is None else parse_quantity(max_size, "--max-size", SIZES)
     storage = _open(store)
-    removed, busy = prune_parts(storage, older_than=age, max_size=size, dry_run=dry_run)
+    removed, busy = prune_parts(
+        storage, list_parts(storage), older_than=age, max_size=size, dry_run=dry_run
+    )
     for holding in removed:
         stdout().print(f"{'would remove' if dry_run else 'removed'} {_name(holding)}")
     for holding in busy:

@@ -1,8 +1,8 @@
 """The table of ``cnn-codes cache list``: a line for each entry of the store, no two of them alike.
 
-What tells an entry from those that would look the same stands in a column of its own: the parts of
-its key (`cache.key`) that differ, in the words of the options that they come from. What most of
-these entries have is left out; a dash stands for the one that has nothing else.
+Entries that would look the same are distinguished by a column of their own: the parts of their keys
+(`cache.key`) that differ, in the words of the options that they come from. What most of these
+entries have is left out; a dash stands for the one that has nothing else.
 """
 
 from __future__ import annotations
@@ -18,21 +18,11 @@ from cache.contents import Entry
 HEADS = ("dataset", "backbone", "settings", "layers", "images", "size", "last used", "which")
 _NUMBERS = range(3, 6)
 _TOGETHER = {"size": ("crop_size", "resize_size"), "normalize": ("mean", "std", "channels")}
-"""Fields of a key that are said as one."""
+"""Fields of a key that are written as one."""
 
 
 def table_rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
-    """Write a row for each entry.
-
-    Parameters
-    ----------
-    entries : sequence of Entry
-
-    Returns
-    -------
-    rows : list of tuple of str
-        Values of the columns `HEADS`.
-    """
+    """Write a row for each entry: values of the columns `HEADS`."""
     return [
         (
             entry.dataset,
@@ -49,19 +39,10 @@ def table_rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
 
 
 def fit_rows(rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Lay rows out under their heads, each on one line.
+    """Lay rows out under their heads, each on one line of the terminal's width.
 
-    Parameters
-    ----------
-    rows : sequence of sequence of str
-        As `table_rows` writes them.
-    width : int
-        Of the terminal. Of long datasets and backbones the end is kept, of the layers the first.
-
-    Returns
-    -------
-    lines : list of str
-        Without the settings, where none has any.
+    Of long datasets and backbones the end is kept, of the layers the first. The settings are left
+    out where none has any.
     """
     most = (width * 3 // 10, width // 4)
     if any(row[2] for row in rows):
@@ -99,7 +80,7 @@ def _title(entry: Entry) -> str:
 
 
 def _settings(entries: Sequence[Entry]) -> list[list[str]]:
-    """Say what tells each entry from those of the same dataset and the same title."""
+    """Say how each entry differs from those of the same dataset and the same title."""
     alike: dict[tuple[str, str], list[int]] = {}
     for number, entry in enumerate(entries):
         alike.setdefault((entry.dataset, _title(entry)), []).append(number)
@@ -133,7 +114,7 @@ def _fields(entry: Entry) -> dict[str, Any]:
 
 
 def _tails(files: Iterable[str | None]) -> dict[str | None, str]:
-    """Cut paths down to as much of their ends as tells them apart."""
+    """Cut paths down to as much of their ends as distinguishes them."""
     parts = {file: Path(file or "").parts for file in files}
     for n in range(1, max(map(len, parts.values()), default=0)):
         tails = {file: "/".join(own[-n:]) for file, own in parts.items()}
@@ -143,7 +124,7 @@ def _tails(files: Iterable[str | None]) -> dict[str | None, str]:
 
 
 def _word(name: str, value: Any) -> str:
-    """Write a field; a key leaves out what is not so."""
+    """Write a field; a key leaves out those that are off."""
     if name == "normalize" and value[0] is not None:
         return f"normalize {_normalization(*value)}"
     if name == "size":

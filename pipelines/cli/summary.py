@@ -1,4 +1,4 @@
-"""The summary: what a comparison prints when it is study."""
+"""The summary: what a comparison prints when it is finished."""
 
 from __future__ import annotations
 
@@ -16,21 +16,12 @@ from pipelines.study import Study
 
 
 def print_summary(study: Study, report: dict[str, Any], out: Path) -> None:
-    """Print a table of scores, warnings, and the answer.
-
-    Parameters
-    ----------
-    study : Study
-    report : dict
-        As `pipelines.report.report.make_report` returns it.
-    out : Path
-        Folder of the report.
-    """
+    """Print a table of scores, warnings, and the answer; ``out`` is the folder of the report."""
     extraction = study.extraction
     console = stdout()
-    console.print(_scores_table(study))
+    console.print(_scores_table(study), soft_wrap=False)
     for note in study.notes:
-        console.print(f"Note: {note}.", soft_wrap=True)
+        console.print(f"Note: {note}.")
     copies = leaks_warning(report)
     if copies:
         terminal().info(f"Warning: {copies} {out / 'report.html'} lists them.")
@@ -45,40 +36,39 @@ def print_summary(study: Study, report: dict[str, Any], out: Path) -> None:
     edges = edge_sentence(edges_of(report["layers"]), report["protocol"]["Cs"])
     if edges:
         terminal().info(f"Warning: {edges}")
-    console.print(extraction.counts.sentence(n_skipped=len(extraction.skipped)), soft_wrap=True)
-    console.print(sentence(report), soft_wrap=True)
+    console.print(extraction.counts.sentence(n_skipped=len(extraction.skipped)))
+    console.print(sentence(report))
     for caution in cautions(report):
-        console.print(caution, soft_wrap=True)
-    console.print(study.advice.text, soft_wrap=True)
+        console.print(caution)
+    console.print(study.advice.text)
     page, *others = FILES
-    console.print(", ".join([str(out / page), *others]), soft_wrap=True)
+    console.print(", ".join([str(out / page), *others]))
 
 
 def _scores_table(study: Study) -> Table:
-    extraction, comparison = study.extraction, study.comparison
+    comparison = study.comparison
     sizes = list(dict.fromkeys(row.train_size for row in comparison.layers))
     heads = [f"{size} a class" if size != "all" else "all" for size in sizes]
     best = comparison.best
     clean = ["no copies"] * (best.score_without_leaks is not None)
     scored = table("layer", "depth", "classifier", *heads, "95 % interval", *clean, "CV", "")
     scores = {(r.layer, r.classifier, r.train_size): r for r in comparison.layers}
-    for tap in extraction.taps:
-        for classifier in dict.fromkeys(row.classifier for row in comparison.layers):
-            rows = [scores[tap.name, classifier, size] for size in sizes]
-            last = scores[tap.name, classifier, best.train_size]
-            is_best = (tap.name, classifier) == (best.layer, best.classifier)
-            words = roles(asdict(best), tap.name, classifier)
-            scored.add_row(
-                tap.name,
-                f"{tap.layer.depth:.2f}",
-                classifier,
-                *(f"{row.score:.3f}" for row in rows),
-                f"{last.ci_low:.3f} – {last.ci_high:.3f}",
-                *(f"{last.expected[0]:.3f}" for _ in clean),
-                f"{last.cv_score:.3f}",
-                ", ".join(words),
-                style="bold" if is_best else "",
-            )
+    for layer, classifier in dict.fromkeys((r.layer, r.classifier) for r in comparison.layers):
+        rows = [scores[layer, classifier, size] for size in sizes]
+        last = scores[layer, classifier, best.train_size]
+        is_best = (layer, classifier) == (best.layer, best.classifier)
+        words = roles(asdict(best), layer, classifier)
+        scored.add_row(
+            layer,
+            f"{last.depth:.2f}",
+            classifier,
+            *(f"{row.score:.3f}" for row in rows),
+            f"{last.ci_low:.3f} – {last.ci_high:.3f}",
+            *(f"{last.expected[0]:.3f}" for _ in clean),
+            f"{last.cv_score:.3f}",
+            ", ".join(words),
+            style="bold" if is_best else "",
+        )
     for control in study.controls:
         scored.add_row(
             control.name,

@@ -79,7 +79,7 @@ class Terminal:
     def _lines(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
         """Print the progress from a thread of its own, also while nothing is finished."""
         begun, done, ended = time.perf_counter(), 0, threading.Event()
-        # What came first took the time to start as well, and tells nothing of the rest.
+        # The time of what came first includes the start: the rest is not estimated from it.
         first: tuple[float, int] | None = None
         estimated = False
 
@@ -88,7 +88,7 @@ class Terminal:
                 return None
             return (time.perf_counter() - first[0]) * (total - done) / (done - first[1])
 
-        def tell() -> None:
+        def report() -> None:
             self.info(_progress_line(name, done, total, time.perf_counter() - begun, left()))
 
         def advance(n: int) -> None:
@@ -100,19 +100,19 @@ class Terminal:
             if not estimated and remaining is not None and done - first[1] >= total * FIRST_SHARE:
                 estimated = True
                 if remaining > self._every:
-                    tell()
+                    report()
 
         def tick() -> None:
             while not ended.wait(self._every):
-                tell()
+                report()
 
-        teller = threading.Thread(target=tick, name="progress", daemon=True)
-        teller.start()
+        reporter = threading.Thread(target=tick, name="progress", daemon=True)
+        reporter.start()
         try:
             yield advance
         finally:
             ended.set()
-            teller.join()
+            reporter.join()
 
 
 def _progress_line(name: str, done: int, total: int, seconds: float, left: float | None) -> str:
@@ -135,8 +135,8 @@ class _Rate(ProgressColumn):
 
 
 def stdout() -> Console:
-    """Open what results are printed on."""
-    return _console(results())
+    """Open what results are printed on: lines are not wrapped; for tables unset ``soft_wrap``."""
+    return _console(results(), soft_wrap=True)
 
 
 def terminal() -> Terminal:
@@ -144,10 +144,12 @@ def terminal() -> Terminal:
     return Terminal(_console(sys.stderr or io.StringIO()))
 
 
-def _console(file: TextIO) -> Console:
+def _console(file: TextIO, *, soft_wrap: bool = False) -> Console:
     # Into a pipe or a file nothing is cut off at the width of a terminal.
     width = None if file.isatty() else 1000
-    return Console(emoji=False, file=file, highlight=False, markup=False, width=width)
+    return Console(
+        emoji=False, file=file, highlight=False, markup=False, soft_wrap=soft_wrap, width=width
+    )
 
 
 def table(*columns: str) -> Table:

@@ -1,4 +1,4 @@
-"""Wrong commands: what was typed and is not taken, in words; and which command takes it."""
+"""Wrong commands: a message on what is not accepted, and on the command that accepts it."""
 
 from __future__ import annotations
 
@@ -17,37 +17,25 @@ from cyclopts import (
 )
 
 _COMPARED = {"--controls": "makes no controls", "--train-sizes": "trains on all images"}
-"""Options of ``compare`` → why ``fit``, which compares too, does not take them."""
+"""Options of ``compare`` → why ``fit``, which compares too, does not accept them."""
 
 
 def explain(error: CycloptsError, app: App) -> str:
-    """Say what is wrong with a command, what is allowed, and where to read on.
-
-    Parameters
-    ----------
-    error : CycloptsError
-        As `app` raises it.
-    app : App
-        The whole command line.
-
-    Returns
-    -------
-    message : str
-    """
+    """Say what is wrong with a command, what is allowed, and where to read on."""
     command = " ".join(error.command_chain or ())
     unused = [str(word) for word in error.unused_tokens or ()]
     if isinstance(error, UnknownOptionError):
-        said = _unknown(error.token.keyword or error.token.value, command, app)
+        message = _unknown(error.token.keyword or error.token.value, command, app)
     elif isinstance(error, MissingArgumentError):
-        said = _missing(error, command, unused, app)
+        message = _missing(error, command, unused, app)
     elif isinstance(error, UnusedCliTokensError):
         left = " ".join(unused)
-        said = f"`{command}` does not take {left!r}. Names that hold a space need quotes."
+        message = f"`{command}` does not take {left!r}. Names that hold a space need quotes."
     elif isinstance(error, UnknownCommandError):
-        said = _no_command(unused, reduce(lambda own, name: own[name], command.split(), app))
+        message = _no_command(unused, reduce(lambda own, name: own[name], command.split(), app))
     else:
-        said = str(error)
-    return f"{said} Try `{' '.join(['cnn-codes', *command.split(), '--help'])}`."
+        message = str(error)
+    return f"{message} Try `{' '.join(['cnn-codes', *command.split(), '--help'])}`."
 
 
 def _commands(app: App) -> Iterator[tuple[str, App]]:
@@ -64,7 +52,7 @@ def _commands(app: App) -> Iterator[tuple[str, App]]:
 def _helps(command: App) -> dict[str, str]:
     """Find what a command takes, by every name, and its help."""
     collection = command.assemble_argument_collection(parse_docstring=True)
-    return {name: one.parameter.help or "" for one in collection for name in one.names}
+    return {name: one.parameter.help or "" for one in collection if one.parse for name in one.names}
 
 
 def _unknown(option: str, command: str, app: App) -> str:
@@ -86,23 +74,23 @@ def _unknown(option: str, command: str, app: App) -> str:
 
 
 def _missing(error: MissingArgumentError, command: str, unused: Sequence[str], app: App) -> str:
-    """Say what a command needs, or that an option has no value; and what else is not taken."""
+    """Say what a command needs, or that an option has no value; and what else is wrong."""
     if error.argument is None:
         return str(error)
     name = error.argument.name
     helps = next(_helps(own) for path, own in _commands(app) if path == command)
     what = re.split(r"[.:] |\.$", helps[name], maxsplit=1)[0]
-    said = f"{error.keyword} needs a value" if error.keyword else f"`{command}` needs {name}"
-    said += f": {what[:1].lower()}{what[1:]}."
+    message = f"{error.keyword} needs a value" if error.keyword else f"`{command}` needs {name}"
+    message += f": {what[:1].lower()}{what[1:]}."
     options = [word.partition("=")[0] for word in unused if word.startswith("--")]
     odd = next((option for option in options if option not in helps), None)
     if odd is not None and get_close_matches(odd, [name], 1):
-        said += f" Did you mean {name}, not {odd}?"
+        message += f" Did you mean {name}, not {odd}?"
     elif odd is not None:
-        said += f" {_unknown(odd, command, app)}"
+        message += f" {_unknown(odd, command, app)}"
     elif len(unused) == 1 and not options and name.startswith("--"):
-        said += f" Did you mean {name} {unused[0]}?"
-    return said
+        message += f" Did you mean {name} {unused[0]}?"
+    return message
 
 
 def _no_command(words: Sequence[str], app: App) -> str:
@@ -111,7 +99,7 @@ def _no_command(words: Sequence[str], app: App) -> str:
     word = words[0] if words else ""
     near = get_close_matches(word, names, 1)
     did = f" Did you mean {near[0]}?" if near else ""
-    said = f"{word!r} is not a command"
+    message = f"{word!r} is not a command"
     if word.startswith("-"):
-        said = f"{word} stands before the command, and belongs behind it"
-    return f"{said}.{did} Commands: {', '.join(names)}."
+        message = f"{word} stands before the command, and belongs behind it"
+    return f"{message}.{did} Commands: {', '.join(names)}."

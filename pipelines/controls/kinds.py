@@ -174,10 +174,9 @@ class _Extracted(Control):
         """Extract the codes that the store lacks."""
         from pipelines.extraction.extract import extract
 
-        of_best = extraction.options_of(best, extraction.options)
+        of_best = extraction.options_of(best)
         options, backbone = self.options(of_best, extraction)
-        images = replace(extraction.images, ignored={})  # What is ignored was said before.
-        found = extract(images, options, backbone=backbone, progress=progress)
+        found = extract(extraction.images, options, backbone=backbone, progress=progress)
         [reader] = found.readers.values()
         return reader
 

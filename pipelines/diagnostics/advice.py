@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.protocol import CLASSIFIER_NAMES
-from pipelines.comparison.results import Best, LayerScore
+from pipelines.comparison.results import Best
 from pipelines.controls.findings import does_as_well
 from pipelines.controls.scores import ControlScore
 from pipelines.diagnostics.similarity import BORDER, Similarity
@@ -73,12 +73,8 @@ def advise(
     similarity : Similarity
         Where it is on no side of the border, the recommended depth decides between the cases.
     controls : sequence of ControlScore, optional
-        What does as well as the network is said first; raw pixels take the place of a depth where
-        they score as much.
-
-    Returns
-    -------
-    advice : Advice
+        What does as well as the network comes first; raw pixels replace a depth where they score
+        as much.
     """
     best = comparison.best
     take, _ = best.taken
@@ -95,7 +91,7 @@ def advise(
     case, notes = CASES[large, depths[take] >= NEAR_TOP if similar is None else similar]
     against = [f"{it.finding[0].upper()}{it.finding[1:]}." for it in controls if it.finding]
     if best.recommended is None:
-        case, text = GUESSING, _guessing(best, alone=not against)
+        case, text = GUESSING, _guessing(best, explain=not against)
     else:
         text = _text(case, notes, best.recommended, depths, known=similar is not None)
     if any(
@@ -119,17 +115,17 @@ def _similar(similarity: Similarity) -> tuple[bool | None, str]:
     return similarity.similar, f"{found} ({kind}: {BORDER} is the border)"
 
 
-def _guessing(best: Best, *, alone: bool) -> str:
-    """Say why no depth is recommended, and what may be wrong where nothing else is better."""
-    said = (
-        "No depth is recommended: none is shown to be better than guessing (the commonest class "
-        f"alone scores {best.guess:.3f})."
+def _guessing(best: Best, *, explain: bool) -> str:
+    """Say why no depth is recommended; where no control is better, also what may be wrong."""
+    text = (
+        "No depth is recommended: none is shown to be better than guessing (always predicting "
+        f"the commonest class scores {best.guess:.3f})."
     )
-    if not alone:
-        return said
+    if not explain:
+        return text
     if best.unexplained is not None:
-        return said + " Find out first how the test images differ from the training images."
-    return said + (
+        return text + " Find out first how the test images differ from the training images."
+    return text + (
         " More images may show a difference; check that the labels are right, and that the images "
         "show what they name."
     )
@@ -138,25 +134,20 @@ def _guessing(best: Best, *, alone: bool) -> str:
 def _text(case: str, notes: str, take: str, depths: dict[str, float], *, known: bool) -> str:
     """Say what to do with the depth that is recommended, and what the notes say of such data."""
     depth = depths[take]
-    many = f"large and {'similar' if case == 'fine-tune-from' else 'dissimilar'} data"
-    if not known:
-        many = "so many images"
     text = f"Train a linear classifier on the codes of {take} (depth {depth:.2f})."
-    if case == "fine-tune-all":
+    if case.startswith("fine-tune"):
+        many = f"large and {'similar' if case == 'fine-tune-from' else 'dissimilar'} data"
+        what = f"fine-tuning: start with what comes after {take}"
+        if case == "fine-tune-all":
+            what = "to fine-tune the whole network, starting from these weights"
+        elif depth == max(depths.values()):
+            what = (
+                "fine-tuning; only the classifier comes after this depth, so that an earlier start "
+                "has to be tried"
+            )
         text += (
-            f" For {many}, the CS231n notes advise to fine-tune the whole network, starting from "
-            "these weights; what that would bring was not measured."
-        )
-    elif case == "fine-tune-from" and depth == max(depths.values()):
-        text += (
-            f" For {many}, the CS231n notes advise fine-tuning; only the classifier comes after "
-            "this depth, so that an earlier start has to be tried. What that would bring was not "
-            "measured."
-        )
-    elif case == "fine-tune-from":
-        text += (
-            f" For {many}, the CS231n notes advise fine-tuning: start with what comes after "
-            f"{take}. What that would bring was not measured."
+            f" For {many if known else 'so many images'}, the CS231n notes advise {what}. What "
+            "that would bring was not measured."
         )
     elif len(depths) > 1:
         if not known:
@@ -181,25 +172,19 @@ def _curve(comparison: Comparison, n_per_class: float) -> list[str]:
     take = best.taken
     rows = [row for row in comparison.layers if (row.layer, row.classifier) == take]
     last = next(row for row in rows if row.train_size == best.train_size)
-    said = [
+    sentences = [
         f"{take[0]} scores {last.train_score:.3f} on its training images and "
         f"{last.expected[0]:.3f} on others"
     ]
-    sizes = [(_images(row, n_per_class), row.expected[0]) for row in rows]
-    sizes.sort()
-    if len(sizes) > 1 and sizes[-1][0] > sizes[-2][0]:
-        said.append(_slope(sizes))
-    return said
-
-
-def _slope(sizes: Sequence[tuple[float, float]]) -> str:
-    (few, before), (many, after) = sizes[-2:]
-    doublings = max(1e-9, math.log2(many / few))
-    return (
-        f"from {few:.0f} to {many:.0f} training images a class the score changes by "
-        f"{after - before:+.3f}, {(after - before) / doublings:+.3f} for each doubling"
+    sizes = sorted(
+        (n_per_class if row.train_size == "all" else float(row.train_size), row.expected[0])
+        for row in rows
     )
-
-
-def _images(row: LayerScore, n_per_class: float) -> float:
-    return n_per_class if row.train_size == "all" else float(row.train_size)
+    if len(sizes) > 1 and sizes[-1][0] > sizes[-2][0]:
+        (few, before), (many, after) = sizes[-2:]
+        doublings = max(1e-9, math.log2(many / few))
+        sentences.append(
+            f"from {few:.0f} to {many:.0f} training images a class the score changes by "
+            f"{after - before:+.3f}, {(after - before) / doublings:+.3f} for each doubling"
+        )
+    return sentences

@@ -1,4 +1,4 @@
-"""The grid of C: where the chosen values lie in it, and what that means."""
+"""The grid of C: where the chosen values are in it, and what that means."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Edge:
     Attributes
     ----------
     name : str
-        Whose it is: layer, classifier, and what else there is to tell.
+        Whose it is: layer, classifier, and what else is known.
     C : float
     side : {"low", "high"}
     """
@@ -33,17 +33,7 @@ class Edge:
 
 
 def edges_of(rows: Sequence[dict[str, Any]]) -> list[Edge]:
-    """List the edges among the rows of a report.
-
-    Parameters
-    ----------
-    rows : sequence of dict
-        ``report.json``'s ``layers``.
-
-    Returns
-    -------
-    edges : list of Edge
-    """
+    """List the edges among ``report.json``'s ``layers``."""
     several = len({row["train_size"] for row in rows}) > 1
     return [
         Edge(
@@ -58,18 +48,7 @@ def edges_of(rows: Sequence[dict[str, Any]]) -> list[Edge]:
 
 
 def edge_sentence(edges: Sequence[Edge], Cs: Sequence[float]) -> str:
-    """Say which values of C are at an edge of the grid, and what grid would show more.
-
-    Parameters
-    ----------
-    edges : sequence of Edge
-    Cs : sequence of float
-        The grid, increasing.
-
-    Returns
-    -------
-    sentence : str
-        Empty where there are none.
+    """Say which values of C are at an edge of the grid, and what grid would show more, if any are.
 
     Examples
     --------
@@ -100,21 +79,8 @@ def uniform_sentence(
 ) -> str:
     """Say where a C that is small enough for the labels is too small for the probabilities.
 
-    Parameters
-    ----------
-    name : str
-        Layer and classifier.
-    probabilities : ndarray of shape (n_samples, n_classes)
-        Of the images that it was trained on.
-    C : float
-        The chosen one.
-    Cs : sequence of float
-        The grid, increasing.
-
-    Returns
-    -------
-    sentence : str
-        Empty where the probabilities are not near uniform.
+    These are of the images that it was trained on, (n_samples, n_classes). Empty where they are not
+    near uniform.
     """
     largest, least = float(probabilities.max(1).mean()), 1 / probabilities.shape[1]
     if largest - least >= NEAR_UNIFORM * (1 - least):
@@ -122,7 +88,7 @@ def uniform_sentence(
     return (
         f"the probabilities of {name} are near uniform: the largest of each training image is "
         f"{largest:.3f} on average, and {probabilities.shape[1]} equal ones are {least:.3f}. Of "
-        f"the values of C that score best in cross-validation the smallest is taken: here {C:g}, "
+        f"the values of C that score best in cross-validation the smallest is chosen: here {C:g}, "
         f"of the grid from {Cs[0]:g} to {Cs[-1]:g}. The labels do not suffer, but the "
         "probabilities say next to nothing: choose C by them, with --scoring neg_log_loss, or "
         "give --Cs larger values only."

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from codes import CodeExtractor
 from pipelines.extraction.extract import Extraction, extractor_of
-from pipelines.extraction.options import ExtractionOptions
 
 N_IMAGES = 8
 
@@ -41,19 +40,9 @@ class Reproducibility:
     compiled: float | None
 
 
-def measure_reproducibility(extraction: Extraction, options: ExtractionOptions) -> Reproducibility:
-    """Extract a few images a few times; nothing is stored.
-
-    Parameters
-    ----------
-    extraction : Extraction
-    options : ExtractionOptions
-        That it was made with.
-
-    Returns
-    -------
-    found : Reproducibility
-    """
+def measure_reproducibility(extraction: Extraction) -> Reproducibility:
+    """Extract a few images again in other ways; nothing is stored."""
+    options = extraction.options
     images = extraction.images.take(np.arange(min(N_IMAGES, len(extraction.images))))
 
     def rows(extractor: CodeExtractor, batch_size: int) -> Rows:

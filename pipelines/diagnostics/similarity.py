@@ -24,7 +24,7 @@ Read for a sample of the images and kept in the store, by one of two witnesses:
   1 / (1 + (d / `BORDER_DIVERGENCE`)²): 1 at d = 0, `BORDER` at the border, towards 0 beyond. With
   the square, what training images themselves give in 64 (0.006 to 0.02) comes to 0.75 to 0.97.
   It is steady from 32 images on; of fewer it is too low, so that these have no side of the border.
-- The source classifier otherwise: see `pipelines.diagnostics.recognition`.
+- The source classifier otherwise: see `pipelines.diagnostics.similarity_by_classifier`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,11 @@ from codes.ood_statistics import (
     divergences,
     find_norms,
 )
-from pipelines.diagnostics.recognition import MEANING, recognition_of, why_unrecognising
+from pipelines.diagnostics.similarity_by_classifier import (
+    MEANING,
+    recognition_of,
+    why_unrecognising,
+)
 from pipelines.extraction.extract import key_of
 from pipelines.progress import Progress, Silent
 from pipelines.provenance import versions
@@ -143,10 +147,6 @@ def measure_similarity(
     random_state : int, default=0
         Of the bootstrap.
     progress : Progress, optional
-
-    Returns
-    -------
-    similarity : Similarity
     """
     if backbone.random:
         return _none("the weights are random: there is nothing that they were trained on")
@@ -164,21 +164,14 @@ def measure_similarity(
     )
     rng = np.random.default_rng(random_state)
     shape = N_COSTLY_RESAMPLES if reader.norms else N_RESAMPLES, len(sample)
-    measure = _of_statistics if reader.norms else _of_classifier
-    return measure(reader, statistics, rng.integers(0, len(sample), shape))
+    resamples = rng.integers(0, len(sample), shape)
+    if reader.norms:
+        return _of_statistics(reader, statistics, resamples)
+    return _of_classifier(statistics[OUTPUT].astype(np.float64), resamples)
 
 
 def sample_size(backbone: Backbone) -> int:
-    """Return how many distinct images are looked at, where there are as many.
-
-    Parameters
-    ----------
-    backbone : Backbone
-
-    Returns
-    -------
-    n_images : int
-    """
+    """Return how many distinct images are looked at, where there are as many."""
     return N_IMAGES if find_norms(backbone.graph) else N_RECOGNISED
 
 
@@ -264,17 +257,7 @@ def _of_statistics(
 
 
 def similarity_of(divergence: float) -> float:
-    """Put a divergence on the scale of similarity.
-
-    Parameters
-    ----------
-    divergence : float
-        From 0 up.
-
-    Returns
-    -------
-    value : float
-        From 1 down to 0.
+    """Put a divergence, from 0 up, on the scale of similarity, from 1 down to 0.
 
     Examples
     --------
@@ -284,11 +267,8 @@ def similarity_of(divergence: float) -> float:
     return 1 / (1 + (divergence / BORDER_DIVERGENCE) ** 2)
 
 
-def _of_classifier(
-    _: StatisticsReader, statistics: dict[str, NDArray[Any]], resamples: NDArray[np.intp]
-) -> Similarity:
+def _of_classifier(output: NDArray[np.float64], resamples: NDArray[np.intp]) -> Similarity:
     """Measure how much more the source classifier recognises than in scrambled images."""
-    output = statistics[OUTPUT].astype(np.float64)
     value = float(recognition_of(output.mean(0)))
     low, high = np.quantile(recognition_of(output[resamples].mean(1)), [0.025, 0.975])
     return Similarity(

@@ -11,13 +11,8 @@ from codes.data.images import distinct
 from codes.decoding.decode import UnreadableImageError
 from codes.inference.devices import find_device
 from pipelines.diagnostics.similarity import Similarity, measure_similarity, sample_size
-from pipelines.extraction.extract import (
-    UnreadableImagesError,
-    backbone_of,
-    list_unreadable,
-    read_digests,
-    say_weights,
-)
+from pipelines.extraction.extract import backbone_of, read_digests, say_weights
+from pipelines.extraction.left_out import say_skipped
 from pipelines.extraction.normalization import (
     NormalizationCheck,
     check_normalization,
@@ -33,18 +28,7 @@ def compare_with_training(
 ) -> tuple[Similarity, NormalizationCheck | None]:
     """Measure similarity, and check the normalisation, of images without labels.
 
-    Parameters
-    ----------
-    images : ImageList
-    options : ExtractionOptions
-        What layers they name is ignored.
-    progress : Progress, optional
-
-    Returns
-    -------
-    similarity : Similarity
-    check : NormalizationCheck or None
-        None without batch normalisation.
+    The check is None without batch normalisation. Which layers the options name is ignored.
 
     Raises
     ------
@@ -59,10 +43,8 @@ def compare_with_training(
     device = str(find_device(options.device))
     digests = read_digests(images, store, progress)
     kept, skipped = _readable(images, distinct(digests), sample_size(backbone))
-    if skipped and not (options.skip_unreadable and len(kept)):
-        raise UnreadableImagesError(list_unreadable(skipped, len(images)))
-    for name, why in skipped.items():
-        progress.info(f"Skipped {name}: {why}")
+    skip = options.skip_unreadable and len(kept) > 0
+    say_skipped(skipped, len(images), progress, skip=skip, stored=False)
     images, digests = images.take(kept), digests[kept]
     if options.normalize == "auto":
         options, chosen = choose(images, digests, backbone, options)

@@ -1,6 +1,6 @@
 """Cost: what the network computes for the codes of one layer or another, and how long it takes.
 
-What is computed decides (it is the same in every run), and the time is what people are told.
+What is computed decides, as it is the same in every run; the time is shown.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from codes import Backbone
 from pipelines.extraction.extract import Extraction, extractor_of
-from pipelines.extraction.options import ExtractionOptions
 
 N_IMAGES = 8
 N_PASSES = 5
@@ -34,10 +33,6 @@ def multiply_adds(backbone: Backbone) -> dict[str, int]:
     Those of convolutions, matrix products and attention, as PyTorch's ``FlopCounterMode`` counts
     them. Operations that it does not know count nothing, such as custom kernels: where a network
     consists of these, all its layers have 0, and none is cheaper than another.
-
-    Parameters
-    ----------
-    backbone : Backbone
 
     Returns
     -------
@@ -85,41 +80,28 @@ def _all_counted() -> Iterator[None]:
         mha.set_fastpath_enabled(before)
 
 
-def measure_cost(
-    extraction: Extraction, options: ExtractionOptions, layers: Sequence[str]
-) -> dict[str, float]:
+def measure_cost(extraction: Extraction, layers: Sequence[str]) -> dict[str, float]:
     """Time the network up to some of its layers, on the device of the extraction.
 
-    Parameters
-    ----------
-    extraction : Extraction
-    options : ExtractionOptions
-        That it was made with.
-    layers : sequence of str
-        Names of taps.
-
-    Returns
-    -------
-    seconds : dict of str to float
-        For an image, by layer: the median of a few passes of eight images, the layers in turn.
-        Reading and resizing the image is not part of it.
+    Returned are seconds for an image by tap: the median of a few passes of eight images, the layers
+    in turn. Reading and resizing the image is not part of it.
     """
     images = extraction.images
     preprocessing = extraction.backbone.preprocessing
     places = range(min(N_IMAGES, len(images)))
     pixels = torch.cat([preprocessing.crops(images.source.open(i)) for i in places])
     extractors = {
-        layer: extractor_of(extraction.backbone, extraction.options_of(layer, options))
+        layer: extractor_of(extraction.backbone, extraction.options_of(layer))
         for layer in dict.fromkeys(layers)
     }
-    taken: dict[str, list[float]] = {layer: [] for layer in extractors}
+    times: dict[str, list[float]] = {layer: [] for layer in extractors}
     for number in range(1 + N_PASSES):
         for layer, extractor in extractors.items():
             start = time.perf_counter()
             for codes in extractor(pixels).values():
                 codes.cpu()
             if number:  # The first pass tunes the network.
-                taken[layer].append((time.perf_counter() - start) / len(places))
-        if number and np.sum(list(taken.values())) * len(places) > ENOUGH:
+                times[layer].append((time.perf_counter() - start) / len(places))
+        if number and np.sum(list(times.values())) * len(places) > ENOUGH:
             break
-    return {layer: median(passes) for layer, passes in taken.items()}
+    return {layer: median(passes) for layer, passes in times.items()}

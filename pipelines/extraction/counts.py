@@ -83,19 +83,8 @@ def count_images(
 ) -> Counts:
     """Count what became of the images.
 
-    Parameters
-    ----------
-    digests : ndarray of shape (n_images, 32), uint8
-    arrays : mapping of str to CodesKey
-        By the taps' names.
-    gaps : list of Gap
-        What the store lacked.
-    unreadable : mapping of bytes to str
-        Digests of images that could not be decoded; they are left out.
-
-    Returns
-    -------
-    counts : Counts
+    ``digests`` are of shape (n_images, 32), ``gaps`` what the store lacked; ``unreadable`` images,
+    by digest, could not be decoded and are left out.
     """
     _, number, n_alike = np.unique(digests, axis=0, return_inverse=True, return_counts=True)
     n_alike = n_alike[number.ravel()]

@@ -46,16 +46,9 @@ class Shard:
             )
 
     def of(self, digests: NDArray[np.uint8]) -> NDArray[np.intp]:
-        """Choose this rank's images.
+        """Choose this rank's images: places in the list, each distinct image once; ``(n_own,)``.
 
-        Parameters
-        ----------
-        digests : ndarray of shape (n_samples, 32), uint8
-
-        Returns
-        -------
-        images : ndarray of intp
-            Places in the list, each distinct image once; of all ranks together, all of them.
+        Of all ranks together they are all images. ``digests`` are of shape (n_samples, 32).
 
         Examples
         --------
@@ -76,16 +69,7 @@ def find_shard(
 ) -> Shard:
     """Take the shard that was asked for, or the one that torchrun or Slurm gives this process.
 
-    Parameters
-    ----------
-    rank, world_size : int or None
-        Both, or none.
-    environment : mapping, optional
-
-    Returns
-    -------
-    shard : Shard
-        The whole, by default.
+    ``rank`` and ``world_size`` are given both or neither. The default is the whole dataset.
 
     Examples
     --------

@@ -14,23 +14,15 @@ from cache import CodesKey, CodeStore, CodesView, ExtractionKey
 from cache.digests import DigestMemory
 from codes import Backbone, CodeExtractor, ImageList, Preprocessing, load_backbone
 from codes.data.images import digest_images
-from codes.decoding.decode import ChangedReason
 from codes.extractor import EXTRACTOR_VERSION
 from codes.graph.cutting import Tap
-from codes.wording import counted
 from pipelines.extraction.counts import Counts
 from pipelines.extraction.distributed import Shard
 from pipelines.extraction.fill import fill_missing
+from pipelines.extraction.left_out import say_skipped
 from pipelines.extraction.normalization import choose, normalized, require_norm
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.progress import Progress, Silent, timed
-
-
-class UnreadableImagesError(ValueError):
-    """Some images of a dataset cannot be decoded; the message lists every one.
-
-    Or the archive that they are in was changed while it was read.
-    """
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,12 +82,7 @@ class Extraction:
         return self.counts.reused
 
     def codes(self, layer: str) -> NDArray[Any]:
-        """Read a layer's codes out of the store.
-
-        Parameters
-        ----------
-        layer : str
-            A tap's name.
+        """Read the codes of a layer, a tap's name, out of the store.
 
         Returns
         -------
@@ -118,21 +105,10 @@ class Extraction:
         """
         return self.store.view(self.key, self.arrays[layer], self.digests)
 
-    def options_of(self, layer: str, options: ExtractionOptions) -> ExtractionOptions:
-        """Narrow the options that this was made with down to one of its taps.
-
-        Parameters
-        ----------
-        layer : str
-            A tap's name.
-        options : ExtractionOptions
-
-        Returns
-        -------
-        options : ExtractionOptions
-        """
+    def options_of(self, layer: str) -> ExtractionOptions:
+        """Narrow the options that this was made with down to one of its taps, by its name."""
         [tap] = [tap for tap in self.taps if tap.name == layer]
-        return replace(options, layers=tap.layer.name, pool=tap.pool)
+        return replace(self.options, layers=tap.layer.name, pool=tap.pool)
 
     @property
     def readers(self) -> dict[str, Callable[[], NDArray[Any]]]:
@@ -201,19 +177,14 @@ def extract(
         )
     progress = progress or Silent()
     seconds: dict[str, float] = {}
-    if images.ignored:
-        progress.info(
-            f"Ignored: {', '.join(f'{what} ({n})' for what, n in images.ignored.items())}."
-        )
+    auto = backbone is None and options.normalize == "auto"
     with timed(seconds, "load"):
-        auto = backbone is None and options.normalize == "auto"
-        loaded = backbone is None
-        backbone = backbone or backbone_of(options)
+        if backbone is None:
+            backbone = backbone_of(options)
+            say_weights(backbone, options.weights, progress)
         extractor = extractor_of(backbone, options)
-    if loaded:
-        say_weights(backbone, options.weights, progress)
     store = CodeStore(options.store)
-    store.require_locks()
+    store.storage.require_locks()
     with timed(seconds, "digest"):
         digests = read_digests(images, store, progress)
     chosen = ""
@@ -242,21 +213,8 @@ def extract(
         )
     bad = [i for i, digest in enumerate(digests) if digest.tobytes() in unreadable]
     skipped = {images.source.names[i]: unreadable[digests[i].tobytes()] for i in bad}
-    changed = [name for name, why in skipped.items() if isinstance(why, ChangedReason)]
-    if changed:  # They can be read: to skip them would be to lose them.
-        raise UnreadableImagesError(
-            f"{len(changed):,} of {counted(len(images), 'image')} "
-            f"{'was' if len(changed) == 1 else 'were'} not read, the first {changed[0]!r}: the "
-            "archive was changed or removed meanwhile. The codes of the others are stored. Restore "
-            "the archive and run it again."
-        )
-    if skipped and not options.skip_unreadable:
-        raise UnreadableImagesError(list_unreadable(skipped, len(images)))
+    say_skipped(skipped, len(images), progress, skip=options.skip_unreadable, stored=True)
     kept = np.setdiff1d(np.arange(len(images)), np.array(bad, np.intp))
-    if len(images) and not len(kept) and not options.skip_unreadable:
-        raise UnreadableImagesError(list_unreadable(skipped, len(images)))
-    if skipped:
-        progress.info(f"Skipped, as they cannot be read:{_lines(skipped)}")
     return Extraction(
         images=images.take(kept) if bad else images,
         digests=digests[kept],
@@ -275,18 +233,9 @@ def extract(
 
 
 def read_digests(images: ImageList, store: CodeStore, progress: Progress) -> NDArray[np.uint8]:
-    """Read what the images of a dataset are known by.
+    """Read what images are known by, uint8 of shape ``(n_images, 32)``.
 
-    Parameters
-    ----------
-    images : ImageList
-    store : CodeStore
-        Remembers the digests of files that have not changed.
-    progress : Progress
-
-    Returns
-    -------
-    digests : ndarray of shape (n_images, 32), uint8
+    The store remembers the digests of files that have not changed.
     """
     with (
         DigestMemory(store.storage.digests) as memory,
@@ -296,17 +245,7 @@ def read_digests(images: ImageList, store: CodeStore, progress: Progress) -> NDA
 
 
 def key_of(backbone: Backbone, precision: str) -> ExtractionKey:
-    """Make the key of what is extracted with a backbone.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    precision : str
-
-    Returns
-    -------
-    key : ExtractionKey
-    """
+    """Make the key of what is extracted with a backbone."""
     return ExtractionKey(
         architecture=backbone.architecture,
         weights=backbone.weights_digest,
@@ -319,14 +258,7 @@ def key_of(backbone: Backbone, precision: str) -> ExtractionKey:
 def backbone_of(options: ExtractionOptions) -> Backbone:
     """Load the network that some options name.
 
-    Parameters
-    ----------
-    options : ExtractionOptions
-
-    Returns
-    -------
-    backbone : Backbone
-        With its own normalisation where one is to be chosen, "auto".
+    Where a normalisation is to be chosen, "auto", it has its own.
     """
     if options.normalize not in (None, "auto"):
         Preprocessing().normalized(str(options.normalize))  # Fail early.
@@ -344,31 +276,13 @@ def backbone_of(options: ExtractionOptions) -> Backbone:
 
 
 def say_weights(backbone: Backbone, asked: str | None, progress: Progress) -> None:
-    """Say what was seen through to find the weights, where it is more than what was asked for.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    asked : str or None
-        As for `codes.load_backbone`.
-    progress : Progress
-    """
+    """Say which weights were found in a file, where that is more than what was asked for."""
     if asked not in (None, "none", "default", backbone.weights):
         progress.info(f"Weights: {backbone.weights}.")
 
 
 def extractor_of(backbone: Backbone, options: ExtractionOptions) -> CodeExtractor:
-    """Make the extractor that some options describe.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    options : ExtractionOptions
-
-    Returns
-    -------
-    extractor : CodeExtractor
-    """
+    """Make the extractor that some options describe."""
     return CodeExtractor(
         backbone,
         options.layers,
@@ -380,27 +294,3 @@ def extractor_of(backbone: Backbone, options: ExtractionOptions) -> CodeExtracto
         deterministic=options.deterministic,
         compile=options.compile,
     )
-
-
-def list_unreadable(skipped: dict[str, str], n_images: int) -> str:
-    """Say which images of a dataset cannot be read, and what to do.
-
-    Parameters
-    ----------
-    skipped : dict of str to str
-        Name → why.
-    n_images : int
-
-    Returns
-    -------
-    message : str
-    """
-    return (
-        f"{len(skipped):,} of {counted(n_images, 'image')} cannot be read; the codes of the others "
-        f"are stored.{_lines(skipped)}\nMend or remove them, or go on without them with "
-        "--skip-unreadable."
-    )
-
-
-def _lines(skipped: dict[str, str]) -> str:
-    return "".join(f"\n  {name}: {why}" for name, why in skipped.items())

@@ -63,21 +63,19 @@ def fill_missing(
     options: ExtractionOptions,
     progress: Progress,
 ) -> tuple[Counts, dict[bytes, str]]:
-    """Extract what the store lacks: each image for those taps alone whose codes it has not.
+    """Extract what the store lacks: each image only for those taps whose codes it does not have.
 
     Parameters
     ----------
-    store : CodeStore
-    key : ExtractionKey
+    store, key
+        Where the codes go.
     arrays : dict of str to CodesKey
-        By the taps' names.
-    images : ImageList
-    digests : ndarray of shape (n_images, 32), uint8
-        What the images are known by.
+        By the names of the extractor's taps.
+    images, digests
+        The images, and what they are known by: uint8 of shape (n_images, 32).
     extractor : Extractor
-        Of these taps.
     options : ExtractionOptions
-        How many images at once, how many processes, and what the codes are said to come from.
+        How many images at once, how many processes, and what the codes are recorded to come from.
     progress : Progress
 
     Returns
@@ -92,7 +90,7 @@ def fill_missing(
         return sum(bytes_of({a: widths[a] for a in gap.arrays}, len(gap.images)) for gap in gaps)
 
     gaps = store.missing(key, list(arrays.values()), digests)
-    store.require_space(bytes_needed())
+    store.storage.require_space(bytes_needed())
     removed = store.require_limit(bytes_needed())
     if removed:
         progress.info(f"Removed for CNN_CODES_STORE_LIMIT: {', '.join(removed)}.")
@@ -158,7 +156,7 @@ def _batches(
     options: ExtractionOptions,
     progress: Progress,
 ) -> Generator[CodesBatch, None, None]:
-    """Extract, and say afterwards whether the device's memory held fewer images than asked."""
+    """Extract, and report afterwards whether the device's memory held fewer images than asked."""
     workers = _workers(extractor.device) if options.workers is None else options.workers
     yield from extractor.extract(
         images,

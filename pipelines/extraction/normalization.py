@@ -58,21 +58,6 @@ class NormalizationCheck:
     text: str
 
 
-def first_norm(backbone: Backbone) -> str | None:
-    """Name the first batch normalisation that knows what went in during training.
-
-    Parameters
-    ----------
-    backbone : Backbone
-
-    Returns
-    -------
-    name : str or None
-        None where there is none.
-    """
-    return next(iter(find_norms(backbone.graph)), None)
-
-
 def check_normalization(
     images: ImageList, digests: NDArray[np.uint8], backbone: Backbone, *, device: str = "cpu"
 ) -> NormalizationCheck | None:
@@ -81,7 +66,7 @@ def check_normalization(
     Parameters
     ----------
     images : ImageList
-        Those that cannot be decoded are not looked at.
+        Those that cannot be decoded are ignored.
     digests : ndarray of shape (n_images, 32), uint8
     backbone : Backbone
     device : str, default="cpu"
@@ -92,7 +77,8 @@ def check_normalization(
         None without a batch normalisation that knows what went in during training, or without an
         image that can be decoded.
     """
-    name, steps = first_norm(backbone), backbone.preprocessing
+    steps = backbone.preprocessing
+    name = next(iter(find_norms(backbone.graph)), None)
     crops = [] if name is None else _crops(images, digests, steps)
     if name is None or not crops:
         return None
@@ -130,16 +116,7 @@ def _crops(
 
 
 def compare_divergences(in_use: float, best: float) -> str | None:
-    """Decide what another normalisation's smaller divergence is worth.
-
-    Parameters
-    ----------
-    in_use, best : float
-
-    Returns
-    -------
-    level : str or None
-        ``"warn"``, ``"note"`` or None.
+    """Decide what another normalisation's smaller divergence is worth: "warn", "note" or nothing.
 
     Examples
     --------
@@ -153,14 +130,6 @@ def compare_divergences(in_use: float, best: float) -> str | None:
 
 def shown(divergence: float) -> str:
     """Write a divergence with two decimals, or as a whole number where it is large.
-
-    Parameters
-    ----------
-    divergence : float
-
-    Returns
-    -------
-    text : str
 
     Examples
     --------
@@ -194,10 +163,6 @@ def _say(values: dict[str, float], in_use: str, best: str, level: str | None) ->
 def require_norm(backbone: Backbone) -> None:
     """Refuse to choose a normalisation for a network that does not remember its own.
 
-    Parameters
-    ----------
-    backbone : Backbone
-
     Raises
     ------
     ValueError
@@ -207,8 +172,8 @@ def require_norm(backbone: Backbone) -> None:
         "its weights are random, so that there is no normalisation that it was trained with"
         if backbone.random
         else None
-        if first_norm(backbone) is not None
-        else "it has no batch normalisation, whose statistics would tell them apart"
+        if find_norms(backbone.graph)
+        else "it has no batch normalisation, whose statistics would distinguish them"
     )
     if why is not None:
         raise ValueError(
@@ -219,18 +184,7 @@ def require_norm(backbone: Backbone) -> None:
 
 
 def normalized(backbone: Backbone, options: ExtractionOptions) -> Backbone:
-    """Give a network the normalisation that some options name.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    options : ExtractionOptions
-
-    Returns
-    -------
-    backbone : Backbone
-        With its own where none is named, or one is to be chosen, "auto".
-    """
+    """Give a network the normalisation that some options name; its own for None and "auto"."""
     if options.normalize in (None, "auto"):
         return backbone
     steps = backbone.preprocessing.normalized(str(options.normalize))
@@ -242,20 +196,8 @@ def choose(
 ) -> tuple[ExtractionOptions, str]:
     """Choose a normalisation on the training images, in place of "auto".
 
-    Parameters
-    ----------
-    images : ImageList
-    digests : ndarray of shape (n_images, 32), uint8
-    backbone : Backbone
-        With its own normalisation.
-    options : ExtractionOptions
-
-    Returns
-    -------
-    options : ExtractionOptions
-        With the one that was chosen, or none for the backbone's own.
-    text : str
-        What was chosen, and by what.
+    The backbone has its own normalisation. Returned are the options with the one that was chosen,
+    None for the backbone's own, and a sentence on what was chosen, and by what.
     """
     train = np.arange(len(images)) if images.test is None else np.flatnonzero(~images.test)
     check = check_normalization(images.take(train), digests[train], backbone, device=options.device)
@@ -263,10 +205,10 @@ def choose(
         return replace(options, normalize=None), (
             "--normalize auto: no image could be read; the network's own is used."
         )
-    taken = check.best if check.level == "warn" else None
-    which = repr(taken) if taken else f"the network's own ({check.in_use})"
+    best = check.best if check.level == "warn" else None
+    which = repr(best) if best else f"the network's own ({check.in_use})"
     measured = ", ".join(f"{how} {shown(value)}" for how, value in check.values.items())
-    return replace(options, normalize=taken), (
+    return replace(options, normalize=best), (
         f"--normalize auto: {which} is used; divergences at the first batch normalisation, from "
         f"{check.n_images} training images: {measured}."
     )

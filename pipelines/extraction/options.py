@@ -1,4 +1,7 @@
-"""Options: what to read from which network, as typed on the command line or given in Python."""
+"""Options: what to read from which network, as typed on the command line or given in Python.
+
+A new field is an option of every command that extracts: `pipelines.cli.shared_options` makes them.
+"""
 
 # Annotations are evaluated here: the command line reads them from classes derived elsewhere.
 
@@ -6,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DTYPES = ("float16", "float32")
+FREE = ("device", "batch_size", "workers", "store", "skip_unreadable")
+"""Options that codes do not depend on."""
 
 
 @dataclass(frozen=True, kw_only=True)

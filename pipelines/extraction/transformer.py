@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from pipelines.extraction.extract import extract
 from pipelines.extraction.options import ExtractionOptions
 
 
+@dataclass(eq=False, repr=False)
 class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Turns paths of images into the codes of one layer.
 
@@ -25,22 +27,13 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     backbone : str, default="bundled"
-        As for `pipelines.ExtractionOptions`, and so all others.
+        As for `pipelines.ExtractionOptions`.
     layer : str, default="fc7.relu"
         One layer's name.
-    weights : str, optional
-    image_size : int, optional
-    dense : bool, default=False
-    views : str, default="center"
-    page : int, optional
-    pool : str, default="grid"
-    activation : {"post", "pre"}, default="post"
-    precision : str, default="float32"
-    dtype : {"float16", "float32"}, default="float16"
-    device : str, default="auto"
-    batch_size : int, optional
-    workers : int, optional
-    store : str or Path, optional
+    weights, image_size, dense, views, page, pool, activation, precision, dtype
+        As for `pipelines.ExtractionOptions`: they decide which codes these are.
+    device, batch_size, workers, store
+        As for it too; the codes do not depend on them.
 
     Examples
     --------
@@ -51,40 +44,22 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     'fc7.relu'
     """
 
-    def __init__(
-        self,
-        backbone: str = "bundled",
-        layer: str = "fc7.relu",
-        *,
-        weights: str | None = None,
-        image_size: int | None = None,
-        dense: bool = False,
-        views: str = "center",
-        page: int | None = None,
-        pool: str = "grid",
-        activation: str = "post",
-        precision: str = "float32",
-        dtype: str = "float16",
-        device: str = "auto",
-        batch_size: int | None = None,
-        workers: int | None = None,
-        store: str | Path | None = None,
-    ) -> None:
-        self.backbone = backbone
-        self.layer = layer
-        self.weights = weights
-        self.image_size = image_size
-        self.dense = dense
-        self.views = views
-        self.page = page
-        self.pool = pool
-        self.activation = activation
-        self.precision = precision
-        self.dtype = dtype
-        self.device = device
-        self.batch_size = batch_size
-        self.workers = workers
-        self.store = store
+    backbone: str = "bundled"
+    layer: str = "fc7.relu"
+    _: KW_ONLY
+    weights: str | None = None
+    image_size: int | None = None
+    dense: bool = False
+    views: str = "center"
+    page: int | None = None
+    pool: str = "grid"
+    activation: str = "post"
+    precision: str = "float32"
+    dtype: str = "float16"
+    device: str = "auto"
+    batch_size: int | None = None
+    workers: int | None = None
+    store: str | Path | None = None
 
     def fit(self, X: Sequence[str | Path], y: object = None) -> Self:
         """Check the options; there is nothing to learn.
@@ -94,7 +69,7 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         X : sequence of str or Path
             Image files.
         y : object
-            Not looked at.
+            Ignored.
 
         Returns
         -------

@@ -7,206 +7,20 @@ reduced once to its smaller side, and each C starts from the one before.
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import check_scoring
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from pipelines.linear.path import (
-    Settings,
-    decide,
-    judge,
-    log_probabilities,
-    probabilities,
-    refit,
-    score_fold,
-)
-from pipelines.linear.scaling import BLOCK_SIZE, Scale, row_lengths
-from pipelines.linear.validation import (
-    DEFAULT_GRID,
-    check_class_weight,
-    check_finite,
-    check_grid,
-    check_options,
-    check_scoring_name,
-    make_splits,
-    parse_grid,
-    read_codes,
-)
+from pipelines.linear.base import LinearCV
+from pipelines.linear.path import log_probabilities
 
 Array = NDArray[np.floating[Any]]
 
-DEFAULT_CS = parse_grid(DEFAULT_GRID)
 
-
-class _LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """What the two classifiers share: everything but the loss."""
-
-    _kind: ClassVar[Literal["squared_hinge", "softmax"]]
-
-    def __init__(
-        self,
-        Cs: ArrayLike = DEFAULT_CS,
-        *,
-        cv: Any = None,
-        scale: Scale = "standard",
-        class_weight: dict[Any, float] | Literal["balanced"] | None = None,
-        scoring: Any = None,
-        tol: float = 1e-5,
-        max_iter: int = 100,
-        random_state: int | np.random.RandomState | None = None,
-        n_jobs: int | None = None,
-    ) -> None:
-        self.Cs = Cs
-        self.cv = cv
-        self.scale = scale
-        self.class_weight = class_weight
-        self.scoring = scoring
-        self.tol = tol
-        self.max_iter = max_iter
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
-        """Choose C by cross-validation and fit all rows with it.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Codes: a NumPy array or memory map (float16, float32 and float64 are taken as they
-            are), or a Zarr array, which is read into memory once.
-        y : array-like of shape (n_samples,)
-            Labels: integers or strings.
-
-        Returns
-        -------
-        self
-            The fitted estimator.
-
-        Raises
-        ------
-        TypeError
-            Sparse ``X``.
-        ValueError
-            NaN or infinity in ``X`` or in a score, fewer than two classes, a class with fewer
-            members than folds, a value of ``Cs`` that is not positive, an unknown ``scale``.
-        """
-        self.Cs_ = check_grid(self.Cs)
-        check_options(self.scale, self.tol, self.max_iter)
-        check_class_weight(self.class_weight)
-        check_scoring_name(self.scoring)
-        codes, y = validate_data(self, read_codes(X), y, dtype=_FLOATS, ensure_all_finite=False)
-        check_finite(codes)
-        check_classification_targets(y)
-        self.classes_, labels = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(
-                f"y holds one class only, {self.classes_.tolist()[0]!r}; a classifier needs at "
-                "least 2 classes. Add samples of another class."
-            )
-        settings = Settings(
-            kind=self._kind,
-            classes=self.classes_,
-            scale=self.scale,
-            class_weight=self.class_weight,
-            tol=self.tol,
-            max_iter=self.max_iter,
-        )
-        worst = self._score(codes, labels, settings)
-        self.C_ = _choose(self.Cs_, self.scores_)
-        self.C_at_edge_ = _edge(self.Cs_, self.scores_, self.C_)
-        self.coef_, self.intercept_, last, self.n_iter_ = refit(codes, labels, self.C_, settings)
-        self.certificate_ = max(worst, last)
-        if not (np.isfinite(self.coef_).all() and np.isfinite(self.certificate_)):
-            raise ValueError(
-                "The weights are not finite: the values of X, Cs and class_weight are too far "
-                f"apart (largest C: {self.Cs_.max():.3g}). Use scale='standard', or smaller Cs."
-            )
-        if self.certificate_ > self.tol:
-            warnings.warn(
-                f"{type(self).__name__} did not converge: the weights are within "
-                f"{self.certificate_:.1e} of the optimum, relative to their length; "
-                f"tol={self.tol:.1e} was asked. Raise max_iter={self.max_iter} or tol, leave out "
-                "the largest Cs, or use scale='standard'.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
-        return self
-
-    def _score(self, codes: Array, labels: NDArray[np.intp], settings: Settings) -> float:
-        """Set ``scores_`` and return the worst certificate."""
-        splits = make_splits(self.cv, labels, self.classes_, self.random_state)
-        scorer = None
-        if self.scoring is not None:
-            scorer = check_scoring(judge(settings), self.scoring)
-        order = np.argsort(self.Cs_, kind="stable")
-        results = Parallel(n_jobs=self.n_jobs)(
-            delayed(score_fold)(codes, labels, train, test, self.Cs_[order], settings, scorer)
-            for train, test in splits
-        )
-        self.scores_ = np.empty((len(order), len(splits)))
-        self.scores_[order] = np.transpose([scores for scores, _ in results])
-        if not np.isfinite(self.scores_).all():
-            raise ValueError(
-                f"scoring={self.scoring!r} gave NaN or infinity on a fold, so no C can be "
-                "chosen. Use a score that every fold defines, or larger folds."
-            )
-        return max(float(certificates.max()) for _, certificates in results)
-
-    def decision_function(self, X: ArrayLike) -> Array:
-        """Evaluate the linear functions whose largest decides.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Codes.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,) if n_classes == 2 else (n_samples, n_classes), float64
-        """
-        values = self._decision_values(X)
-        return values[:, 0] if values.shape[1] == 1 else values
-
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Predict the label of each sample.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Codes.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-        """
-        values = self._decision_values(X)
-        return np.asarray(self.classes_[decide(values)])
-
-    def _decision_values(self, X: ArrayLike) -> Array:
-        check_is_fitted(self)
-        codes = validate_data(
-            self, read_codes(X), reset=False, dtype=_FLOATS, ensure_all_finite=False
-        )
-        check_finite(codes)
-        values = np.empty((len(codes), len(self.coef_)))
-        step = max(64, BLOCK_SIZE // codes.shape[1])
-        for start in range(0, len(codes), step):
-            rows = slice(start, start + step)
-            values[rows] = codes[rows].astype(np.float64) @ self.coef_.T
-        if self.scale == "l2":
-            values /= row_lengths(codes, np.arange(len(codes)))[:, None]
-        return values + self.intercept_
-
-
-class LinearSVCCV(_LinearCV):
+@dataclass(eq=False, repr=False)
+class LinearSVCCV(LinearCV):
     """Linear support vector machine whose C is chosen by cross-validation.
 
     Squared hinge, one against the rest, the intercept penalised: the model, and the answer, of a
@@ -241,7 +55,7 @@ class LinearSVCCV(_LinearCV):
         The C with the best mean score; of several, the smallest, so the most regularised.
     C_at_edge_ : {"low", "high", None}
         Whether ``C_`` is the smallest or largest of ``Cs``, and scores rise towards it: then the
-        best may lie beyond them.
+        best may be beyond them.
     Cs_ : ndarray of shape (n_Cs,)
         ``Cs`` as an array.
     scores_ : ndarray of shape (n_Cs, n_folds)
@@ -254,7 +68,7 @@ class LinearSVCCV(_LinearCV):
         The labels, sorted.
     certificate_ : float
         Upper bound of ``‖w - w*‖ / ‖w‖`` over all fits; at most ``tol`` unless a
-        ``ConvergenceWarning`` said so.
+        ``ConvergenceWarning`` was raised.
     n_iter_ : int
         Newton iterations of the last fit.
     n_features_in_ : int
@@ -279,7 +93,8 @@ class LinearSVCCV(_LinearCV):
     _kind = "squared_hinge"
 
 
-class LogisticCV(_LinearCV):
+@dataclass(eq=False, repr=False)
+class LogisticCV(LinearCV):
     """Multinomial logistic regression whose C is chosen by cross-validation.
 
     The intercept is free: the model, and the answer, of a converged ``LogisticRegression`` under
@@ -287,51 +102,13 @@ class LogisticCV(_LinearCV):
 
     Parameters
     ----------
-    Cs : array-like of shape (n_Cs,), default=1e-6, 1e-5, ..., 1e2
-        Values of C to choose from, positive, in any order; the inverse of the penalty's strength.
-    cv : int, splitter, iterable of (train, test) or None, default=None
-        An int makes stratified folds, shuffled by ``random_state``; None makes five, or as many
-        as the rarest class has members.
-    scale : {"standard", "l2", None}, default="standard"
-        Zero mean and unit variance of each feature, by the statistics of the training rows of
-        each fold (a constant feature is left out); unit length of each sample; or as it is.
-    class_weight : dict, "balanced" or None, default=None
-        As in ``LogisticRegression``.
-    scoring : str, scorer or None, default=None
-        What chooses C: a score's name, or a scorer of ``make_scorer``; None is accuracy.
-    tol : float, default=1e-5
-        Relative distance to the optimum at which a fit stops: ``‖w - w*‖ <= tol * ‖w‖``.
-    max_iter : int, default=100
-        Most Newton iterations for one C.
-    random_state : int, RandomState instance or None, default=None
-        Shuffles the folds where ``cv`` is an int or None. The fit itself draws nothing.
-    n_jobs : int or None, default=None
-        Folds run in parallel, through joblib's current backend; BLAS is limited to one thread.
+    Cs, cv, scale, class_weight, scoring, tol, max_iter, random_state, n_jobs
+        As for `LinearSVCCV`; ``class_weight`` is that of ``LogisticRegression``.
 
     Attributes
     ----------
-    C_ : float
-        The C with the best mean score; of several, the smallest, so the most regularised.
-    C_at_edge_ : {"low", "high", None}
-        Whether ``C_`` is the smallest or largest of ``Cs``, and scores rise towards it: then the
-        best may lie beyond them.
-    Cs_ : ndarray of shape (n_Cs,)
-        ``Cs`` as an array.
-    scores_ : ndarray of shape (n_Cs, n_folds)
-        Held-out scores, in the order of ``Cs_``.
-    coef_ : ndarray of shape (1, n_features) if n_classes == 2 else (n_classes, n_features)
-        Weights of the input's own features (with ``scale="l2"``, of the samples at unit length).
-    intercept_ : ndarray of shape (1,) if n_classes == 2 else (n_classes,)
-        Constants in the decision function.
-    classes_ : ndarray of shape (n_classes,)
-        The labels, sorted.
-    certificate_ : float
-        Upper bound of ``‖w - w*‖ / ‖w‖`` over all fits; at most ``tol`` unless a
-        ``ConvergenceWarning`` said so.
-    n_iter_ : int
-        Newton iterations of the last fit.
-    n_features_in_ : int
-        Number of features seen in fit.
+    C_, C_at_edge_, Cs_, scores_, coef_, intercept_, classes_, certificate_, n_iter_, n_features_in_
+        As of `LinearSVCCV`.
 
     References
     ----------
@@ -378,26 +155,4 @@ class LogisticCV(_LinearCV):
         -------
         ndarray of shape (n_samples, n_classes), float64
         """
-        return probabilities(self._decision_values(X))
-
-
-_FLOATS = [np.float64, np.float32, np.float16]
-
-
-def _choose(Cs: Array, scores: Array) -> float:
-    """Choose the best mean score; of several, the smallest C, the most regularised.
-
-    So does scikit-learn's ``GridSearchCV`` on an increasing grid, of which it takes the first. To
-    take another would give other labels where it is not known that they are better ones.
-    """
-    means = scores.mean(axis=1)
-    return float(Cs[means == means.max()].min())
-
-
-def _edge(Cs: Array, scores: Array, C: float) -> Literal["low", "high"] | None:
-    """Tell at which end of the grid ``C`` lies, if scores still rise towards that end."""
-    order = np.argsort(Cs)
-    means = scores.mean(axis=1)[order]
-    if len(Cs) > 1 and Cs[order[0]] == C and means[0] > means[1]:
-        return "low"
-    return "high" if len(Cs) > 1 and Cs[order[-1]] == C and means[-1] > means[-2] else None
+        return np.exp(self.predict_log_proba(X))

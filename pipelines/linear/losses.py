@@ -1,44 +1,22 @@
 """Losses: squared hinge and softmax, their gradients and their curvatures.
 
-Margins are arrays of shape ``(n_outputs, n_samples)``, a row a class, as the rows of
-scikit-learn's ``coef_``. ``loss.at(margins)`` is the local quadratic model that a Newton step
-needs: its ``gradient``, the product of its curvature with a direction, and the curvature's
-diagonal, from which preconditioners are made.
+Margins, and what is computed from them, are arrays of shape ``(n_outputs, n_samples)``, a row a
+class, as the rows of scikit-learn's ``coef_``. ``loss.at(margins)`` is the local quadratic model
+that a Newton step needs: its ``gradient``, the product of its curvature with a direction, and the
+curvature's diagonal, from which preconditioners are made; unless it is ``balanced``, the free
+intercept was not found, and its gradient bounds nothing. ``loss.total(terms)`` sums over what is
+solved together, to shape ``(n_problems, 1)``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
-
-
-class LocalModel(Protocol):
-    """The quadratic model of a loss around some margins."""
-
-    @property
-    def gradient(self) -> Array:
-        """Slope of the loss, shape ``(n_outputs, n_samples)``."""
-
-    @property
-    def balanced(self) -> bool:
-        """Whether the free intercept was found: without it the gradient bounds nothing."""
-
-    def product(self, direction: Array) -> Array:
-        """Multiply the curvature with ``direction``, shape ``(n_outputs, n_samples)``."""
-
-    def diagonal(self) -> Array:
-        """Give each output's own curvature, shape ``(n_outputs, n_samples)``."""
-
-    def dual_gap(self, dual: Array) -> tuple[Array, Array] | None:
-        """Split off what is infeasible of ``dual`` and give the gap of the rest, if known."""
-
-    def quadratics(self) -> list[Quadratic] | None:
-        """Give each output's loss as least squares on a few samples, if it is that."""
 
 
 @dataclass(frozen=True)
@@ -56,29 +34,16 @@ class Quadratic:
     weights: Array
 
 
-class Loss(Protocol):
-    """A convex loss of the margins."""
-
-    def at(self, margins: Array) -> LocalModel:
-        """Build the local model at ``matvec``."""
-
-    def total(self, terms: Array) -> Array:
-        """Sum ``terms`` over what is solved together: shape ``(n_problems, 1)``."""
-
-    def take(self, outputs: NDArray[np.intp]) -> Loss:
-        """Restrict the loss to these outputs."""
-
-
 @dataclass(frozen=True)
 class HingeModel:
-    """Local model of the squared hinge: diagonal."""
+    """Local model of the squared hinge, whose curvature is diagonal."""
 
     signs: Array
     weights: Array
     slack: Array
     gradient: Array
     curvature: Array
-    balanced: bool = True
+    balanced: bool = True  # There is no free intercept to find.
 
     def product(self, direction: Array) -> Array:
         """Multiply the curvature with ``direction``."""
@@ -122,8 +87,8 @@ class SquaredHinge:
     signs: Array
     weights: Array
 
-    def at(self, margins: Array) -> LocalModel:
-        """Build the local model at ``matvec``."""
+    def at(self, margins: Array) -> HingeModel:
+        """Build the local model at ``margins``."""
         slack = np.maximum(1.0 - self.signs * margins, 0.0)
         gradient = -self.weights * self.signs * slack
         return HingeModel(self.signs, self.weights, slack, gradient, self.weights * (slack > 0))
@@ -132,7 +97,7 @@ class SquaredHinge:
         """Sum over samples (or features): one number an output."""
         return np.asarray(terms.sum(axis=1, keepdims=True))
 
-    def take(self, outputs: NDArray[np.intp]) -> Loss:
+    def take(self, outputs: NDArray[np.intp]) -> SquaredHinge:
         """Restrict the loss to these outputs."""
         return SquaredHinge(self.signs[outputs], self.weights[outputs])
 
@@ -141,7 +106,7 @@ class SoftmaxModel:
     """Local model of the softmax loss after its free intercept has been minimised out.
 
     Eliminating the intercept leaves the Schur complement ``H - H1 (1ᵀH1)⁺ 1ᵀH``, so the solver
-    sees a loss of the margins alone and strong convexity holds for everything it moves.
+    sees a loss of the margins only and strong convexity holds for everything it moves.
     """
 
     def __init__(self, probabilities: Array, weights: Array, gradient: Array) -> None:
@@ -174,14 +139,6 @@ class SoftmaxModel:
         """Give each output's own curvature."""
         return np.asarray(self.weighted * (1.0 - self.probabilities))
 
-    def dual_gap(self, dual: Array) -> None:
-        """Answer none: the gradient is the certificate."""
-        return None
-
-    def quadratics(self) -> None:
-        """Answer none: every sample costs, and the outputs are coupled."""
-        return None
-
 
 class Softmax:
     """Multinomial logistic loss with a free intercept, Σ w log-loss(f + intercept).
@@ -200,15 +157,14 @@ class Softmax:
     """
 
     def __init__(self, members: Array, weights: Array, intercept: Array | None = None) -> None:
-        self.members = members
-        self.weights = weights
+        self.members, self.weights = members, weights
         if intercept is None:
             intercept = np.log((weights * members).sum(axis=1, keepdims=True) / weights.sum())
             intercept = intercept - intercept.mean()
         self.intercept = intercept
 
-    def at(self, margins: Array) -> LocalModel:
-        """Build the local model at ``matvec``, the intercept being the best there."""
+    def at(self, margins: Array) -> SoftmaxModel:
+        """Build the local model at ``margins``, with the best intercept there."""
         model = self._model(margins)
         for _ in range(100):
             if model.balanced:
@@ -239,9 +195,13 @@ class Softmax:
         """Sum over everything: the outputs are one coupled problem."""
         return np.asarray(terms.sum().reshape(1, 1))
 
-    def take(self, outputs: NDArray[np.intp]) -> Loss:
+    def take(self, outputs: NDArray[np.intp]) -> Softmax:
         """Return the whole: the outputs are coupled."""
         return self
+
+
+LocalModel = HingeModel | SoftmaxModel
+Loss = SquaredHinge | Softmax
 
 
 def log_softmax(values: Array) -> Array:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.linear.losses import LocalModel, Loss
+from pipelines.linear.losses import HingeModel, LocalModel, Loss
 from pipelines.linear.problems import LinearProblem
 
 Array = NDArray[np.floating[Any]]
@@ -29,7 +29,7 @@ Array = NDArray[np.floating[Any]]
 # The residual of a Newton system is reduced twentyfold before the next linearisation.
 FORCING = 0.05
 CG_LIMIT, CG_FEWEST = 500, 5
-# Weights that are shorter than this part of what the samples pull are zero but for rounding.
+# Weights shorter than this share of the loss gradient's bound are zero but for rounding.
 ZERO = 1e-10
 # Certificate below which an exact step that leads no nearer has met its rounding.
 NEAR = 1e-2
@@ -114,8 +114,8 @@ def _direct_step(
         Where ``step`` is valid.
     """
     step, solved = np.zeros((len(part), problem.size)), np.zeros(len(part), bool)
-    quadratics = local.quadratics()
-    if quadratics is not None:
+    if isinstance(local, HingeModel):
+        quadratics = local.quadratics()
         for i, output in enumerate(part):
             quadratic = quadratics[output]
             optimum: Array | None = np.zeros(problem.size)  # of the penalty alone
@@ -169,16 +169,16 @@ def _distance_bound(
     """Upper bound of ``‖W - W*‖ / ‖W‖`` of each problem, shape ``(n_problems,)``."""
     if not local.balanced:
         return np.full(len(loss.total(gradient)), np.inf)
-    split = local.dual_gap(unknown) if problem.is_dual else None
-    rest, gap = (gradient, None) if split is None else split
-    squared = loss.total(problem.inner(rest, rest, problem.matvec(rest)))
-    if gap is not None:
-        squared = squared + 2.0 * loss.total(gap)
+    rest: Array = gradient
+    gap: Array = np.zeros((1, 1))
+    if problem.is_dual and isinstance(local, HingeModel):
+        rest, gap = local.dual_gap(unknown)
+    squared = loss.total(problem.inner(rest, rest, problem.matvec(rest))) + 2.0 * loss.total(gap)
     norm = np.sqrt(np.maximum(loss.total(problem.inner(unknown, unknown, margins)), 0.0))
-    pull = np.sqrt(loss.total(np.square(local.gradient))) * problem.radius
-    scale = np.maximum(norm, ZERO * pull)
+    slope = np.sqrt(loss.total(np.square(local.gradient))) * problem.radius
+    scale = np.maximum(norm, ZERO * slope)
     bound = np.sqrt(np.maximum(squared, 0.0))
-    # Without any pull the weights are exactly zero.
+    # Where the loss has no slope, the weights are exactly zero.
     return np.asarray(np.where(scale > 0, bound / np.where(scale > 0, scale, 1.0), 0.0)).ravel()
 
 

@@ -94,11 +94,11 @@ class Decided(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self.classes
 
     def fit(self, X: Array, y: NDArray[Any]) -> Decided:
-        """Do nothing: the decisions are taken."""
+        """Do nothing: the decisions are made."""
         return self
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Answer yes: there is nothing to fit."""
+        """Return true: there is nothing to fit."""
         return True
 
     def decision_function(self, X: Array) -> Array:
@@ -115,7 +115,7 @@ class DecidedWithProbabilities(Decided):
 
     def predict_proba(self, X: Array) -> Array:
         """Take the softmax of the values (a sigmoid for two classes)."""
-        return probabilities(X)
+        return np.exp(log_probabilities(X))
 
 
 def judge(settings: Settings) -> Decided:
@@ -136,11 +136,6 @@ def log_probabilities(values: Array) -> Array:
     if values.shape[1] == 1:
         values = np.hstack([np.zeros_like(values), values])
     return log_softmax(values.T).T
-
-
-def probabilities(values: Array) -> Array:
-    """Turn into class probabilities the decision values of shape ``(n_samples, n_outputs)``."""
-    return np.exp(log_probabilities(values))
 
 
 def score_fold(

@@ -4,17 +4,19 @@ The minimiser of ``½‖W‖² + loss(Z W)`` is a combination of the training ro
 than features the unknown is that combination, and the Gram matrix is all that is needed of the
 codes (`DualProblem`); otherwise it is the weights themselves (`PrimalProblem`). The solver in
 `newton` sees only what the two have in common: products with the scaled codes (`matvec`) and with
-their transpose (`rmatvec`), as in `scipy.sparse.linalg.LinearOperator`, inner products, and a
-preconditioner.
+their transpose (`rmatvec`), as in `scipy.sparse.linalg.LinearOperator`, inner products, a
+preconditioner, and exact minimisers where these are quick. ``radius`` is the length of the longest
+training row, ``room`` how many factors of the preconditioner may be held.
 
-Unknowns are of shape ``(n_outputs, n_samples)`` or ``(n_outputs, n_features)``.
+Unknowns are of shape ``(n_outputs, n_samples)`` or ``(n_outputs, n_features)``; `matvec` gives
+decision values of the training rows, `held_out` those of the others, in float64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,50 +43,6 @@ FACTOR_SIZE = 2**23
 # iterating took so many passes that the gain of large products over thin ones pays.
 DIRECT_SHARE, SAMPLES_GAIN = 0.7, 4
 DIRECT_PASSES, FEATURES_GAIN = 250, 8
-
-
-class LinearProblem(Protocol):
-    """What the Newton solver needs of the data."""
-
-    size: int
-    is_dual: bool  # an unknown has a coefficient for each training row
-    radius: float  # length of the longest training row
-    room: int  # how many factors of the preconditioner may be held
-
-    def matvec(self, unknown: Array) -> Array:
-        """Compute the decision values of the training rows, in float64."""
-
-    def held_out(self, unknown: Array) -> Array:
-        """Compute the decision values of the held-out rows."""
-
-    def rmatvec(self, slope: Array, *, exact: bool) -> Array:
-        """Map a loss gradient back onto the unknown; inexactly: in the codes' own precision."""
-
-    def inner(self, left: Array, right: Array, right_margins: Array) -> Array:
-        """Give the terms whose sum is the inner product of two points."""
-
-    def prepare(self, curvature: Array) -> None:
-        """Factor the preconditioner for curvatures of shape ``(1 or n_outputs, n_samples)``."""
-
-    def precondition(self, residual: Array) -> tuple[Array, Array]:
-        """Precondition a residual, and give the margins of the result too."""
-
-    def least_squares(self, quadratic: Quadratic, n_cg: int) -> Array | None:
-        """Minimise ``½‖w‖²`` and a least-squares loss exactly, where that is quick.
-
-        ``n_cg`` is how many conjugate gradient iterations a step like it took, 0 if unknown.
-        """
-
-    def prepare_cost(self, n_outputs: int) -> float:
-        """Count the iterations for ``n_outputs`` that cost as much as one factorisation."""
-
-
-def _solve(factors: list[Preconditioner], rows: Array) -> Array:
-    """Solve with the one factor of all outputs, or with each output's own."""
-    if len(factors) == 1:
-        return factors[0].solve(rows)
-    pairs = zip(factors, rows, strict=True)
-    return np.concatenate([factor.solve(row[None]) for factor, row in pairs])
 
 
 class DualProblem:
@@ -173,7 +131,10 @@ class DualProblem:
         return solution, margins
 
     def least_squares(self, quadratic: Quadratic, n_cg: int) -> Array | None:
-        """Solve ``(K + 1/weights) α = targets`` on the samples that cost anything, if few."""
+        """Solve ``(K + 1/weights) α = targets`` on the samples that cost anything, if few.
+
+        ``n_cg`` is how many conjugate gradient iterations a step like it took, 0 if unknown.
+        """
         few, n = quadratic.samples, len(self._all)
         if len(few) > DIRECT_SHARE * n and len(few) ** 3 / 3 > SAMPLES_GAIN * n_cg * 4 * n**2:
             return None
@@ -239,10 +200,10 @@ class PrimalProblem:
         """Multiply ``Zᵀ`` with the slope."""
         dtype = np.float64 if exact else self._dtype
         slope = slope.astype(dtype, copy=False)
-        pulled: Array = np.zeros((len(slope), self.size), dtype=dtype)
+        product: Array = np.zeros((len(slope), self.size), dtype=dtype)
         for rows in self._blocks(0, self._n_train):
-            pulled += slope[:, rows] @ self._codes.take(rows, dtype)
-        return pulled
+            product += slope[:, rows] @ self._codes.take(rows, dtype)
+        return product
 
     def inner(self, left: Array, right: Array, right_margins: Array) -> Array:
         """Give the terms of the plain inner product."""
@@ -279,7 +240,9 @@ class PrimalProblem:
             rows, dtype = np.arange(self._n_train), self._dtype
             for root in self._roots:
                 self._factors.append(Preconditioner(partial(self._hessian, rows, root, dtype)))
-        solution = _solve(self._factors, residual.astype(self._dtype, copy=False))
+        rows_of = np.split(residual.astype(self._dtype, copy=False), len(self._factors))
+        pairs = zip(self._factors, rows_of, strict=True)  # One factor of all outputs, or of each.
+        solution = np.concatenate([factor.solve(of) for factor, of in pairs])
         return solution, self._matvec(solution, self._train, self._dtype)
 
     def least_squares(self, quadratic: Quadratic, n_cg: int) -> Array | None:
@@ -302,10 +265,10 @@ class PrimalProblem:
 
     def _rmatvec_of(self, samples: Index, values: Array) -> Array:
         """Multiply these samples, as columns, with ``values``."""
-        pulled = np.zeros(self.size)
+        product = np.zeros(self.size)
         for part in self._blocks(0, len(samples)):
-            pulled += values[part] @ self._codes.take(samples[part], np.float64)
-        return pulled
+            product += values[part] @ self._codes.take(samples[part], np.float64)
+        return product
 
     def prepare_cost(self, n_outputs: int) -> float:
         """Compare building and factoring with two passes over the codes, as measured."""
@@ -315,3 +278,6 @@ class PrimalProblem:
         step = max(64, size // self.size)
         for start in range(first, stop, step):
             yield slice(start, min(start + step, stop))
+
+
+LinearProblem = DualProblem | PrimalProblem

@@ -1,6 +1,6 @@
 """Codes scaled by the statistics of their training rows, a block of columns at a time.
 
-Only blocks are ever held in float64, so the codes may be float16 and may lie in a memory map.
+Only blocks are ever held in float64, so the codes may be float16 and may be in a memory map.
 Centring a block before it enters a Gram matrix, rather than centring the Gram matrix, avoids the
 cancellation that large means would cause.
 """

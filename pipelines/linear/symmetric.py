@@ -105,7 +105,7 @@ def independent_rows(gram: Array) -> tuple[Index, Index, Array]:
     if rank == len(gram):
         return np.arange(rank), rows[rank:], np.empty((0, rank))
     # Of L = [[L₁, 0], [L₂, 0]] the mix is L₂ L₁⁻¹. Cut out, L₁ would be a copy; so the rest of the
-    # columns become those of the identity, which leave it alone.
+    # columns become those of the identity, which do not change it.
     right = np.zeros((len(gram), len(gram) - rank), order="F")
     right[:rank] = factor[rank:, :rank].T
     factor[rank:, rank:] = np.eye(len(gram) - rank)

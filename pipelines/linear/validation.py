@@ -78,7 +78,7 @@ def check_grid(Cs: ArrayLike) -> Array:
 
 
 def check_options(scale: object, tol: float, max_iter: int) -> None:
-    """Refuse what the solver has no meaning for."""
+    """Refuse options that are not valid for the solver."""
     if scale is not None and scale not in ("standard", "l2"):
         raise ValueError(f"scale={scale!r} is not known. Use 'standard', 'l2' or None.")
     if not (isinstance(tol, numbers.Real) and 0 < tol < 1):
@@ -88,7 +88,7 @@ def check_options(scale: object, tol: float, max_iter: int) -> None:
 
 
 def check_class_weight(class_weight: Any) -> None:
-    """Refuse weights that leave a class out or push its samples away."""
+    """Refuse class weights that are not positive and finite."""
     if class_weight is None or (isinstance(class_weight, str) and class_weight == "balanced"):
         return
     if not isinstance(class_weight, Mapping):
@@ -105,7 +105,7 @@ def check_class_weight(class_weight: Any) -> None:
 
 
 def check_scoring_name(scoring: Any) -> None:
-    """Refuse what is not a score of labels and decisions alone."""
+    """Refuse what is not a score of labels and decisions only."""
     made = type(scoring).__module__.startswith("sklearn.metrics") and callable(scoring)
     if scoring is not None and not isinstance(scoring, str) and not made:
         raise ValueError(

@@ -1,4 +1,7 @@
-"""The answer: what a report says in words, on the page, in Markdown and in the terminal."""
+"""The answer: what a report says in words, on the page, in Markdown and in the terminal.
+
+``report`` is what ``report.json`` holds, and ``best`` its entry of that name.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +11,29 @@ from typing import Any
 from codes.wording import counted
 from pipelines.comparison.decision import SAVES, saves
 from pipelines.comparison.duplicates import leaks_sentence
+from pipelines.comparison.protocol import FINETUNE
 from pipelines.comparison.scoring import SCORINGS
 
 WORTH = 0.95
-"""Share of the time below which a depth is said to save some."""
+"""Share of the time below which a depth saves some."""
 MOST_NAMED = 3
-"""Depths that are cheaper and are named."""
+"""Most depths that are cheaper and are named."""
 
 
 def sentence(report: dict[str, Any]) -> str:
-    """Say the answer: which depth to take and why, and what score to expect.
-
-    Parameters
-    ----------
-    report : dict
-
-    Returns
-    -------
-    sentence : str
-    """
+    """Say the answer: which depth to take and why, and what score to expect."""
     best = report["best"]
     size = "all training images" if best["train_size"] == "all" else (
         f"{best['train_size']} training images of each class"
     )  # fmt: skip
     against = [control["finding"] for control in report["controls"] if control["finding"]]
     if best["recommended"] is not None:
-        found = f"take the codes of {_recommendation(report)}"
+        found = _recommendation(report)
         found = f"{'; '.join(against)}. Of the depths compared, {found}" if against else found
     else:
         found = (
             f"{'; '.join([*against, 'no depth is shown to be better than guessing'])}: none is "
-            f"recommended. The commonest class alone scores {best['guess']:.3f}."
+            f"recommended. Always predicting the commonest class scores {best['guess']:.3f}."
         )
     first = f"With {size}, {found}"
     return f"{first} {_expectation(report)}"
@@ -50,14 +45,16 @@ def _recommendation(report: dict[str, Any]) -> str:
     rows = _rows(report)
     chosen, cheap = _chosen(best), (best["recommended"], best["recommended_classifier"])
     tied = [_named(report, rows[tuple(pair)]) for pair in best["tied_classifiers"]]
-    take = f"{_named(report, rows[cheap])} (depth {rows[cheap]['depth']:.2f})"
+    take = f"take the codes of {_named(report, rows[cheap])} (depth {rows[cheap]['depth']:.2f})"
+    if rows[cheap]["classifier"] == FINETUNE:
+        take = f"take {_named(report, rows[cheap])}"
     if len(rows) == 1:
         return f"{take}, the only depth compared."
     if not tied:
         why = "it has" if best["better"] else "every other depth is worse, and it has"
         return f"{take}: {why} the best cross-validation score."
     everything = len(tied) == len(rows) - 1
-    alike = "No other depth can" if everything else f"It and {_join(tied, 'and')} cannot"
+    alike = "No other depth can" if everything else f"It and {_join(tied)} cannot"
     if cheap == chosen:
         pairs = map(tuple, best["tied_classifiers"])
         costs = [rows[pair]["multiply_adds"] for pair in pairs]
@@ -71,7 +68,7 @@ def _recommendation(report: dict[str, Any]) -> str:
             which = "those that are cheaper score"
             if len(cheaper) <= MOST_NAMED:
                 verb = ("is cheaper, scores", "are cheaper, score")[len(cheaper) > 1]
-                which = f"{_join(cheaper, 'and')}, which {verb}"
+                which = f"{_join(cheaper)}, which {verb}"
             end = (
                 f"but {which} lower by more than one standard error of the difference, or by more "
                 f"than {report['protocol']['max_loss']:.3g}."
@@ -116,76 +113,60 @@ def _expectation(report: dict[str, Any]) -> str:
     score, images = f"{value:.3f}", "images that had no part in the choice"
     if best["n_without_leaks"] is not None:
         n = best["n_without_leaks"]
-        verb = "is no copy" if n == 1 else "are no copies"
+        verb = "is not a copy" if n == 1 else "are not copies"
         images = f"the {counted(n, 'test image')} that {verb} of training images"
-    said = (
+    text = (
         f"The depth with the best cross-validation score has {title} {score} on {images} (95 % "
         f"interval {low:.3f} to {high:.3f})"
     )
     if best["n_without_leaks"] is not None:
         n_test = report["dataset"]["splits"]["test"]
-        said += f", and {best['score']:.3f} on all {n_test}, copies included"
+        text += f", and {best['score']:.3f} on all {n_test}, copies included"
     own_score = f"{expected(own)[0]:.3f}"
     if own_score != score:
         each = "draw" if report["protocol"]["evaluation"] == "test split" else "fold"
-        said += (
+        text += (
             f"; each {each} makes its own choice, so that this differs from the {own_score} of "
-            f"{_named(report, own)} alone"
+            f"{_named(report, own)} in all {each}s"
         )
-    return f"{said}."
+    return f"{text}."
 
 
 def expected(found: dict[str, Any]) -> tuple[float, float, float]:
     """Give the score to expect of new images, and its interval: without copies of training images.
 
-    Parameters
-    ----------
-    found : dict
-        ``report.json``'s ``best``, or one of its ``layers``.
-
-    Returns
-    -------
-    score, ci_low, ci_high : float
+    ``found`` is ``report.json``'s ``best``, or one of its ``layers``.
     """
-    alone = "" if found["score_without_leaks"] is None else "_without_leaks"
-    score, low, high = (found[f"{name}{alone}"] for name in ("score", "ci_low", "ci_high"))
+    suffix = "" if found["score_without_leaks"] is None else "_without_leaks"
+    score, low, high = (found[f"{name}{suffix}"] for name in ("score", "ci_low", "ci_high"))
     return score, low, high
 
 
 def cautions(report: dict[str, Any]) -> list[str]:
-    """Say what speaks against relying on the answer.
-
-    Parameters
-    ----------
-    report : dict
-
-    Returns
-    -------
-    cautions : list of str
-    """
+    """Say what speaks against relying on the answer."""
     best = report["best"]
     controls = {control["name"]: control for control in report["controls"]}
-    said = []
+    sentences = []
     if best["unexplained"]:
-        said.append(_unexplained(best))
+        sentences.append(_unexplained(best))
     every = controls.get("concatenated")
     if every is not None:
         clean = every["score_without_leaks"]
         score = every["score"] if clean is None else clean
         if score > expected(best)[2]:
-            said.append(
+            sentences.append(
                 f"All depths side by side score {score:.3f}, above the interval of the one."
             )
     if best["better"]:
         rows = _rows(report)
-        names = _join([_named(report, rows[tuple(pair)]) for pair in best["better"]], "and")
-        said.append(
+        names = _join([_named(report, rows[tuple(pair)]) for pair in best["better"]])
+        sentences.append(
             f"On the tested images, {names} "
             f"{'is' if len(best['better']) == 1 else 'are'} clearly better than {best['layer']}, "
             "which cross-validation chose: the tested images are unlike the training images, as "
             "from another scanner, place or time. Find out why before you rely on either."
         )
-    return said
+    return sentences
 
 
 def _unexplained(best: dict[str, Any]) -> str:
@@ -209,26 +190,15 @@ def _unexplained(best: dict[str, Any]) -> str:
 
 
 def roles(best: dict[str, Any], layer: str, classifier: str) -> list[str]:
-    """Say what a candidate is: chosen, tied with the chosen one, recommended, or better.
-
-    Parameters
-    ----------
-    best : dict
-        ``report.json``'s ``best``.
-    layer, classifier : str
-
-    Returns
-    -------
-    roles : list of str
-    """
+    """Say what a candidate is: chosen, tied with the chosen one, recommended, or better."""
     candidate = (layer, classifier)
     pairs = {key: [tuple(pair) for pair in best[key]] for key in ("tied_classifiers", "better")}
-    said = ["chosen"] * (candidate == _chosen(best))
-    said += ["tied"] * (candidate in pairs["tied_classifiers"])
-    said += ["better on the tested images"] * (candidate in pairs["better"])
+    words = ["chosen"] * (candidate == _chosen(best))
+    words += ["tied"] * (candidate in pairs["tied_classifiers"])
+    words += ["better on the tested images"] * (candidate in pairs["better"])
     cheapest = (best["recommended"], best["recommended_classifier"])
-    said += ["recommended"] * (candidate == cheapest)
-    return said
+    words += ["recommended"] * (candidate == cheapest)
+    return words
 
 
 def _chosen(best: dict[str, Any]) -> tuple[str, str]:
@@ -247,21 +217,26 @@ def _rows(report: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
 
 def _named(report: dict[str, Any], row: dict[str, Any]) -> str:
     """Name a candidate, with its classifier where several were compared."""
+    if row["classifier"] == FINETUNE:
+        return finetuned_name(row["layer"])
     several = len(report["protocol"]["classifiers"]) > 1
     return f"{row['layer']} with {row['classifier']}" if several else str(row["layer"])
 
 
-def size_sentence(report: dict[str, Any]) -> str:
-    """Say at which training sizes another depth is best, beyond chance.
+def finetuned_name(start: str) -> str:
+    """Say which network is meant by where its training starts.
 
-    Parameters
-    ----------
-    report : dict
-
-    Returns
-    -------
-    sentence : str
+    Examples
+    --------
+    >>> finetuned_name("layer4"), finetuned_name("input")
+    ('the network fine-tuned from layer4', 'the whole network fine-tuned')
     """
+    known = {"input": "the whole network fine-tuned", "scratch": "the network trained from scratch"}
+    return known.get(start, f"the network fine-tuned from {start}")
+
+
+def size_sentence(report: dict[str, Any]) -> str:
+    """Say at which training sizes another depth is best, beyond chance."""
     best = report["best"]
     other = [
         f"with {found['train_size']} training images a class {found['layer']} is better"
@@ -272,33 +247,26 @@ def size_sentence(report: dict[str, Any]) -> str:
         return ""
     if not other:
         return f"At no size can another depth be shown to be better than {best['layer']}."
-    return f"The best depth changes with the number of images: {_join(other, 'and')}."
+    return f"The best depth changes with the number of images: {_join(other)}."
 
 
 def leaks_warning(report: dict[str, Any]) -> str:
     """Say how many images have copies where these make scores too good, and which scores.
 
-    Parameters
-    ----------
-    report : dict
-
-    Returns
-    -------
-    warning : str
-        Empty where there are none.
+    Empty where there are none.
     """
     best = report["best"]
-    said = leaks_sentence(report["leaks"], (report["dataset"]["splits"] or {}).get("test", 0))
-    if not said:
+    text = leaks_sentence(report["leaks"], (report["dataset"]["splits"] or {}).get("test", 0))
+    if not text:
         return ""
-    said += " (byte by byte)."
+    text += " (byte by byte)."
     if best["score_without_leaks"] is not None:
-        said += (
+        text += (
             " What is decided and expected rests on the other test images; figures, and scores "
             "that do not say otherwise, are of all."
         )
-    return f"{said} --drop-leaks leaves them out."
+    return f"{text} --drop-leaks leaves them out."
 
 
-def _join(words: Sequence[str], last: str) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+def _join(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

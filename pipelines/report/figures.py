@@ -1,4 +1,7 @@
-"""Figures: score against depth and against C, as SVG that takes the page's colours."""
+"""Figures: score against depth and against C, as SVG in the colours of the page.
+
+Widths are of the page, in inches; rows are records of ``report.json``'s ``layers``.
+"""
 
 from __future__ import annotations
 
@@ -39,22 +42,9 @@ def depth_curve(
     controls: Sequence[dict[str, Any]],
     width: float,
 ) -> str:
-    """Draw each layer's score and interval against its depth.
+    """Draw each layer's score and interval against its depth, and controls as levels.
 
-    Parameters
-    ----------
-    rows : sequence of dict
-        Records of ``report.json``'s ``layers``, of one training size, each with its ``roles``.
-    scoring : str
-        Title of the score.
-    controls : sequence of dict
-        ``report.json``'s ``controls``, drawn as levels.
-    width : float
-        Of the page, in inches.
-
-    Returns
-    -------
-    svg : str
+    The rows are of one training size, each with its ``roles``.
     """
     with drawing():
         figure, axes = _axes(width, HEIGHT)
@@ -83,20 +73,7 @@ def depth_curve(
 
 
 def depth_curves(reports: Sequence[dict[str, Any]], labels: Sequence[str], width: float) -> str:
-    """Draw score against depth of several reports, each by its chosen classifier.
-
-    Parameters
-    ----------
-    reports : sequence of dict
-    labels : sequence of str
-        What each is called.
-    width : float
-        Of the page, in inches.
-
-    Returns
-    -------
-    svg : str
-    """
+    """Draw score against depth of several reports, each by its chosen classifier."""
     with drawing():
         figure, axes = _axes(width, HEIGHT)
         _depths(axes)
@@ -116,20 +93,7 @@ def C_curves(  # noqa: N802
 ) -> str:
     """Draw each layer's cross-validation score against C.
 
-    Parameters
-    ----------
-    rows : sequence of dict
-        Records of ``report.json``'s ``layers``, of one training size and classifier, each with its
-        ``roles``.
-    Cs : sequence of float
-    scoring : str
-        Title of the score.
-    width : float
-        Of the page, in inches.
-
-    Returns
-    -------
-    svg : str
+    The rows are of one training size and classifier, each with its ``roles``.
     """
     named = list(rows)
     if len(rows) > MOST_CURVES:  # Those that matter; in forward order.
@@ -165,21 +129,9 @@ def C_curves(  # noqa: N802
 
 
 def similarity_by_layer(similarity: dict[str, Any], border: float, width: float) -> str | None:
-    """Draw the similarity at each batch normalisation against depth.
+    """Draw the similarity at each batch normalisation against depth, if there are any.
 
-    Parameters
-    ----------
-    similarity : dict
-        ``report.json``'s ``similarity``.
-    border : float
-        Drawn where the dataset has a side of it.
-    width : float
-        Of the page, in inches.
-
-    Returns
-    -------
-    svg : str or None
-        None where there are none.
+    The border is drawn where the dataset has a side of it.
     """
     layers = similarity["by_layer"]
     if not layers:
@@ -241,20 +193,20 @@ def _levels(axes: Axes, controls: Sequence[dict[str, Any]], *, name: bool) -> No
 
 
 def _name_layers(figure: Figure, axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    """Write layers above their depths where there is room; of many, the chosen one alone."""
+    """Write layers above their depths where there is room; of many, only the chosen one."""
     layers = {row["layer"]: row["depth"] for row in rows}
     roles = {row["layer"]: sum(role != "tied" for role in row["roles"]) for row in rows}
     many = len(layers) > MOST_CURVES
     width = figure.get_figwidth()
     gap = 1.03 * 1.5 * LINE / (width - 1)
-    taken: dict[str, float] = {}
+    shown: dict[str, float] = {}
     for layer in sorted(layers, key=lambda layer: -roles[layer]):
-        apart = all(abs(layers[layer] - depth) >= gap for depth in taken.values())
+        apart = all(abs(layers[layer] - depth) >= gap for depth in shown.values())
         if apart and (roles[layer] or not many):
-            taken[layer] = layers[layer]
+            shown[layer] = layers[layer]
     top = axes.secondary_xaxis("top")
-    names = short_names(list(taken), 30 if many else 22)
-    top.set_xticks(list(taken.values()), names)
+    names = short_names(list(shown), 30 if many else 22)
+    top.set_xticks(list(shown.values()), names)
     wide = width == WIDE
     top.tick_params(rotation=40 if wide else 90, length=3)
     for label in top.get_xticklabels():

@@ -1,4 +1,7 @@
-"""Maps: scores by layer and training size, and which class is taken for which."""
+"""Maps: scores by layer and training size, and which classes are confused.
+
+Widths are of the page, in inches; rows are records of ``report.json``'s ``layers``.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,13 @@ from matplotlib.image import AxesImage
 from pipelines.report.svg import LETTER, LINE, drawing, letters, short_names, to_svg
 
 MOST_CLASSES = 50
-"""A larger confusion matrix could not be read."""
+"""Largest confusion matrix that can be read."""
 SHORT = 14
 """Letters of a name that needs no second line."""
 
 
 def size_map(rows: Sequence[dict[str, Any]], width: float) -> str:
-    """Draw the score of every layer at every training size.
-
-    Parameters
-    ----------
-    rows : sequence of dict
-        Records of ``report.json``'s ``layers``, of one classifier.
-    width : float
-        Of the page, in inches.
-
-    Returns
-    -------
-    svg : str
-    """
+    """Draw the score of every layer at every training size, by one classifier."""
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     sizes = list(dict.fromkeys(row["train_size"] for row in rows))
     cells = {(row["layer"], row["train_size"]): row["score"] for row in rows}
@@ -64,18 +55,7 @@ def confusion_matrix(
 ) -> str | None:
     """Draw how many test images of each class got which prediction.
 
-    Parameters
-    ----------
-    classes : sequence of str
-    counts : sequence of sequence of int
-        Of each class, by predicted class.
-    width : float
-        Of the page, in inches. With many classes, the figure is wider.
-
-    Returns
-    -------
-    svg : str or None
-        None above `MOST_CLASSES`.
+    With many classes the figure is wider than ``width``; above `MOST_CLASSES` there is none.
     """
     k = len(classes)
     if k > MOST_CLASSES:

@@ -23,7 +23,7 @@ class Standing:
     Attributes
     ----------
     labels : list of str
-        A name for each that tells it from the others.
+        A name for each, all different.
     best : int
         The one with the highest score.
     sentences : list of str
@@ -49,22 +49,10 @@ class Standing:
 
 
 def side_by_side(reports: Sequence[dict[str, Any]], answers: Sequence[Answers | None]) -> Standing:
-    """Compare networks on the same images.
-
-    Parameters
-    ----------
-    reports : sequence of dict
-        What each ``report.json`` holds.
-    answers : sequence of Answers or None
-        Of each.
-
-    Returns
-    -------
-    standing : Standing
-    """
+    """Compare the networks of several reports on the same images."""
     labels = label(reports)
     best = int(np.argmax([report["best"]["score"] for report in reports]))
-    seconds, said = _cost(reports, labels)
+    seconds, cheapest = _cost(reports, labels)
     reason = _incomparable(reports, answers, labels)
     given = [one for one in answers if one is not None]
     behind: list[str | None] = [None] * len(labels)
@@ -90,7 +78,7 @@ def side_by_side(reports: Sequence[dict[str, Any]], answers: Sequence[Answers | 
     return Standing(
         labels=labels,
         best=best,
-        sentences=[better, said],
+        sentences=[better, cheapest],
         behind=behind,
         times=["–" if one is None else _time(one) for one in seconds],
         features=[_features(report) for report in reports],
@@ -99,19 +87,9 @@ def side_by_side(reports: Sequence[dict[str, Any]], answers: Sequence[Answers | 
 
 
 def label(reports: Sequence[dict[str, Any]]) -> list[str]:
-    """Name each report by its network, and by as much else as tells it from the others.
-
-    Parameters
-    ----------
-    reports : sequence of dict
-
-    Returns
-    -------
-    labels : list of str
-        All different.
-    """
+    """Name each report by its network, and by as much else as distinguishes it from the others."""
     labels = [str(report["backbone"]["name"]) for report in reports]
-    for more in (_weights, _dataset):
+    for more in (_weights, dataset_name):
         again = [name if labels.count(name) == 1 else None for name in labels]
         added = [more(report) for report in reports]
         if None in again and len(set(added)) > 1:
@@ -129,14 +107,15 @@ def _weights(report: dict[str, Any]) -> str:
     return Path(weights).name if "/" in weights else weights.rpartition("Weights.")[2]
 
 
-def _dataset(report: dict[str, Any]) -> str:
+def dataset_name(report: dict[str, Any]) -> str:
+    """Name a report's dataset, without the folder that it is in."""
     return Path(report["dataset"]["name"]).name
 
 
 def _incomparable(
     reports: Sequence[dict[str, Any]], answers: Sequence[Answers | None], labels: Sequence[str]
 ) -> str | None:
-    """Say what stands against comparing the answers image by image."""
+    """Say why the answers cannot be compared image by image, if they cannot."""
     first = answers[0]
     for report, given, name in zip(reports, answers, labels, strict=True):
         if given is None:
@@ -180,10 +159,10 @@ def _better(labels: Sequence[str], best: int, tests: PairedTests, n_tested: int)
         for i in others
         if not tests.worse[i]
     ]
-    said = [f"is better than {' and '.join(worse)}"] * bool(worse)
-    said += [f"cannot be distinguished from {' and '.join(tied)}"] * bool(tied)
+    found = [f"is better than {' and '.join(worse)}"] * bool(worse)
+    found += [f"cannot be distinguished from {' and '.join(tied)}"] * bool(tied)
     return (
-        f"{labels[best]} {', and '.join(said)}: paired differences over the same {n_tested} "
+        f"{labels[best]} {', and '.join(found)}: paired differences over the same {n_tested} "
         "tested images, at 5 % for all pairs of networks together."
     )
 
@@ -217,7 +196,7 @@ def _cost(
     )
 
 
-def _taken(report: dict[str, Any]) -> tuple[str, str]:
+def _recommended(report: dict[str, Any]) -> tuple[str, str]:
     """Give the layer and classifier to take; where none is recommended, the chosen one."""
     best = report["best"]
     if best["recommended"] is None:
@@ -227,7 +206,7 @@ def _taken(report: dict[str, Any]) -> tuple[str, str]:
 
 def _features(report: dict[str, Any]) -> int:
     rows = {(row["layer"], row["classifier"]): row["n_features"] for row in report["layers"]}
-    return int(rows[_taken(report)])
+    return int(rows[_recommended(report)])
 
 
 def _similarities(reports: Sequence[dict[str, Any]]) -> list[str]:
@@ -243,8 +222,8 @@ def _similarities(reports: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _of_network(report: dict[str, Any]) -> float | None:
-    """Give the seconds of the network alone for an image, up to the depth to take."""
-    seconds: float | None = report.get("cost", {}).get(_taken(report)[0])
+    """Give the seconds of the network for an image, up to the depth to take."""
+    seconds: float | None = report.get("cost", {}).get(_recommended(report)[0])
     return seconds
 
 

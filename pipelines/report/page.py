@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -20,33 +19,21 @@ from pipelines.extraction.counts import Counts
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence, size_sentence
 from pipelines.report.figures import C_curves, depth_curve, depth_curves, similarity_by_layer
 from pipelines.report.maps import confusion_matrix, size_map
-from pipelines.report.networks import Standing
+from pipelines.report.networks import Standing, dataset_name
 from pipelines.report.svg import both_widths
 
 
 def render(reports: Sequence[dict[str, Any]], standing: Standing | None = None) -> str:
-    """Render the page of one report, or of several side by side.
-
-    Parameters
-    ----------
-    reports : sequence of dict
-        What each ``report.json`` holds.
-    standing : Standing, optional
-        How several compare.
-
-    Returns
-    -------
-    html : str
-        One page that needs nothing else.
-    """
+    """Render one page that needs nothing else, of one report or of several side by side."""
     names = [report["backbone"]["name"] for report in reports]
+    take = reports[0]["best"]["recommended"] or "no depth"
     together = standing and both_widths(partial(depth_curves, reports, standing.labels))
     return (
         _environment(html=True)
         .get_template("report.html.jinja")
         .render(
             pages=[_facts(report, number) for number, report in enumerate(reports)],
-            title=f"{_dataset(reports[0])}: {_title(reports[0]['best'])} of {names[0]}"
+            title=f"{dataset_name(reports[0])}: {take} of {names[0]}"
             if standing is None
             else f"{len(reports)} comparisons",
             alike=len({report["protocol"]["scoring"] for report in reports}) == 1,
@@ -56,22 +43,8 @@ def render(reports: Sequence[dict[str, Any]], standing: Standing | None = None) 
     )
 
 
-def _title(best: dict[str, Any]) -> str:
-    return str(best["recommended"] or "no depth")
-
-
 def render_markdown(report: dict[str, Any]) -> str:
-    """Render a report as Markdown.
-
-    Parameters
-    ----------
-    report : dict
-        What ``report.json`` holds.
-
-    Returns
-    -------
-    markdown : str
-    """
+    """Render a report as Markdown."""
     page = _environment(html=False).get_template("report.md.jinja")
     return page.render(page=_facts(report, 0, draw=False)) + "\n"
 
@@ -113,7 +86,7 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
     return {
         "id": f"r{number}",
         "report": report,
-        "dataset": _dataset(report),
+        "dataset": dataset_name(report),
         "sentence": sentence(report),
         "cautions": cautions(report),
         "leaks": leaks_warning(report),
@@ -151,7 +124,3 @@ def _draw(
         "similarity": partial(similarity_by_layer, similarity, BORDER),
     }
     return {name: both_widths(draw) for name, draw in figures_of.items()}
-
-
-def _dataset(report: dict[str, Any]) -> str:
-    return Path(report["dataset"]["name"]).name

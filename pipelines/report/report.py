@@ -6,8 +6,6 @@ import base64
 import csv
 import io
 import json
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +20,8 @@ from pipelines.comparison.compare import Comparison
 from pipelines.comparison.duplicates import find_leaks
 from pipelines.comparison.held_out_answers import ANSWERS, by_content, read_answers, write_answers
 from pipelines.controls.kinds import CONTROLS
+from pipelines.drafts import replacing
+from pipelines.finetuning.records import describe_finetuning
 from pipelines.provenance import versions
 from pipelines.report.networks import Standing, side_by_side
 from pipelines.report.page import render, render_markdown
@@ -32,28 +32,20 @@ N_PAIRS, N_EXAMPLES, THUMBNAIL = 6, 4, 96
 
 
 def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
-    """Gather everything a reader or a program needs to know of a comparison.
+    """Gather everything a reader or a program needs to know of a comparison, as plain values.
 
-    Parameters
-    ----------
-    study : Study
-    command : sequence of str, optional
-        What was typed.
-
-    Returns
-    -------
-    report : dict
-        What ``report.json`` holds: plain values only.
+    ``command`` is what was typed.
     """
     extraction, comparison = study.extraction, study.comparison
     options, protocol = extraction.options, study.protocol
     images, backbone = extraction.images, extraction.backbone
+    check = study.preprocessing_check
     classes, counts = np.unique(images.labels, return_counts=True)
     splits = None
     if images.splits is not None:
         names, sizes = np.unique(images.splits, return_counts=True)
         splits = dict(zip(names.tolist(), sizes.tolist(), strict=True))
-    return {
+    report = {
         "dataset": {
             "name": images.name,
             "n_images": len(images),
@@ -78,31 +70,34 @@ def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
         "protocol": {
             "evaluation": "test split" if images.test is not None else "nested cross-validation",
             "scoring": comparison.scoring,
-            "classifiers": list(protocol.classifiers),
-            "Cs": list(protocol.grid),
+            "classifiers": protocol.classifiers,
+            "Cs": protocol.grid,
             "cv": protocol.cv,
             "repeats": 1 + max(fold.repeat for fold in comparison.folds),
-            "train_sizes": list(protocol.sizes),
+            "train_sizes": protocol.sizes,
             "group_duplicates": protocol.group_duplicates,
             "max_loss": protocol.max_loss,
             "random_state": protocol.random_state,
         },
         "environment": {"versions": versions(), "device": extraction.device},
-        "best": _plain(comparison.best),
-        "by_size": [_plain(best) for best in comparison.by_size],
-        "layers": [_plain(row) for row in comparison.layers],
-        "classes": list(comparison.classes),
-        "confusion": [list(row) for row in comparison.confusion],
+        "finetune": describe_finetuning(study.finetuned),
+        "best": asdict(comparison.best),
+        "by_size": [asdict(best) for best in comparison.by_size],
+        "layers": [asdict(row) for row in comparison.layers],
+        "classes": comparison.classes,
+        "confusion": comparison.confusion,
         "confused": _confused(comparison, images),
         "controls": [
             {"name": control.name, "what": CONTROLS[control.name].what}
             | {k: v for k, v in asdict(control).items() if k != "name"}
             for control in study.controls
         ],
-        "similarity": _plain(study.similarity),
-        "preprocessing_check": _checked(study),
-        "advice": _plain(study.advice),
-        "reproducibility": _plain(study.reproducibility),
+        "similarity": asdict(study.similarity),
+        "preprocessing_check": None
+        if check is None
+        else asdict(check) | {"chosen": extraction.chosen},
+        "advice": asdict(study.advice),
+        "reproducibility": asdict(study.reproducibility),
         "cost": study.cost,
         "timing": {
             **{stage: round(seconds, 3) for stage, seconds in extraction.seconds.items()},
@@ -112,7 +107,7 @@ def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
         "images_extracted": extraction.n_extracted,
         "images_copies": extraction.counts.copies,
         "images_reused": extraction.n_reused,
-        "layers_reused": dict(extraction.counts.layers),
+        "layers_reused": extraction.counts.layers,
         "leaks": [
             asdict(leak)
             for leak in find_leaks(
@@ -120,9 +115,12 @@ def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
             )
         ],
         "skipped": [{"path": path, "reason": why} for path, why in extraction.skipped.items()],
-        "notes": list(study.notes),
-        "command": list(command),
+        "notes": study.notes,
+        "command": command,
     }
+    # Tuples become lists; NaN, as the C of what is fine-tuned, becomes None.
+    plain: dict[str, Any] = json.loads(json.dumps(report), parse_constant=lambda _: None)
+    return plain
 
 
 FILES = ("report.html", "report.md", "report.json", "scores.csv", ANSWERS)
@@ -130,48 +128,33 @@ FILES = ("report.html", "report.md", "report.json", "scores.csv", ANSWERS)
 
 
 def write_report(folder: Path, report: dict[str, Any], study: Study) -> None:
-    """Write the files of a report, `FILES`.
+    """Write the files of a report, `FILES`, into a folder, which is made where it is missing.
 
-    Parameters
-    ----------
-    folder : Path
-        Made where it is missing; files in it are replaced, each at once.
-    report : dict
-        As `make_report` returns it.
-    study : Study
+    Files in it are replaced, each at once.
     """
     comparison, extraction = study.comparison, study.extraction
     # Drawn first: should that fail, no old page stands beside new numbers.
     page, markdown = render([report]), render_markdown(report)
     folder.mkdir(parents=True, exist_ok=True)
     answers = by_content(comparison.tested, extraction.digests, extraction.images.labels)
-    draft = _draft(folder / ANSWERS)
-    write_answers(draft, answers)
-    draft.replace(folder / ANSWERS)
-    _replace(folder / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
-    draft = _draft(folder / "scores.csv")
-    with draft.open("w", newline="", encoding="utf-8") as file:
+    with replacing(folder / ANSWERS) as draft:
+        write_answers(draft, answers)
+    _write(folder / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
+    with (
+        replacing(folder / "scores.csv") as draft,
+        draft.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(SCORES_COLUMNS)
         columns = study.cv_results_
         rows = zip(*(columns[name].tolist() for name in SCORES_COLUMNS), strict=True)
-        # Where the network is trained, there is no C.
         writer.writerows([["" if value != value else value for value in row] for row in rows])
-    draft.replace(folder / "scores.csv")
-    _replace(folder / "report.html", page)
-    _replace(folder / "report.md", markdown)
+    _write(folder / "report.html", page)
+    _write(folder / "report.md", markdown)
 
 
 def read_report(folder: Path) -> dict[str, Any]:
     """Read a folder's ``report.json``.
-
-    Parameters
-    ----------
-    folder : Path
-
-    Returns
-    -------
-    report : dict
 
     Raises
     ------
@@ -197,19 +180,21 @@ def read_report(folder: Path) -> dict[str, Any]:
     return report
 
 
-def render_again(folders: Sequence[Path], out: Path | None = None) -> Path:
+def render_again(folders: Sequence[Path], out: Path | None = None) -> tuple[Path, Standing | None]:
     """Render the page of one report again, or of several side by side.
 
     Parameters
     ----------
     folders : sequence of Path
-        Each with a ``report.json``.
+        Each with a ``report.json``, and what was written with it.
     out : Path, optional
         The page. Default: ``report.html`` in the one folder, or in the current one.
 
     Returns
     -------
     page : Path
+    standing : Standing or None
+        How the networks of several reports compare.
 
     Raises
     ------
@@ -217,44 +202,15 @@ def render_again(folders: Sequence[Path], out: Path | None = None) -> Path:
         As `read_report`.
     """
     reports = [read_report(folder) for folder in folders]
-    standing = _standing(reports, folders) if len(reports) > 1 else None
+    standing = None
+    if len(reports) > 1:
+        standing = side_by_side(reports, [read_answers(folder / ANSWERS) for folder in folders])
     page = out or (folders[0] if len(folders) == 1 else Path()) / "report.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    _replace(page, render(reports, standing))
-    if len(reports) == 1:
-        _replace(page.with_suffix(".md"), render_markdown(reports[0]))
-    return page
-
-
-def read_standing(folders: Sequence[Path]) -> Standing:
-    """Compare the networks of several reports.
-
-    Parameters
-    ----------
-    folders : sequence of Path
-        Each with a ``report.json``, and what was written with it.
-
-    Returns
-    -------
-    standing : Standing
-    """
-    return _standing([read_report(folder) for folder in folders], folders)
-
-
-def _standing(reports: Sequence[dict[str, Any]], folders: Sequence[Path]) -> Standing:
-    return side_by_side(reports, [read_answers(folder / ANSWERS) for folder in folders])
-
-
-def _plain(record: Any) -> dict[str, Any]:
-    """Turn a record into plain values: tuples into lists, NaN into None."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(record)), parse_constant=lambda _: None)
-    return plain
-
-
-def _checked(study: Study) -> dict[str, Any] | None:
-    """Say how well the preprocessing fits, and how it was chosen where it was."""
-    check = study.preprocessing_check
-    return None if check is None else _plain(check) | {"chosen": study.extraction.chosen}
+    _write(page, render(reports, standing))
+    if standing is None:
+        _write(page.with_suffix(".md"), render_markdown(reports[0]))
+    return page, standing
 
 
 def _confused(comparison: Comparison, images: ImageList) -> list[dict[str, Any]]:
@@ -290,11 +246,6 @@ def _thumbnail(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _replace(file: Path, text: str) -> None:
-    draft = _draft(file)
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, file)
-
-
-def _draft(file: Path) -> Path:
-    return file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
+def _write(file: Path, text: str) -> None:
+    with replacing(file) as draft:
+        draft.write_text(text, encoding="utf-8")

@@ -29,7 +29,7 @@ LETTER, LINE = 0.085, 0.17
 """Width of a letter and height of a line in inches, generously."""
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
-"""Okabe and Ito's palette, told apart with every common colour vision, on white and on black."""
+"""Okabe and Ito's palette: distinct to every common colour vision, on white and on black."""
 
 _MARKERS = ("o", "s", "^", "D")
 _DASHES = ("-", "--", ":")
@@ -61,18 +61,7 @@ def drawing() -> AbstractContextManager[None]:
 
 
 def look(number: int) -> dict[str, Any]:
-    """Give a curve a colour, a dash and a marker of its own, up to 48 of them.
-
-    Parameters
-    ----------
-    number : int
-        From 0.
-
-    Returns
-    -------
-    look : dict
-        Arguments of `matplotlib.axes.Axes.plot`.
-    """
+    """Give a curve a colour, a dash and a marker of its own, up to 48 of them."""
     return {
         "color": _COLOURS[number % 4],
         "linestyle": _DASHES[number % 3],
@@ -85,12 +74,7 @@ def look(number: int) -> dict[str, Any]:
 def legend(figure: Figure, entries: Sequence[tuple[Any, str]]) -> None:
     """Write a legend below a figure, which it makes higher, in as many columns as fit.
 
-    Parameters
-    ----------
-    figure : Figure
-        With a constrained layout.
-    entries : sequence of (artist, str)
-        The labels are shown as they are, also those that start with an underscore.
+    Labels are shown as they are, also those that start with an underscore.
     """
     width = figure.get_figwidth()
     names = [textwrap.fill(name, int((width - 0.7) / LETTER)) for _, name in entries]
@@ -126,18 +110,7 @@ def short(name: str, length: int) -> str:
 
 
 def short_names(names: Sequence[str], length: int) -> list[str]:
-    """Shorten names, each to another one: those that would be the same are numbered.
-
-    Parameters
-    ----------
-    names : sequence of str
-        All different.
-    length : int
-        Of the longest, in letters.
-
-    Returns
-    -------
-    names : list of str
+    """Shorten different names, each to another one: those that would be the same are numbered.
 
     Examples
     --------
@@ -167,17 +140,7 @@ def power(value: float) -> str:
 
 
 def spread(places: Sequence[float], apart: float) -> list[float]:
-    """Move places apart from each other, upwards and no further than needed.
-
-    Parameters
-    ----------
-    places : sequence of float
-        Increasing.
-    apart : float
-
-    Returns
-    -------
-    places : list of float
+    """Move increasing places apart from each other, upwards and no further than needed.
 
     Examples
     --------
@@ -188,18 +151,9 @@ def spread(places: Sequence[float], apart: float) -> list[float]:
 
 
 def to_svg(figure: Figure, title: str) -> str:
-    """Write a figure as part of a page.
+    """Write a figure as part of a page, of its own width unless the page is narrower.
 
-    Parameters
-    ----------
-    figure : Figure
-    title : str
-        For those who do not see it.
-
-    Returns
-    -------
-    svg : str
-        Of the figure's own width, unless the page is narrower.
+    The title is for those who do not see it.
     """
     buffer = io.StringIO()
     with warnings.catch_warnings():
@@ -214,34 +168,20 @@ def to_svg(figure: Figure, title: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
 
 
-def width_of(svg: str) -> float:
-    """Read the width of a figure in inches."""
-    found = re.search(r'<svg[^>]*? width="([\d.]+)pt"', svg)
-    if found is None:
-        raise ValueError(f"An SVG without a width: {svg[:80]!r}.")
-    return float(found[1]) / 72
-
-
 def both_widths(draw: Callable[[float], str | None]) -> str | None:
     """Draw a figure for wide windows and for phones, of which the page shows one.
 
-    Parameters
-    ----------
-    draw : callable
-        ``draw(width)`` gives the SVG, or None where there is nothing to draw.
-
-    Returns
-    -------
-    html : str or None
+    ``draw(width)`` gives the SVG, or None where there is nothing to draw.
     """
     parts = []
     for name, width in (("wide", WIDE), ("narrow", NARROW)):
         svg = draw(width)
         if svg is None:
             return None
-        if width_of(svg) > width + 0.01:
-            said = "Wider than the page: it scrolls sideways →"
-            sign = f'<p class="sign">{said}</p>' if name == "narrow" else ""
+        [points] = re.findall(r'^<svg[^>]*? width="([\d.]+)pt"', svg)
+        if float(points) / 72 > width + 0.01:
+            note = "Wider than the page: it scrolls sideways →"
+            sign = f'<p class="sign">{note}</p>' if name == "narrow" else ""
             svg = (
                 f'{sign}<div class="scroll" tabindex="0" role="region" aria-label="Figure, '
                 f'scrolls sideways">{svg}</div>'

@@ -1,4 +1,4 @@
-"""Recognition: what a source classifier says of images, where a network has no batch normalisation.
+"""Similarity by the source classifier, for networks without batch normalisation.
 
 How much more it recognises in the images than in the same images with their Fourier phases
 scrambled: the difference of the mean energies (log-sum-exp of the scores), in units of the standard
@@ -48,18 +48,9 @@ MEANING = (
 
 
 def why_unrecognising(reader: StatisticsReader, backbone: Backbone) -> str | None:
-    """Say why a source classifier cannot be asked, where it cannot.
+    """Say why a source classifier cannot be used, where it cannot.
 
-    Parameters
-    ----------
-    reader : StatisticsReader
-        Of the backbone.
-    backbone : Backbone
-
-    Returns
-    -------
-    why : str or None
-        Its class weights are missing or look untrained, or there are no class scores.
+    Its class weights are missing or look untrained, or there are no class scores.
     """
     classes = class_weights(backbone.graph)
     end = next(node for node in backbone.graph.graph.nodes if node.op == "output").args[0]
@@ -77,17 +68,9 @@ def why_unrecognising(reader: StatisticsReader, backbone: Backbone) -> str | Non
 
 
 def recognition_of(means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turn mean energy, mean energy when scrambled and spread into a value.
+    """Turn mean energy, mean energy when scrambled and spread, (..., 3), into values from 0 to 1.
 
-    Parameters
-    ----------
-    means : ndarray of shape (..., 3)
-        As `codes.ood_statistics.StatisticsReader.read` orders them, averaged over images.
-
-    Returns
-    -------
-    value : ndarray of shape (...), float64
-        From 0, nothing recognised, to 1.
+    They are as `codes.ood_statistics.StatisticsReader.read` orders them, averaged over images.
 
     Examples
     --------

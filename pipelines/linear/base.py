@@ -1,0 +1,204 @@
+"""What the linear classifiers share: C is chosen by cross-validation, and all rows are fitted."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import check_scoring
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from pipelines.linear.path import Settings, decide, judge, refit, score_fold
+from pipelines.linear.scaling import BLOCK_SIZE, Scale, row_lengths
+from pipelines.linear.validation import (
+    DEFAULT_GRID,
+    check_class_weight,
+    check_finite,
+    check_grid,
+    check_options,
+    check_scoring_name,
+    make_splits,
+    parse_grid,
+    read_codes,
+)
+
+Array = NDArray[np.floating[Any]]
+
+DEFAULT_CS = parse_grid(DEFAULT_GRID)
+_FLOATS = [np.float64, np.float32, np.float16]
+
+
+@dataclass(eq=False, repr=False)
+class LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Everything but the loss; as a dataclass, each class has an ``__init__`` that errors name."""
+
+    _kind: ClassVar[Literal["squared_hinge", "softmax"]]
+
+    Cs: ArrayLike = DEFAULT_CS
+    _: KW_ONLY
+    cv: Any = None
+    scale: Scale = "standard"
+    class_weight: dict[Any, float] | Literal["balanced"] | None = None
+    scoring: Any = None
+    tol: float = 1e-5
+    max_iter: int = 100
+    random_state: int | np.random.RandomState | None = None
+    n_jobs: int | None = None
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Choose C by cross-validation and fit all rows with it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Codes: a NumPy array or memory map (float16, float32 and float64 are used as they
+            are), or a Zarr array, which is read into memory once.
+        y : array-like of shape (n_samples,)
+            Labels: integers or strings.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        TypeError
+            Sparse ``X``.
+        ValueError
+            NaN or infinity in ``X`` or in a score, fewer than two classes, a class with fewer
+            members than folds, a value of ``Cs`` that is not positive, an unknown ``scale``.
+        """
+        self.Cs_ = check_grid(self.Cs)
+        check_options(self.scale, self.tol, self.max_iter)
+        check_class_weight(self.class_weight)
+        check_scoring_name(self.scoring)
+        codes, y = validate_data(self, read_codes(X), y, dtype=_FLOATS, ensure_all_finite=False)
+        check_finite(codes)
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"y holds one class only, {self.classes_.tolist()[0]!r}; a classifier needs at "
+                "least 2 classes. Add samples of another class."
+            )
+        settings = Settings(
+            kind=self._kind,
+            classes=self.classes_,
+            scale=self.scale,
+            class_weight=self.class_weight,
+            tol=self.tol,
+            max_iter=self.max_iter,
+        )
+        worst = self._score(codes, labels, settings)
+        self.C_ = _choose(self.Cs_, self.scores_)
+        self.C_at_edge_ = _edge(self.Cs_, self.scores_, self.C_)
+        self.coef_, self.intercept_, last, self.n_iter_ = refit(codes, labels, self.C_, settings)
+        self.certificate_ = max(worst, last)
+        if not (np.isfinite(self.coef_).all() and np.isfinite(self.certificate_)):
+            raise ValueError(
+                "The weights are not finite: the values of X, Cs and class_weight are too far "
+                f"apart (largest C: {self.Cs_.max():.3g}). Use scale='standard', or smaller Cs."
+            )
+        if self.certificate_ > self.tol:
+            warnings.warn(
+                f"{type(self).__name__} did not converge: the weights are within "
+                f"{self.certificate_:.1e} of the optimum, relative to their length, and "
+                f"tol={self.tol:.1e}. Raise max_iter={self.max_iter} or tol, leave out the largest "
+                "Cs, or use scale='standard'.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def _score(self, codes: Array, labels: NDArray[np.intp], settings: Settings) -> float:
+        """Set ``scores_`` and return the worst certificate."""
+        splits = make_splits(self.cv, labels, self.classes_, self.random_state)
+        # scikit-learn takes longer to score the accuracy of a small fold than its fit takes.
+        scorer = None
+        if self.scoring not in (None, "accuracy"):
+            scorer = check_scoring(judge(settings), self.scoring)
+        order = np.argsort(self.Cs_, kind="stable")
+        results = Parallel(n_jobs=self.n_jobs)(
+            delayed(score_fold)(codes, labels, train, test, self.Cs_[order], settings, scorer)
+            for train, test in splits
+        )
+        self.scores_ = np.empty((len(order), len(splits)))
+        self.scores_[order] = np.transpose([scores for scores, _ in results])
+        if not np.isfinite(self.scores_).all():
+            raise ValueError(
+                f"scoring={self.scoring!r} gave NaN or infinity on a fold, so no C can be "
+                "chosen. Use a score that every fold defines, or larger folds."
+            )
+        return max(float(certificates.max()) for _, certificates in results)
+
+    def decision_function(self, X: ArrayLike) -> Array:
+        """Evaluate the linear functions whose largest decides.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Codes.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) if n_classes == 2 else (n_samples, n_classes), float64
+        """
+        values = self._decision_values(X)
+        return values[:, 0] if values.shape[1] == 1 else values
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Predict the label of each sample.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Codes.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        values = self._decision_values(X)
+        return np.asarray(self.classes_[decide(values)])
+
+    def _decision_values(self, X: ArrayLike) -> Array:
+        check_is_fitted(self)
+        codes = validate_data(
+            self, read_codes(X), reset=False, dtype=_FLOATS, ensure_all_finite=False
+        )
+        check_finite(codes)
+        values = np.empty((len(codes), len(self.coef_)))
+        step = max(64, BLOCK_SIZE // codes.shape[1])
+        for start in range(0, len(codes), step):
+            rows = slice(start, start + step)
+            values[rows] = codes[rows].astype(np.float64) @ self.coef_.T
+        if self.scale == "l2":
+            values /= row_lengths(codes, np.arange(len(codes)))[:, None]
+        return values + self.intercept_
+
+
+def _choose(Cs: Array, scores: Array) -> float:
+    """Choose the best mean score; of several, the smallest C, the most regularised.
+
+    So does scikit-learn's ``GridSearchCV`` on an increasing grid, of which it takes the first. To
+    take another would give other labels where it is not known that they are better ones.
+    """
+    means = scores.mean(axis=1)
+    return float(Cs[means == means.max()].min())
+
+
+def _edge(Cs: Array, scores: Array, C: float) -> Literal["low", "high"] | None:
+    """Return at which end of the grid ``C`` is, if scores still rise towards that end."""
+    order = np.argsort(Cs)
+    means = scores.mean(axis=1)[order]
+    if len(Cs) > 1 and Cs[order[0]] == C and means[0] > means[1]:
+        return "low"
+    return "high" if len(Cs) > 1 and Cs[order[-1]] == C and means[-1] > means[-2] else None
