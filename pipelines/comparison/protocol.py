@@ -15,6 +15,8 @@ CLASSIFIER_NAMES = {"svm": "a linear SVM", "logistic": "logistic regression"}
 CLASSIFIERS = tuple(CLASSIFIER_NAMES)
 FINETUNE = "finetune"
 """What stands in the place of a classifier where the network is trained too."""
+WHOLE, SCRATCH = "input", "scratch"
+"""Where training starts: at the input, or with random weights."""
 
 TrainSize = int | str
 
@@ -28,6 +30,18 @@ _ALLOWED: dict[str, tuple[type | tuple[type, ...], str]] = {
     "group_duplicates": (bool, "True or False"),
 }
 """Field → its types, and what is allowed in words."""
+
+
+def finetuned_name(start: str) -> str:
+    """Say which network is meant by where its training starts.
+
+    Examples
+    --------
+    >>> finetuned_name("layer4"), finetuned_name("input")
+    ('the network fine-tuned from layer4', 'the whole network fine-tuned')
+    """
+    known = {WHOLE: "the whole network fine-tuned", SCRATCH: "the network trained from scratch"}
+    return known.get(start, f"the network fine-tuned from {start}")
 
 
 @dataclass(frozen=True, kw_only=True)

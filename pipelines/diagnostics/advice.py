@@ -12,16 +12,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.comparison.compare import Comparison
-from pipelines.comparison.protocol import CLASSIFIER_NAMES
+from pipelines.comparison.protocol import (
+    CLASSIFIER_NAMES,
+    FINETUNE,
+    SCRATCH,
+    WHOLE,
+    finetuned_name,
+)
 from pipelines.comparison.results import Best
 from pipelines.controls.findings import does_as_well
 from pipelines.controls.scores import ControlScore
 from pipelines.diagnostics.similarity import BORDER, Similarity
 
 LARGE = 5000
-"""Training images from which fine-tuning is worth its trouble. The notes give no number; below,
-linear classifiers on codes kept up with fine-tuning in most of Kornblith, Shlens and Le, *Do better
-ImageNet models transfer better?* (CVPR 2019)."""
+"""Training images from which a dataset counts as large in the notes' table, which gives no number:
+linear classifiers on codes kept up with fine-tuning below it in most of Kornblith, Shlens and Le,
+*Do better ImageNet models transfer better?* (CVPR 2019)."""
 NEAR_TOP = 0.75
 
 GUESSING = "no-better-than-guessing"
@@ -82,8 +88,10 @@ def advise(
     n_train = max(row.n_train for row in comparison.folds if row.train_size == best.train_size)
     large = n_train >= LARGE
     similar, found = _similar(similarity)
+    measured = any(row.classifier == FINETUNE for row in comparison.layers)
+    kind = "" if measured else f" ({'large' if large else 'small'}; large: {LARGE:,} or more)"
     evidence = [
-        f"{n_train:,} training images ({'large' if large else 'small'}; large: {LARGE:,} or more)",
+        f"{n_train:,} training images{kind}",
         found,
         *_curve(comparison, n_train / len(comparison.classes)),
     ]
@@ -92,6 +100,8 @@ def advise(
     against = [f"{it.finding[0].upper()}{it.finding[1:]}." for it in controls if it.finding]
     if best.recommended is None:
         case, text = GUESSING, _guessing(best, explain=not against)
+    elif measured:
+        case, text = _measured(comparison, depths)
     else:
         text = _text(case, notes, best.recommended, depths, known=similar is not None)
     if any(
@@ -131,39 +141,73 @@ def _guessing(best: Best, *, explain: bool) -> str:
     )
 
 
+def _measured(comparison: Comparison, depths: dict[str, float]) -> tuple[str, str]:
+    """Say which of linear classifiers and fine-tuning to take where both were measured."""
+    best = comparison.best
+    layer, classifier = best.taken
+    if classifier == FINETUNE:
+        case = CASES[True, layer not in (WHOLE, SCRATCH)][0]
+        text = f"Take {finetuned_name(layer)}: `cnn-codes fit … --finetune --from {layer}`."
+        if layer == SCRATCH:
+            text = f"Take {finetuned_name(layer)}; what it was pretrained on does not help here."
+    else:
+        case = CASES[False, depths[layer] >= NEAR_TOP][0]
+        text = f"Train a linear classifier on the codes of {layer} (depth {depths[layer]:.2f})."
+    return case, f"{text} {_when_it_wins(comparison)}"
+
+
+def _when_it_wins(comparison: Comparison) -> str:
+    """Say from which training size on fine-tuning is better than every linear classifier."""
+    better, worse = [], []
+    for found in comparison.by_size:
+        tied = [classifier for _, classifier in found.tied_classifiers]
+        if found.classifier == FINETUNE and set(tied) <= {FINETUNE}:
+            better.append(found)
+        elif found.classifier != FINETUNE and FINETUNE not in tied:
+            worse.append(found)
+    several = len(comparison.by_size) > 1
+    if better:
+        sizes = " and ".join(_with(found) for found in better)
+        return (
+            f"{sizes[0].upper()}{sizes[1:]}, fine-tuning is better than every linear classifier, "
+            "beyond chance."
+        )
+    if worse:
+        sizes = " and ".join(_with(found) for found in worse)
+        return (
+            f"{sizes[0].upper()}{sizes[1:]}, fine-tuning is worse than a linear classifier, beyond "
+            "chance."
+        )
+    return (
+        f"Fine-tuning was measured, and {'at no size can it' if several else 'it cannot'} be "
+        "distinguished from a linear classifier."
+    )
+
+
+def _with(found: Best) -> str:
+    if found.train_size == "all":
+        return "with all training images"
+    return f"with {found.train_size} training images a class"
+
+
 def _text(case: str, notes: str, take: str, depths: dict[str, float], *, known: bool) -> str:
     """Say what to do with the depth that is recommended, and what the notes say of such data."""
     depth = depths[take]
     text = f"Train a linear classifier on the codes of {take} (depth {depth:.2f})."
-    if case.startswith("fine-tune"):
-        many = f"large and {'similar' if case == 'fine-tune-from' else 'dissimilar'} data"
-        what = f"fine-tuning: start with what comes after {take}"
-        if case == "fine-tune-all":
-            what = "to fine-tune the whole network, starting from these weights"
-        elif depth == max(depths.values()):
-            what = (
-                "fine-tuning; only the classifier comes after this depth, so that an earlier start "
-                "has to be tried"
-            )
-        text += (
-            f" For {many if known else 'so many images'}, the CS231n notes advise {what}. What "
-            "that would bring was not measured."
-        )
-    elif len(depths) > 1:
-        if not known:
-            return text + (
-                f" For so few images the CS231n notes advise {CASES[False, True][1]} where they "
-                "are similar to what the network was trained on, and from earlier in the network "
-                "where not; here that is not known. Fine-tuning was not measured."
-            )
+    if case.startswith("linear") and known and len(depths) > 1:
         agrees = (depth >= NEAR_TOP) == (case == "linear-top")
         kind = "similar" if case == "linear-top" else "dissimilar"
         verb = "advise the same" if agrees else "would advise otherwise"
         text += f" The CS231n notes {verb} for small and {kind} data: {notes}."
         if not agrees:
             text += " What was measured here takes precedence."
-        text += " Fine-tuning was not measured."
-    return text
+    elif case.startswith("linear") and len(depths) > 1:
+        text += (
+            f" For few images the CS231n notes advise {CASES[False, True][1]} where they are "
+            "similar to what the network was trained on, and from earlier in the network where "
+            "not; here that is not known."
+        )
+    return f"{text} Fine-tuning was not measured: add --finetune to the command."
 
 
 def _curve(comparison: Comparison, n_per_class: float) -> list[str]:

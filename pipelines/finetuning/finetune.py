@@ -19,7 +19,7 @@ from codes.extractor import PRECISIONS
 from codes.graph.heads import head_input
 from codes.graph.starts import WHOLE, Start, choose_starts
 from pipelines.comparison.evaluate import Fit
-from pipelines.comparison.protocol import Protocol
+from pipelines.comparison.protocol import SCRATCH, Protocol
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.scoring import SCORINGS, score_answers
 from pipelines.comparison.splits import Fold, Split
@@ -30,8 +30,6 @@ from pipelines.finetuning.search import Chosen, most_tried, n_folds, search
 from pipelines.finetuning.trials import Candidate, Head, Outcome, Trainer, Trial
 from pipelines.linear.estimators import LogisticCV
 from pipelines.progress import Progress
-
-SCRATCH = "scratch"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Any
 from codes.wording import counted
 from pipelines.comparison.decision import SAVES, saves
 from pipelines.comparison.duplicates import leaks_sentence
-from pipelines.comparison.protocol import FINETUNE
+from pipelines.comparison.protocol import FINETUNE, finetuned_name
 from pipelines.comparison.scoring import SCORINGS
 
 WORTH = 0.95
@@ -221,18 +221,6 @@ def _named(report: dict[str, Any], row: dict[str, Any]) -> str:
         return finetuned_name(row["layer"])
     several = len(report["protocol"]["classifiers"]) > 1
     return f"{row['layer']} with {row['classifier']}" if several else str(row["layer"])
-
-
-def finetuned_name(start: str) -> str:
-    """Say which network is meant by where its training starts.
-
-    Examples
-    --------
-    >>> finetuned_name("layer4"), finetuned_name("input")
-    ('the network fine-tuned from layer4', 'the whole network fine-tuned')
-    """
-    known = {"input": "the whole network fine-tuned", "scratch": "the network trained from scratch"}
-    return known.get(start, f"the network fine-tuned from {start}")
 
 
 def size_sentence(report: dict[str, Any]) -> str:

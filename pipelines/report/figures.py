@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pipelines.comparison.protocol import FINETUNE, SCRATCH
 from pipelines.report.svg import (
     INK,
     LETTER,
@@ -50,9 +51,9 @@ def depth_curve(
         figure, axes = _axes(width, HEIGHT)
         _depths(axes)
         entries: list[tuple[Any, str]] = []
-        for i, classifier in enumerate(dict.fromkeys(row["classifier"] for row in rows)):
-            of = [row for row in rows if row["classifier"] == classifier]
-            entries.append((_with_intervals(axes, of, i), classifier))
+        for i, series in enumerate(dict.fromkeys(map(_series, rows))):
+            of = [row for row in rows if _series(row) == series]
+            entries.append((_with_intervals(axes, of, i), series))
         few = len({row["layer"] for row in rows}) <= MOST_CURVES
         for role, dash, title in (("chosen", "-", "chosen"), ("tied", ":", "tied with it")):
             ringed = [row for row in rows if role in row["roles"]]
@@ -70,6 +71,34 @@ def depth_curve(
         _name_layers(figure, axes, rows)
         legend(figure, entries)
         return to_svg(figure, "Score against depth")
+
+
+def _series(row: dict[str, Any]) -> str:
+    """Say which curve a row belongs to: those of fine-tuning stand where training starts."""
+    if row["classifier"] != FINETUNE:
+        return str(row["classifier"])
+    return "from scratch" if row["layer"] == SCRATCH else "fine-tuned from here on"
+
+
+def loss_curves(records: Sequence[dict[str, Any]], width: float) -> str | None:
+    """Draw the loss of every setting that was tried, epoch by epoch; None where none was."""
+    if not records:
+        return None
+    with drawing():
+        figure, axes = _axes(width, HEIGHT)
+        entries: list[tuple[Any, str]] = []
+        for i, record in enumerate(records):
+            for trial in record["trials"]:
+                epochs = range(1, 1 + len(trial["loss"]))
+                axes.plot(epochs, trial["loss"], **look(i) | {"marker": "", "alpha": 0.35})
+            epochs = range(1, 1 + len(record["loss"]))
+            [line] = axes.plot(epochs, record["loss"], **look(i) | {"marker": "", "linewidth": 2.2})
+            entries.append((line, record["start"]))
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("training loss")
+        axes.set_ylim(bottom=0)
+        legend(figure, entries)
+        return to_svg(figure, "Training loss of every setting that was tried")
 
 
 def depth_curves(reports: Sequence[dict[str, Any]], labels: Sequence[str], width: float) -> str:

@@ -11,13 +11,21 @@ import jinja2
 from markupsafe import Markup, escape
 
 from codes.wording import counted
+from pipelines.comparison.protocol import FINETUNE, finetuned_name
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.diagnostics.advice import CASES
 from pipelines.diagnostics.grid_edges import edge_sentence, edges_of
 from pipelines.diagnostics.similarity import BORDER
 from pipelines.extraction.counts import Counts
+from pipelines.finetuning.records import fit_verdict
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence, size_sentence
-from pipelines.report.figures import C_curves, depth_curve, depth_curves, similarity_by_layer
+from pipelines.report.figures import (
+    C_curves,
+    depth_curve,
+    depth_curves,
+    loss_curves,
+    similarity_by_layer,
+)
 from pipelines.report.maps import confusion_matrix, size_map
 from pipelines.report.networks import Standing, dataset_name
 from pipelines.report.svg import both_widths
@@ -96,6 +104,18 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
         "edges": edge_sentence(edges_of(rows), report["protocol"]["Cs"]),
         "alarm": next((c for c in report["controls"] if c["alarm"]), None),
         "cases": CASES,
+        "linear": _linear(at_best),
+        "finetuned": [
+            {
+                "name": finetuned_name(record["start"]),
+                "record": record,
+                "row": row,
+                "verdict": fit_verdict(row["train_score"], row["cv_score"]),
+            }
+            for record in report["finetune"]
+            for row in at_best
+            if (row["layer"], row["classifier"]) == (record["start"], FINETUNE)
+        ],
         "counts": Counts(
             extracted=report["images_extracted"],
             copies=report["images_copies"],
@@ -107,13 +127,27 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
     }
 
 
+def _linear(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give the linear classifiers to compare fine-tuning with: the deepest and the best one."""
+    linear = [row for row in rows if row["classifier"] != FINETUNE]
+    deepest = max(row["depth"] for row in linear)
+    last = max((r for r in linear if r["depth"] == deepest), key=lambda row: row["cv_score"])
+    best = max(linear, key=lambda row: row["cv_score"])
+    return [last | {"place": "the last depth"}] * (last is not best) + [
+        best | {"place": "the best depth"}
+    ]
+
+
 def _draw(
     report: dict[str, Any], at_best: list[dict[str, Any]], scoring: str
 ) -> dict[str, str | None]:
     """Draw the figures of one report."""
     best, rows = report["best"], report["layers"]
     of_best = [row for row in rows if row["classifier"] == best["classifier"]]
-    both = [row for row in at_best if row["classifier"] == best["classifier"]]
+    # Where the network is fine-tuned there is no C.
+    linear = best["classifier"]
+    linear = linear if linear != FINETUNE else report["protocol"]["classifiers"][0]
+    both = [row for row in at_best if row["classifier"] == linear]
     several = len({row["train_size"] for row in rows}) > 1
     Cs, similarity = report["protocol"]["Cs"], report["similarity"]
     figures_of: dict[str, Callable[[float], str | None]] = {
@@ -122,5 +156,6 @@ def _draw(
         "C": partial(C_curves, both, Cs, scoring),
         "confusion": partial(confusion_matrix, report["classes"], report["confusion"]),
         "similarity": partial(similarity_by_layer, similarity, BORDER),
+        "losses": partial(loss_curves, report["finetune"]),
     }
     return {name: both_widths(draw) for name, draw in figures_of.items()}
