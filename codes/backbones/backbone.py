@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from codes.backbones.building import build_bundled, build_own, build_torchvision
-from codes.backbones.fingerprint import fingerprint, traced_alike
+from codes.backbones.fingerprint import fingerprint
 from codes.graph.dense import as_convolutions
 from codes.graph.equivalence import Agreement
 from codes.graph.layers import Layer, find_layers, measure_layers
@@ -128,8 +128,8 @@ def load_backbone(
     digest = digest_weights(model)
     architecture = built.architecture
     if ":" in name:  # Its code is not pinned by a release: what was traced stands for it.
-        architecture = {**architecture, "graph": fingerprint(model, graph)}
-        if not traced_alike(graph, trace(model, traced_size)):
+        architecture = {**architecture, "graph": fingerprint(graph)}
+        if fingerprint(trace(model, traced_size)) != architecture["graph"]:
             raise ValueError(
                 f"Backbone {name!r} is another network each time that its forward pass is traced: "
                 "it draws random numbers, or counts. Draw them where it is made, and keep them as "
