@@ -39,10 +39,6 @@ LEAST = 1e-6
 def collected(norm: Any) -> bool:
     """Tell whether a batch normalisation knows what went in during training.
 
-    Parameters
-    ----------
-    norm : nn.Module
-
     Returns
     -------
     collected : bool
@@ -58,10 +54,6 @@ def collected(norm: Any) -> bool:
 
 def find_norms(traced: TracedGraph) -> dict[str, tuple[float, Any]]:
     """Find the batch normalisations that know what went in during training.
-
-    Parameters
-    ----------
-    traced : TracedGraph
 
     Returns
     -------

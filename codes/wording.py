@@ -14,10 +14,6 @@ def counted(n: int, noun: str) -> str:
     noun : str
         In the singular; its last word is the one that changes.
 
-    Returns
-    -------
-    words : str
-
     Examples
     --------
     >>> counted(1, "image"), counted(2000, "training image"), counted(0, "class")

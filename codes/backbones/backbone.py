@@ -233,10 +233,6 @@ def _noise(preprocessing: Preprocessing) -> torch.Tensor:
 def digest_weights(model: nn.Module) -> str:
     """Compute the SHA-256 of a network's parameters and buffers.
 
-    Parameters
-    ----------
-    model : nn.Module
-
     Returns
     -------
     digest : str

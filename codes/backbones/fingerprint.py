@@ -50,10 +50,6 @@ def fingerprint(traced: TracedGraph) -> str:
     counts with the version of Python: another version then has other codes. What a function imports
     only when it is called is not followed.
 
-    Parameters
-    ----------
-    traced : TracedGraph
-
     Returns
     -------
     digest : str

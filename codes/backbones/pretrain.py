@@ -99,10 +99,6 @@ def learning_rate_at(step: int, *, options: PretrainOptions) -> float:
     step : int
         From 0 to ``options.steps - 1``.
     options : PretrainOptions
-
-    Returns
-    -------
-    float
     """
     warm_up = min(options.warm_up, options.steps // 10)
     if step < warm_up:
@@ -196,12 +192,7 @@ class Pretraining:
         return loss.item(), (scores.argmax(1) == labels).float().mean().item()
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint; a kill at any moment leaves the old one or the new one.
-
-        Parameters
-        ----------
-        path : Path
-        """
+        """Write a checkpoint; a kill at any moment leaves the old one or the new one."""
         state = {
             "options": json.dumps(asdict(self.options)),
             "step": self.step,
@@ -214,10 +205,6 @@ class Pretraining:
 
     def resume(self, path: Path) -> None:
         """Go back to a checkpoint.
-
-        Parameters
-        ----------
-        path : Path
 
         Raises
         ------

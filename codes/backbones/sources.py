@@ -15,10 +15,6 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 def source_of(function: FunctionType) -> str:
     """Say what a function does, as it is written; what it holds and reads has no part in it.
 
-    Parameters
-    ----------
-    function : function
-
     Returns
     -------
     said : str

@@ -136,10 +136,6 @@ def _nested(content: Any, path: str, depth: int = 0) -> Iterator[tuple[str, dict
 def split_place(weights: str) -> tuple[str, str | None]:
     """Split ``FILE::PLACE``, a file and which of its sets of tensors is meant.
 
-    Parameters
-    ----------
-    weights : str
-
     Returns
     -------
     file : str
@@ -179,10 +175,6 @@ def find_weights(
         The file, for messages.
     place : str, optional
         Which set of tensors is meant: where it is nested and its prefix, joined by a dot.
-
-    Returns
-    -------
-    weights : Weights
 
     Raises
     ------
@@ -257,11 +249,6 @@ def fit_state_dict(model: nn.Module, weights: Weights) -> tuple[tuple[str, ...],
     Tensors may be missing (a head that was cut off): they become NaN, so that whatever is computed
     with them cannot be mistaken for codes. Tensors of another head, in place of one that is
     missing, and of modules that the network does not have are left out.
-
-    Parameters
-    ----------
-    model : nn.Module
-    weights : Weights
 
     Returns
     -------

@@ -160,12 +160,7 @@ class ImageList:
 
 
 class JoinedSource:
-    """Images of several sources, one source after the other.
-
-    Parameters
-    ----------
-    sources : sequence of ImageSource
-    """
+    """Images of several sources, one source after the other."""
 
     def __init__(self, sources: Sequence[ImageSource]) -> None:
         self._sources = list(sources)
@@ -234,10 +229,6 @@ def of_page(digest: bytes, page: int | None, opened: Callable[[], BinaryIO]) -> 
     page : int or None
     opened : callable
         Opens the file, where a page is asked for.
-
-    Returns
-    -------
-    digest : bytes
     """
     if page is None:
         return digest

@@ -34,10 +34,6 @@ def is_hidden(name: str) -> bool:
     name : str
         Without the folders above it.
 
-    Returns
-    -------
-    hidden : bool
-
     Examples
     --------
     >>> [is_hidden(name) for name in (".@__thumb", "@eaDir", "__MACOSX", "._0.png", "birds")]

@@ -86,14 +86,6 @@ def decode_file(path: str | Path, *, page: int | None = None) -> Image.Image:
 def open_file(path: str | Path) -> io.BufferedReader:
     """Open a file for reading; no pipe or device, which may never end.
 
-    Parameters
-    ----------
-    path : str or Path
-
-    Returns
-    -------
-    file : binary file
-
     Raises
     ------
     OSError
@@ -105,17 +97,7 @@ def open_file(path: str | Path) -> io.BufferedReader:
 
 
 def decode_bytes(content: bytes, *, page: int | None = None) -> Image.Image:
-    """Decode the content of an image file, as `decode_file` does.
-
-    Parameters
-    ----------
-    content : bytes
-    page : int, optional
-
-    Returns
-    -------
-    image : PIL.Image.Image
-    """
+    """Decode the content of an image file, as `decode_file` does."""
     return _decode(io.BytesIO(content), page)
 
 

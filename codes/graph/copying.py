@@ -23,10 +23,6 @@ def copy_network(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
         What the graph's nodes call.
     graph : fx.Graph
 
-    Returns
-    -------
-    network : fx.GraphModule
-
     Examples
     --------
     >>> root = nn.Sequential(nn.Linear(2, 3))
@@ -70,14 +66,6 @@ def _own(value: Any, copies: dict[int, Any]) -> Any:
 
 def copy_module(module: nn.Module) -> nn.Module:
     """Copy a module with all its values.
-
-    Parameters
-    ----------
-    module : nn.Module
-
-    Returns
-    -------
-    copied : nn.Module
 
     Raises
     ------

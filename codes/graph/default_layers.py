@@ -74,10 +74,6 @@ def last_unaveraged(traced: TracedGraph, reasons: Mapping[fx.Node, str]) -> fx.N
     traced : TracedGraph
     reasons : mapping of fx.Node to str
         As `choose_default` returns them.
-
-    Returns
-    -------
-    node : fx.Node or None
     """
     ends = [node for node, why in reasons.items() if why == "stage end"]
     if not ends or any(averaged_by(traced, node) is ends[-1] for node in reasons):

@@ -31,16 +31,7 @@ _MEANS = {torch.mean, "mean"}
 
 
 def last_reader(traced: TracedGraph) -> fx.Node:
-    """Return the source classifier; of a network that was cut before it, the output.
-
-    Parameters
-    ----------
-    traced : TracedGraph
-
-    Returns
-    -------
-    node : fx.Node
-    """
+    """Return the source classifier; of a network that was cut before it, the output."""
     output: fx.Node = next(node for node in traced.graph.nodes if node.op == "output")
     classifier = source_classifier(traced)
     if classifier is None or (
@@ -53,10 +44,6 @@ def last_reader(traced: TracedGraph) -> fx.Node:
 
 def class_weights(traced: TracedGraph) -> tuple[str, torch.Tensor] | None:
     """Find the weights of the source classifier.
-
-    Parameters
-    ----------
-    traced : TracedGraph
 
     Returns
     -------

@@ -101,10 +101,6 @@ def pooled_width(pool: str, shape: Sequence[int]) -> int:
     shape : sequence of int
         One image's codes, channels first.
 
-    Returns
-    -------
-    n_features : int
-
     Examples
     --------
     >>> pooled_width("grid:8", (64, 55, 55)), pooled_width("flatten", (512, 13, 13))

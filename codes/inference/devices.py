@@ -28,10 +28,6 @@ def find_device(name: str) -> torch.device:
         and CPU that is there. Under torchrun and Slurm, ``"auto"`` and ``"cuda"`` give each
         process of a machine another GPU.
 
-    Returns
-    -------
-    device : torch.device
-
     Raises
     ------
     ValueError
@@ -94,12 +90,7 @@ def no_tf32() -> Iterator[None]:
 
 @contextmanager
 def only_deterministic(wanted: bool) -> Iterator[None]:
-    """Use no algorithm whose results change from run to run, if that is wanted.
-
-    Parameters
-    ----------
-    wanted : bool
-    """
+    """Use no algorithm whose results change from run to run, if that is wanted."""
     if not wanted:
         yield
         return
@@ -119,10 +110,6 @@ def only_deterministic(wanted: bool) -> Iterator[None]:
 @contextmanager
 def naming_loss(device: torch.device) -> Iterator[None]:
     """Say what happened where a GPU fails, which may be reported as late as when it is copied from.
-
-    Parameters
-    ----------
-    device : torch.device
 
     Raises
     ------

@@ -51,10 +51,6 @@ class ArchiveTree:
 
     Folders that all files have in common are left out: what a folder was packed with.
 
-    Parameters
-    ----------
-    archive : Path
-
     Attributes
     ----------
     repeated : list of str

@@ -54,12 +54,7 @@ def count_hidden(places: Iterable[str]) -> Counter[str]:
 
 
 class FolderTree:
-    """A folder on the disk.
-
-    Parameters
-    ----------
-    root : Path
-    """
+    """A folder on the disk."""
 
     repeated: Sequence[str] = ()
 

@@ -31,11 +31,6 @@ RAW, REFUSED = -1, -2
 class Listing:
     """What an archive holds: its files' names, as they are unpacked, and where each lies.
 
-    Parameters
-    ----------
-    file : binary file
-    is_zip : bool
-
     Attributes
     ----------
     rows_of : dict of str to int

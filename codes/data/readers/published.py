@@ -70,10 +70,6 @@ def load_torchvision(name: str) -> ImageList:
     name : str
         Such as ``"CIFAR10"``: a class of `torchvision.datasets` for image classification.
 
-    Returns
-    -------
-    images : ImageList
-
     Raises
     ------
     ValueError
