@@ -182,15 +182,7 @@ def _prepare(name: str, model: nn.Module) -> None:
 def pixels_backbone(preprocessing: Preprocessing) -> Backbone:
     """Make a backbone that hands its input through: raw pixels, a control.
 
-    Parameters
-    ----------
-    preprocessing : Preprocessing
-        Resizing and cropping are kept; values are in [0, 1].
-
-    Returns
-    -------
-    backbone : Backbone
-        Its one layer is ``"pixels"``.
+    Resizing and cropping are those of the preprocessing; values are in [0, 1].
 
     Examples
     --------
@@ -231,13 +223,7 @@ def _noise(preprocessing: Preprocessing) -> torch.Tensor:
 
 
 def digest_weights(model: nn.Module) -> str:
-    """Compute the SHA-256 of a network's parameters and buffers.
-
-    Returns
-    -------
-    digest : str
-        64 hexadecimal digits.
-    """
+    """Compute the SHA-256 of a network's parameters and buffers, as 64 hexadecimal digits."""
     sha = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -15,12 +15,9 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 def source_of(function: FunctionType) -> str:
     """Say what a function does, as it is written; what it holds and reads has no part in it.
 
-    Returns
-    -------
-    said : str
-        Its syntax tree, without docstrings. Where its source is not known, its bytecode and the
-        version of Python: where there is none, where it is another by now, or where several
-        functions begin in the same line.
+    That is its syntax tree, without docstrings. Where its source is not known, its bytecode and the
+    version of Python: where there is none, where it is another by now, or where several functions
+    of one name begin in the same line.
 
     Examples
     --------

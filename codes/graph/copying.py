@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy, deepcopy
 from operator import attrgetter
 from typing import Any
@@ -39,6 +40,15 @@ def copy_network(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     )
     network.training = False
     return network
+
+
+def end_graph(graph: fx.Graph, outputs: Mapping[str, fx.Node]) -> None:
+    """Let a graph answer with some of its nodes, and run no further than the last of them."""
+    last = max(outputs.values(), default=None)
+    for node in reversed(list(graph.nodes)):
+        if last is not None and node > last:
+            graph.erase_node(node)
+    graph.output(dict(outputs))
 
 
 def _own(value: Any, copies: dict[int, Any]) -> Any:
@@ -89,19 +99,7 @@ def copy_module(module: nn.Module) -> nn.Module:
 
 
 def move_network(network: fx.GraphModule, device: torch.device) -> fx.GraphModule:
-    """Move a network to a device, channels last, with the devices that its forward pass names.
-
-    Parameters
-    ----------
-    network : fx.GraphModule
-        As `copy_network` makes it, on the CPU.
-    device : torch.device
-
-    Returns
-    -------
-    network : fx.GraphModule
-        The same.
-    """
+    """Move a network to a device, channels last, with the devices that its forward pass names."""
 
     def moved(value: Any) -> Any:
         return device if isinstance(value, torch.device) else value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from codes.graph.copying import copy_network
+from codes.graph.copying import copy_network, end_graph
 from codes.graph.layers import Layer
 from codes.graph.pooling import pool_codes
 from codes.graph.traced_graph import TracedGraph
@@ -86,11 +86,7 @@ def cut_network(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx
         if len(pooled) > 1:
             with graph.inserting_after(max(pooled)):
                 outputs[tap.name] = graph.call_function(torch.cat, (pooled, 1))
-    deepest = max(outputs.values())
-    for node in reversed(list(graph.nodes)):
-        if node > deepest:
-            graph.erase_node(node)
-    graph.output(outputs)
+    end_graph(graph, outputs)
     kept = set(graph.nodes)
     for node, copied in copies.items():
         if copied in kept and node.meta.get("draws"):

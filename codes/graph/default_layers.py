@@ -67,14 +67,7 @@ def choose_default(
 
 
 def last_unaveraged(traced: TracedGraph, reasons: Mapping[fx.Node, str]) -> fx.Node | None:
-    """Return the last map of the default layers, unless another of them is its average.
-
-    Parameters
-    ----------
-    traced : TracedGraph
-    reasons : mapping of fx.Node to str
-        As `choose_default` returns them.
-    """
+    """Return the last map of the default layers, unless another of them is its average."""
     ends = [node for node, why in reasons.items() if why == "stage end"]
     if not ends or any(averaged_by(traced, node) is ends[-1] for node in reasons):
         return None

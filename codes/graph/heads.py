@@ -43,12 +43,9 @@ def last_reader(traced: TracedGraph) -> fx.Node:
 
 
 def class_weights(traced: TracedGraph) -> tuple[str, torch.Tensor] | None:
-    """Find the weights of the source classifier.
+    """Find the name and the weights (n_classes, n_features, ...) of the source classifier.
 
-    Returns
-    -------
-    found : (str, Tensor) or None
-        Name, and weights of shape (n_classes, n_features, ...); None where it keeps them otherwise.
+    None where it keeps them otherwise.
     """
     classifier = source_classifier(traced)
     if classifier is None or classifier.op != "call_module":
@@ -95,19 +92,7 @@ def head_inputs(traced: TracedGraph, activations: Collection[fx.Node]) -> dict[f
 
 
 def averaged_by(traced: TracedGraph, node: fx.Node) -> fx.Node | None:
-    """Find the node that another is the average of, over all places of its map.
-
-    Parameters
-    ----------
-    traced : TracedGraph
-        With its shapes measured.
-    node : fx.Node
-
-    Returns
-    -------
-    averaged : fx.Node or None
-        None where the node is anything but an average of one value a channel.
-    """
+    """Find the node that another is the average of, over all places of its map, if it is one."""
     averaged = False
     at: fx.Node | None = node
     while at is not None and "shape" in at.meta:

@@ -34,15 +34,7 @@ class CompiledNetwork:
         self._size = 0
 
     def __call__(self, images: Tensor) -> Codes:
-        """Run a batch.
-
-        Parameters
-        ----------
-        images : Tensor of shape (n, 3, height, width), float32
-
-        Returns
-        -------
-        codes : dict of str to Tensor of shape (n, n_features)
+        """Run a batch of shape (n, 3, height, width), float32.
 
         Raises
         ------

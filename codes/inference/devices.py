@@ -54,18 +54,9 @@ def find_device(name: str) -> torch.device:
 
 
 def computes_in(device: torch.device, dtype: torch.dtype) -> bool:
-    """Tell whether a device has instructions for a precision, or imitates it in another.
+    """Tell whether a device has instructions for a precision; else it is slower than float32.
 
-    Parameters
-    ----------
-    device : torch.device
-    dtype : torch.dtype
-        ``torch.float32``, ``torch.bfloat16`` or ``torch.float16``.
-
-    Returns
-    -------
-    natively : bool
-        If not, the precision is slower than float32. True where PyTorch does not say.
+    True where PyTorch does not say.
     """
     if device.type == "cuda" and dtype == torch.bfloat16:
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -109,13 +100,7 @@ def only_deterministic(wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def naming_loss(device: torch.device) -> Iterator[None]:
-    """Say what happened where a GPU fails, which may be reported as late as when it is copied from.
-
-    Raises
-    ------
-    DeviceLostError
-        If it fails or is gone.
-    """
+    """Raise `DeviceLostError` where a GPU fails, which may be as late as when it is copied from."""
     try:
         yield
     except RuntimeError as error:

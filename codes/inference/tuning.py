@@ -18,10 +18,7 @@ M = TypeVar("M", bound=nn.Module)
 def fold_norms(network: fx.GraphModule) -> None:
     """Fold each batch normalisation into the convolution right before it: a fifth of the time.
 
-    Parameters
-    ----------
-    network : fx.GraphModule
-        In evaluation mode. Modules of it are replaced, and stay as they are for their other owners.
+    Modules of the network are replaced, and stay as they are for their other owners.
     """
     calls = _Calls(network)
     for node in list(network.graph.nodes):
@@ -40,12 +37,7 @@ def fold_norms(network: fx.GraphModule) -> None:
 def cast_weights(network: fx.GraphModule, dtype: torch.dtype) -> None:
     """Round the weights of convolutions and linear layers once, as autocast does in every pass.
 
-    Parameters
-    ----------
-    network : fx.GraphModule
-        Modules of it are replaced, and stay as they are for their other owners.
-    dtype : torch.dtype
-        What autocast is going to compute in.
+    Modules of the network are replaced, as by `fold_norms`.
     """
     calls = _Calls(network)
     for node in network.graph.nodes:
@@ -66,11 +58,7 @@ def prepare_convolutions(network: fx.GraphModule) -> None:
     PyTorch's oneDNN does. A ReLU is not made part of the convolution before it, as oneDNN could: it
     would answer zero where the convolution answers NaN.
 
-    Parameters
-    ----------
-    network : fx.GraphModule
-        On the CPU, its weights rounded to the precision that it computes in. Modules of it are
-        replaced, and stay as they are for their other owners.
+    Modules of the network, which is on the CPU, are replaced, as by `fold_norms`.
     """
     calls = _Calls(network)
     packs = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

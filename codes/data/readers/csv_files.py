@@ -18,8 +18,9 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from codes.data.images import FileSource, ImageList, printable
+from codes.data.images import ImageList
 from codes.data.names import SPLIT_NAMES, SPLITS, composed
+from codes.data.sources import FileSource, printable
 from codes.wording import counted, some
 
 _COLUMNS = ("path", "label", "split", "group")

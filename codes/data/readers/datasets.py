@@ -9,20 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from codes.data.images import (
-    ArraySource,
-    FileSource,
-    ImageList,
-    ImageSource,
-    JoinedSource,
-    printable,
-)
-from codes.data.names import SPLIT_NAMES, composed_array
+from codes.data.images import ImageList
+from codes.data.names import SPLIT_NAMES, composed
 from codes.data.readers.archives import ArchiveTree, is_archive
 from codes.data.readers.csv_files import load_csv
 from codes.data.readers.folders import FolderTree, Tree
 from codes.data.readers.published import load_torchvision
 from codes.data.readers.shards import load_shards, load_tables
+from codes.data.sources import ArraySource, FileSource, ImageSource, JoinedSource, printable
 from codes.decoding.decode import EXTENSIONS, is_image
 from codes.wording import counted, some
 
@@ -90,7 +84,8 @@ def load_images(dataset: str | Path, *, page: int | None = None, min_classes: in
         )
     else:
         images = _load_path(Path(name), page, labelled=min_classes > 0)
-    images = replace(images, labels=composed_array(images.labels), page=page)
+    labels = np.array(list(map(composed, images.labels.tolist())), np.str_)
+    images = replace(images, labels=labels, page=page)
     classes = np.unique(images.labels)
     if len(classes) < min_classes:
         raise ValueError(
