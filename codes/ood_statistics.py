@@ -193,14 +193,10 @@ class StatisticsReader:
         Parameters
         ----------
         crops : Tensor of shape (n_images, 3, height, width), uint8
-        preprocessing : Preprocessing
-            What normalises the crops.
-        batch_size : int, default=32
 
         Returns
         -------
         moments : dict of str to ndarray of shape (2 * n_channels,), float64
-            By the names that are read, other than ``"output"``.
         """
         starts = range(0, len(crops), batch_size)
         batches = [self._run(crops[at : at + batch_size], preprocessing) for at in starts]

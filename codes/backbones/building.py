@@ -150,16 +150,9 @@ def build_own(name: str, weights: str | None, random_state: int) -> Built:
 def reset_weights(name: str, model: nn.Module, random_state: int) -> None:
     """Draw the weights of a network anew, layer by layer, as PyTorch initialises each.
 
-    Buffers that are not part of the state dict, and those of integers, are constants: they stay.
-
-    Parameters
-    ----------
-    name : str
-        Of the backbone, for the message.
-    model : nn.Module
-        Changed in place: each module that has `reset_parameters`; and normalisations that have
-        none, such as torchvision's `FrozenBatchNorm2d`, become what they are when they are made.
-    random_state : int
+    Each module that has `reset_parameters` is changed in place; normalisations that have none, such
+    as torchvision's `FrozenBatchNorm2d`, become what they are when they are made. Buffers that are
+    not part of the state dict, and those of integers, are constants: they stay.
 
     Raises
     ------

@@ -64,15 +64,6 @@ class Drawings:
     Every drawing depends on ``random_state``, the options and its index only, never on what was
     drawn before. Consecutive indexes go through the classes in turn.
 
-    Parameters
-    ----------
-    n_classes : int
-        Number of classes; at least 1.
-    random_state : int, default=0
-        Seed of classes and drawings; 0 or more.
-    options : DrawingOptions, optional
-        How much the drawings of one class differ.
-
     Examples
     --------
     >>> image, label = Drawings(n_classes=10)[13]

@@ -312,17 +312,8 @@ def _mismatch(
 def inferred_num_classes(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> int | None:
     """Find the number of classes that fine-tuned weights have.
 
-    Parameters
-    ----------
-    wanted : mapping of str to Tensor
-        The state of the published architecture, on whatever device.
-    state : mapping of str to Tensor
-
-    Returns
-    -------
-    num_classes : int or None
-        None where the weights differ from the published architecture by nothing, or by more than
-        the first axis of some tensors.
+    None where they differ from what is wanted, the state of the published architecture, by nothing,
+    or by more than the first axis of some tensors.
     """
     pairs = [(state[k].shape, wanted[k].shape) for k in wanted if k in state]
     differing = [(ours, theirs) for ours, theirs in pairs if ours != theirs]

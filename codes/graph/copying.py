@@ -75,13 +75,7 @@ def _own(value: Any, copies: dict[int, Any]) -> Any:
 
 
 def copy_module(module: nn.Module) -> nn.Module:
-    """Copy a module with all its values.
-
-    Raises
-    ------
-    ValueError
-        If it holds something that cannot be copied, such as a lock or an open file.
-    """
+    """Copy a module with all its values, or raise ValueError where it holds a lock or the like."""
     kept = [value for part in module.modules() for value in vars(part).values()]
     # What was computed with gradients, as the weights of weight_norm, refuses to be copied.
     memo = {

@@ -21,15 +21,7 @@ MOST = 12
 def choose_default(
     traced: TracedGraph, kinds: Mapping[fx.Node, str], depths: Mapping[fx.Node, float]
 ) -> dict[fx.Node, str]:
-    """Choose the layers that ``--layers default`` takes.
-
-    Parameters
-    ----------
-    traced : TracedGraph
-        With its shapes measured.
-    kinds : mapping of fx.Node to str
-        Every layer, in forward order.
-    depths : mapping of fx.Node to float
+    """Choose the layers that ``--layers default`` takes, of all in forward order.
 
     Returns
     -------

@@ -57,14 +57,7 @@ def class_weights(traced: TracedGraph) -> tuple[str, torch.Tensor] | None:
 
 
 def head_inputs(traced: TracedGraph, activations: Collection[fx.Node]) -> dict[fx.Node, str]:
-    """Find what the head of a network reads, where that is not an activation.
-
-    Parameters
-    ----------
-    traced : TracedGraph
-        With its shapes measured.
-    activations : collection of fx.Node
-        The layers that are known already.
+    """Find what the head of a network reads, where that is none of the activations.
 
     Returns
     -------

@@ -18,13 +18,6 @@ class CompiledNetwork:
     """A network compiled at its first batch.
 
     Another batch size would be compiled anew: smaller batches are filled up to the largest seen.
-
-    Parameters
-    ----------
-    network : nn.Module
-        From images to codes by name, in evaluation mode.
-    device : torch.device
-        Where it is.
     """
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:

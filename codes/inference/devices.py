@@ -19,19 +19,10 @@ class DeviceLostError(RuntimeError):
 
 
 def find_device(name: str) -> torch.device:
-    """Return a torch device that is really there.
+    """Return a torch device that is really there, or raise ValueError.
 
-    Parameters
-    ----------
-    name : str
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, …, or ``"auto"``: the first of CUDA, MPS
-        and CPU that is there. Under torchrun and Slurm, ``"auto"`` and ``"cuda"`` give each
-        process of a machine another GPU.
-
-    Raises
-    ------
-    ValueError
-        If there is no such device.
+    ``"auto"`` is the first of CUDA, MPS and CPU that is there. Under torchrun and Slurm, ``"auto"``
+    and ``"cuda"`` give each process of a machine another GPU.
     """
     if name in ("auto", "cuda") and torch.cuda.is_available():
         # Of the processes that torchrun or Slurm starts on one machine each has a GPU of its own.
@@ -119,18 +110,9 @@ def in_lanes(
 
     On the CPU, one for each core that PyTorch would use: threads that share a batch wait for each
     other after every operation, whenever anything else takes a core. On a CUDA device, two with a
-    stream each, so that one copies while the other computes.
-
-    Parameters
-    ----------
-    device : torch.device
-    tasks : iterable of callable
-        Taken one by one, no more than one beyond those that run.
-
-    Yields
-    ------
-    result : object
-        In the order of the tasks. No thread stays when the generator is closed.
+    stream each, so that one copies while the other computes. Tasks are taken one by one, no more
+    than one beyond those that run, and their results given in order; no thread stays when the
+    generator is closed.
     """
     threads = torch.get_num_threads()
 

@@ -19,17 +19,7 @@ Codes = dict[str, Tensor]
 class BatchReader:
     """A network on its device, tuned for it, that turns crops into codes.
 
-    Parameters
-    ----------
-    network : fx.GraphModule
-        As `codes.graph.cutting.cut_network` cuts it; this reader's own from here on.
-    preprocessing : Preprocessing
-        What normalises the crops.
-    device : torch.device
-    dtype : torch.dtype
-        What the network computes in.
-    compile : bool, default=False
-        As for `codes.CodeExtractor`.
+    It is as `codes.graph.cutting.cut_network` cuts it, and this reader's own from here on.
 
     Attributes
     ----------

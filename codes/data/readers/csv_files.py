@@ -10,10 +10,9 @@ from __future__ import annotations
 import csv
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +27,7 @@ _NEAR = 0.8
 """Of difflib's ratio: ``lable``, ``labels`` and ``spilt`` are near; ``patient`` is not."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Row:
+class _Row(NamedTuple):
     """A row of a CSV file: `line` is its first, as the file numbers them, from 1."""
 
     line: int

@@ -43,10 +43,9 @@ class Listing:
 
     Raises
     ------
-    OSError, EOFError, ValueError, OverflowError, NotImplementedError
-        What Python's readers raise where the archive is damaged.
-    zipfile.BadZipFile, tarfile.TarError
-        The same, and where its list ends before the archive does.
+    Exception
+        What Python's readers raise where the archive is damaged (`archives.DAMAGED`), as also
+        where its list ends before the archive does.
     """
 
     def __init__(self, file: IO[bytes], *, is_zip: bool) -> None:
