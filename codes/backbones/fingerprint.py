@@ -6,6 +6,7 @@ import enum
 import hashlib
 import sys
 from collections.abc import Iterable, Mapping, Set
+from functools import cached_property
 from importlib.metadata import packages_distributions, version
 from operator import attrgetter
 from pathlib import PurePath
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from codes.backbones.sources import names_read, source_of
+from codes.backbones.source_code import names_read, source_of
 from codes.graph.traced_graph import TracedGraph
 
 _PINNED = {"torch", "torchvision", "numpy", *sys.stdlib_module_names}
@@ -120,8 +121,8 @@ class _Description:
             return self((value.__func__, value.__self__))
         if isinstance(value, (staticmethod, classmethod)):
             return self(value.__func__)
-        if isinstance(value, property):
-            return self(value.fget)
+        if isinstance(value, (property, cached_property)):
+            return self(value.fget if isinstance(value, property) else value.func)
         if isinstance(value, torch.jit.ScriptFunction):
             return str(value.code)
         if isinstance(value, ModuleType) or type(value).__module__ == "torch._ops":

@@ -1,4 +1,4 @@
-"""Sources: what functions are written as, the same in each version of Python."""
+"""Source code: what functions are written as, the same in each version of Python."""
 
 from __future__ import annotations
 
@@ -91,4 +91,8 @@ def _bytecode(code: CodeType) -> str:
         else repr(constant)
         for constant in code.co_consts
     ]  # fmt: skip
-    return f"{code.co_code.hex()} {constants} {code.co_names}"
+    arguments = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_varnames
+    return (
+        f"{code.co_code.hex()} {code.co_exceptiontable.hex()} {constants} {code.co_names} "
+        f"{code.co_flags} {arguments} {code.co_freevars} {code.co_cellvars}"
+    )
