@@ -2,11 +2,11 @@
 
     python benchmarks/tuning.py squeezenet1_0 resnet18 resnet50 mobilenet_v2
 
-prints images a second and, in brackets, how many times as fast that is as PyTorch's own: one
-thread, a batch of the extractor's own size, all layers averaged (medians of nine, the sides in
-turn); and the seconds that compiling and the first two batches take. *Packed* are all convolutions
-whose weights are laid out for oneDNN once; *ours* is what the extractor does; *compiled* is
-``--compile``. ``--toy`` takes seconds, and compiles nothing.
+prints images a second of the thread's own time and, in brackets, how many times as fast that is as
+PyTorch's own: one thread, a batch of the extractor's own size, all layers averaged (medians of
+nine, the sides in turn); and the seconds by the clock that the first two batches take compiled.
+*Packed* are all convolutions whose weights are laid out for oneDNN once; *ours* is what the
+extractor does; *compiled* is ``--compile``. ``--toy`` takes seconds, and compiles nothing.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 from unittest.mock import patch
-
-from batch_sizes import measured
 
 ROOT = Path(__file__).resolve().parents[1]
 PRECISIONS = "float32", "bfloat16"
@@ -47,7 +45,7 @@ def pack(network: Any) -> None:
             network.set_submodule(node.target, Packed(conv))
 
 
-def prepared(backbone: Any, precision: str, side: str) -> Callable[[], Any]:
+def prepared(backbone: Any, precision: str, side: str) -> partial[Any]:
     """Prepare a network; what runs one batch."""
     import torch
 
@@ -65,10 +63,16 @@ def prepared(backbone: Any, precision: str, side: str) -> Callable[[], Any]:
     return partial(extractor, pixels)
 
 
-def repeated(run: Callable[[], Any], times: int) -> None:
-    """Run several batches."""
-    for _ in range(times):
-        run()
+def measured(runs: list[partial[Any]], repeats: int) -> list[float]:
+    """Run the sides in turn; median seconds of this thread, whatever else the machine does."""
+    found: list[list[float]] = [[] for _ in runs]
+    for _ in range(repeats):
+        for run, seconds in zip(runs, found, strict=True):
+            start = time.thread_time()
+            for _ in range(CALLS):
+                run()
+            seconds.append((time.thread_time() - start) / CALLS)
+    return [median(seconds) for seconds in found]
 
 
 def main() -> None:
@@ -91,16 +95,17 @@ def main() -> None:
     for name in ["resnet18"] if toy else options.networks:
         backbone = load_backbone(name, weights="none", image_size=64 if toy else None)
         for precision in options.precision or PRECISIONS:
-            runs = {at: prepared(backbone, precision, side) for at, side in enumerate(sides)}
-            start = time.perf_counter()
-            repeated(runs[len(sides) - 1], 2)
-            first = time.perf_counter() - start
-            calls = 1 if toy else CALLS
-            batches = {at: partial(repeated, run, calls) for at, run in runs.items()}
-            n = len(runs[0].args[0])  # type: ignore[attr-defined]
-            seconds = [s for s, _ in measured(batches, 1 if toy else 9).values()]
-            cells = [f"{calls * n / s:.0f} ({seconds[0] / s:.2f})" for s in seconds]
-            said = [*cells, f"{first:.0f} s"] if not toy else [""] * (len(sides) + 1)
+            runs = [prepared(backbone, precision, side) for side in sides]
+            first = []
+            for run in runs:
+                start = time.perf_counter()
+                for _ in range(2):
+                    run()
+                first.append(time.perf_counter() - start)
+            seconds = measured(runs, 1 if toy else 9)
+            n = len(runs[0].args[0])
+            cells = [f"{n / s:.0f} ({seconds[0] / s:.2f})" for s in seconds]
+            said = [""] * (len(sides) + 1) if toy else [*cells, f"{first[-1]:.0f} s"]
             print(f"| {name} | {precision} | {n} | {' | '.join(said)} |", flush=True)
 
 

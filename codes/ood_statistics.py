@@ -237,21 +237,12 @@ def channel_moments(values: Tensor) -> Tensor:
 
 
 def scramble_phases(pixels: Tensor, seed: bytes) -> Tensor:
-    """Give an image random Fourier phases; amplitudes and the values of the pixels stay.
+    """Give an image, shape (3, height, width), uint8, random Fourier phases.
 
     Random phases alone would put values outside of the range of pixels, and clipping them makes
     another image of what is mostly black or mostly white. So the values are put back by their
-    order, then the amplitudes, a few times in turn.
-
-    Parameters
-    ----------
-    pixels : Tensor of shape (3, height, width), uint8
-    seed : bytes
-
-    Returns
-    -------
-    scrambled : Tensor of shape (3, height, width), uint8
-        Each channel has the very values of the original, and nearly its amplitudes.
+    order, then the amplitudes, a few times in turn: each channel has the very values of the
+    original, and nearly its amplitudes.
 
     References
     ----------

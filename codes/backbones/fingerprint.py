@@ -181,7 +181,8 @@ class _Description:
         path = self._paths.get(id(module))
         held = {name: value for name, value in vars(module).items() if name not in _BESIDE}
         for name in ("_forward_hooks", "_forward_pre_hooks"):  # By numbers that count all hooks.
-            held[name] = list(held[name].values())
+            with_keywords = getattr(module, f"{name}_with_kwargs")
+            held[name] = [(hook, number in with_keywords) for number, hook in held[name].items()]
         if path is None:  # Not in the state dict.
             held["_parameters"] = module._parameters
         return f"{path} {self(type(module))} {self(dict(sorted(held.items())))}"

@@ -103,7 +103,6 @@ def pool_codes(codes: Tensor, pool: str, layout: str) -> Tensor:
     pool : str
         As `resolve_pooling` returns it.
     layout : {"nc", "nchw", "nhwc", "ntc"}
-        Which axis is which.
 
     Returns
     -------

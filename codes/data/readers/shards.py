@@ -26,10 +26,8 @@ def load_shards(pattern: str, page: int | None = None, *, labelled: bool = True)
     ----------
     pattern : str
         Tar files, such as ``"birds-*.tar"``.
-    page : int, optional
-        As for `codes.load_images`.
-    labelled : bool, default=True
-        Whether each sample needs a label.
+    page, labelled
+        As for `codes.data.readers.csv_files.load_csv`.
 
     Returns
     -------
@@ -138,10 +136,8 @@ def load_tables(name: str, page: int | None = None, *, labelled: bool = True) ->
     ----------
     name : str
         As for ``datasets.load_dataset``, or a folder of ``save_to_disk``.
-    page : int, optional
-        As for `codes.load_images`.
-    labelled : bool, default=True
-        Whether each image needs a label.
+    page, labelled
+        As for `codes.data.readers.csv_files.load_csv`.
 
     Returns
     -------
