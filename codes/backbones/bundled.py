@@ -12,10 +12,11 @@ from collections import OrderedDict
 from copy import deepcopy
 from typing import Any
 
-import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from codes.backbones.random_weights import seeded
 
 IMAGE_SIZE = 64
 """Side of the square input: shorter side resized to it (bilinear, antialias), centre crop."""
@@ -142,9 +143,7 @@ def bundled(*, weights: bool = True, random_state: int = 0) -> BundledNet:
     >>> bundled(weights=False).conv1.conv.weight.shape
     torch.Size([48, 3, 5, 5])
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_state)
-        net = BundledNet()
+    net = seeded(BundledNet, random_state)
     if weights:
         path = importlib.resources.files("codes.backbones").joinpath("weights", WEIGHTS_FILE)
         state = load(path.read_bytes())

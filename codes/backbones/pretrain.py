@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from codes.backbones.bundled import MEAN, N_CLASSES, STD, BundledNet, fold_norm
 from codes.backbones.drawn_images import DrawingOptions, Drawings
+from codes.backbones.random_weights import seeded
 
 TEST_START = 2**40
 """First index of the drawings that measure accuracy; no training run gets that far."""
@@ -100,9 +101,9 @@ class Pretraining:
         self.drawings = Drawings(
             n_classes=options.n_classes, random_state=options.random_state, options=options.drawing
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.random_state)
-            net = BundledNet(num_classes=options.n_classes, norm=True)
+        net = seeded(
+            lambda: BundledNet(num_classes=options.n_classes, norm=True), options.random_state
+        )
         self.net = net.to(memory_format=torch.channels_last)
         decayed = [p for p in self.net.parameters() if p.ndim > 1]
         others = [p for p in self.net.parameters() if p.ndim == 1]
