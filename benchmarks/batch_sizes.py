@@ -72,7 +72,8 @@ def main() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from codes import CodeExtractor, load_backbone
-    from codes.data.images import ArraySource, ImageList
+    from codes.data.images import ImageList
+    from codes.data.sources import ArraySource
 
     toy = options.toy
     networks, sizes = (["resnet18"], (1, 2)) if toy else (options.networks, options.sizes)

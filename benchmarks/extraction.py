@@ -228,7 +228,7 @@ def main() -> None:
     import torch
 
     from codes import CodeExtractor, load_backbone, load_images
-    from codes.data.images import ArraySource
+    from codes.data.sources import ArraySource
 
     repeats = 1 if options.toy else options.repeats
     names = [options.network] if options.network else list(NETWORKS)[: 1 if options.toy else None]

@@ -34,8 +34,8 @@ def main() -> None:
     import torch
 
     from codes import CodeExtractor, load_backbone, load_images
-    from codes.data.images import ArraySource
     from codes.data.loading import load_crops
+    from codes.data.sources import ArraySource
 
     device = "cpu" if options.toy else options.device
     network = "squeezenet1_1" if options.toy else options.network

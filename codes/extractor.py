@@ -17,7 +17,7 @@ from torch import Tensor
 from codes.backbones.backbone import Backbone
 from codes.data.images import ImageList
 from codes.data.loading import Batch, load_crops
-from codes.graph.cutting import Tap, cut_network
+from codes.graph.cutting import cut_network
 from codes.graph.equivalence import N_IMAGES, Agreement
 from codes.graph.taps import choose_taps
 from codes.inference.devices import find_device, in_lanes, naming_loss, no_tf32, only_deterministic
@@ -336,17 +336,10 @@ class CodeExtractor:
                     f"(precision {self.precision}). Nothing of this batch was kept. {advice}."
                 )
         if unreadable:
-            codes = {
-                tap.name: _at(readable, codes.get(tap.name), len(why), tap) for tap in self.taps
+            spread = {
+                tap.name: np.full((len(why), tap.width), np.nan, np.float32) for tap in self.taps
             }
+            for layer, rows in codes.items():
+                spread[layer][readable] = rows
+            codes = spread
         return CodesBatch(start=start, codes=codes, unreadable=unreadable)
-
-
-def _at(
-    places: list[int], rows: NDArray[np.float32] | None, n: int, tap: Tap
-) -> NDArray[np.float32]:
-    """Put rows at their places among n; all others are NaN."""
-    spread = np.full((n, tap.width), np.nan, np.float32)
-    if rows is not None:
-        spread[places] = rows
-    return spread

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from codes.backbones.backbone import Backbone
 from codes.data.images import ImageList
-from codes.graph.copying import copy_network, move_network
+from codes.graph.copying import copy_network, end_graph, move_network
 from codes.graph.traced_graph import TracedGraph, depths
 from codes.inference.devices import find_device, no_tf32
 from codes.preprocessing import Preprocessing
@@ -39,15 +39,8 @@ LEAST = 1e-6
 def collected(norm: Any) -> bool:
     """Tell whether a batch normalisation knows what went in during training.
 
-    Parameters
-    ----------
-    norm : nn.Module
-
-    Returns
-    -------
-    collected : bool
-        Not where it keeps no statistics, those that it was made with (means 0, variances 1), or
-        no variance in any channel.
+    Not where it keeps no statistics, those that it was made with (means 0, variances 1), or no
+    variance in any channel.
     """
     mean, variance = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
     if mean is None or variance is None:
@@ -57,16 +50,9 @@ def collected(norm: Any) -> bool:
 
 
 def find_norms(traced: TracedGraph) -> dict[str, tuple[float, Any]]:
-    """Find the batch normalisations that know what went in during training.
+    """Find the batch normalisations that know what went in during training, in forward order.
 
-    Parameters
-    ----------
-    traced : TracedGraph
-
-    Returns
-    -------
-    norms : dict of str to (float, module)
-        In forward order: depth, and the module with its ``running_mean`` and ``running_var``.
+    Their depth, and the module with its ``running_mean`` and ``running_var``, by name.
     """
     shares = depths(traced)
     return {
@@ -207,14 +193,10 @@ class StatisticsReader:
         Parameters
         ----------
         crops : Tensor of shape (n_images, 3, height, width), uint8
-        preprocessing : Preprocessing
-            What normalises the crops.
-        batch_size : int, default=32
 
         Returns
         -------
         moments : dict of str to ndarray of shape (2 * n_channels,), float64
-            By the names that are read, other than ``"output"``.
         """
         starts = range(0, len(crops), batch_size)
         batches = [self._run(crops[at : at + batch_size], preprocessing) for at in starts]
@@ -244,46 +226,23 @@ def _recording(traced: TracedGraph, names: Sequence[str]) -> fx.GraphModule:
         norm = copies[traced.nodes[name]]
         with graph.inserting_before(norm):
             outputs[name] = graph.call_function(channel_moments, (norm.all_input_nodes[0],))
-    if outputs and OUTPUT not in names:
-        last = max(outputs.values())
-        for node in reversed(list(graph.nodes)):
-            if node > last:
-                graph.erase_node(node)
-    graph.output(outputs)
+    end_graph(graph, outputs)
     return copy_network(traced.root, graph)
 
 
 def channel_moments(values: Tensor) -> Tensor:
-    """Compute the mean and mean square of each channel of each image.
-
-    Parameters
-    ----------
-    values : Tensor of shape (n, n_channels, ...)
-
-    Returns
-    -------
-    moments : Tensor of shape (n, 2 * n_channels), float32
-    """
+    """Compute the mean and mean square of each channel, shape (n, 2 * n_channels), float32."""
     flat = values.float().flatten(2) if values.ndim > 2 else values.float()[:, :, None]
     return torch.cat([flat.mean(2), flat.square().mean(2)], 1)
 
 
 def scramble_phases(pixels: Tensor, seed: bytes) -> Tensor:
-    """Give an image random Fourier phases; amplitudes and the values of the pixels stay.
+    """Give an image, shape (3, height, width), uint8, random Fourier phases.
 
     Random phases alone would put values outside of the range of pixels, and clipping them makes
     another image of what is mostly black or mostly white. So the values are put back by their
-    order, then the amplitudes, a few times in turn.
-
-    Parameters
-    ----------
-    pixels : Tensor of shape (3, height, width), uint8
-    seed : bytes
-
-    Returns
-    -------
-    scrambled : Tensor of shape (3, height, width), uint8
-        Each channel has the very values of the original, and nearly its amplitudes.
+    order, then the amplitudes, a few times in turn: each channel has the very values of the
+    original, and nearly its amplitudes.
 
     References
     ----------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import isfinite
@@ -183,7 +183,7 @@ class Preprocessing:
         return f"{mean}:{std}" + (":BGR" if self.channels == "BGR" else "")
 
     @classmethod
-    def from_torchvision(cls, preset: object) -> Preprocessing:
+    def from_torchvision(cls, preset: Any) -> Preprocessing:
         """Read the preset that belongs to torchvision weights.
 
         Parameters
@@ -200,13 +200,12 @@ class Preprocessing:
             If the preset is of another kind.
         """
         try:
-            sides: list[Sequence[int]] = [preset.resize_size, preset.crop_size]  # type: ignore[attr-defined]
             return cls(
-                resize_size=int(sides[0][0]),
-                crop_size=int(sides[1][0]),
-                mean=tuple(preset.mean),  # type: ignore[attr-defined]
-                std=tuple(preset.std),  # type: ignore[attr-defined]
-                interpolation=preset.interpolation.value,  # type: ignore[attr-defined]
+                resize_size=int(preset.resize_size[0]),
+                crop_size=int(preset.crop_size[0]),
+                mean=tuple(preset.mean),
+                std=tuple(preset.std),
+                interpolation=preset.interpolation.value,
             )
         except (AttributeError, IndexError, TypeError) as error:
             raise ValueError(
@@ -260,7 +259,8 @@ class Preprocessing:
             size = (height, length) if upright else (length, height)
             seen, cut = image, partial(self._of_strip, size=size)
         else:
-            seen = self._resized(image)
+            mode = InterpolationMode(self.interpolation)
+            seen = F.resize(image, [height], interpolation=mode, antialias=True)
         sides = [seen, F.hflip(seen)] if self.views in ("hflip", "ten-crop") else [seen]
         windows = [window for side in sides for window in cut(side)]
         values = [torch.from_numpy(np.array(window)) for window in windows]
@@ -301,12 +301,6 @@ class Preprocessing:
             window = image.resize((width, height), RESAMPLING[self.interpolation], box=inside)
             windows.append(F.center_crop(window, [self.crop_size]))
         return windows
-
-    def _resized(self, image: Image.Image) -> Image.Image:
-        mode = InterpolationMode(self.interpolation)
-        size = [self.resize_size]
-        resized: Image.Image = F.resize(image, size, interpolation=mode, antialias=True)
-        return resized
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Scale to [0, 1] and normalise, on the device where the pixels are.

@@ -26,10 +26,6 @@ def looks_untrained(weight: Tensor) -> bool:
     ----------
     weight : Tensor of shape (n_outputs, n_inputs, ...)
 
-    Returns
-    -------
-    untrained : bool
-
     References
     ----------
     Glorot and Bengio, *Understanding the difficulty of training deep feedforward neural networks*,

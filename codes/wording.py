@@ -6,17 +6,7 @@ from collections.abc import Iterable
 
 
 def counted(n: int, noun: str) -> str:
-    """Write a number with its noun, in the singular or the plural.
-
-    Parameters
-    ----------
-    n : int
-    noun : str
-        In the singular; its last word is the one that changes.
-
-    Returns
-    -------
-    words : str
+    """Write a number with its noun, in the singular or the plural of its last word.
 
     Examples
     --------

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codes import ImageList, load_images
-from codes.data.images import JoinedSource, printable
 from codes.data.readers.archives import is_archive
 from codes.data.readers.datasets import list_images
+from codes.data.sources import JoinedSource, printable
 from pipelines.comparison.evaluate import answers_of, average_views
 from pipelines.comparison.intervals import HeldOut, score_interval
 from pipelines.comparison.scoring import score_answers

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codes import CodeExtractor, ImageList, Preprocessing, load_backbone
-from codes.data.images import ArraySource
+from codes.data.sources import ArraySource
 from codes.graph.equivalence import Agreement, GraphDiffersError
 from codes.graph.tracing import trace
 

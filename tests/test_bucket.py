@@ -126,14 +126,13 @@ def test_an_extraction_resumes_and_its_secrets_stay_where_they_are(
     tmp_path: Path,
     run_cli: Callable[..., CompletedProcess[str]],
 ) -> None:
-    arguments = [image_folder, "--backbone", "bundled", "--store", url]
+    arguments = [image_folder, "--backbone", "bundled", "--layers", "fc7.relu", "--store", url]
     first = run_cli("extract", *arguments)
     assert first.returncode == 0, first.stderr
     assert f"36 images extracted, 0 found in {url}" in first.stdout
     out = tmp_path / "out"
-    compared = run_cli(
-        "compare", *arguments, "--cv", "2", "--Cs", "1e-2,1", "--jobs", "2", "--out", out
-    )
+    compared = run_cli("compare", *arguments, "--cv", "2", "--Cs", "1e-2,1", "--repeats", "1",
+                       "--jobs", "2", "--out", out)  # fmt: skip
     assert compared.returncode == 0, compared.stderr
     assert "0 images extracted, 36 found" in compared.stdout
     assert run_cli("cache", "verify", "--store", url).returncode == 0

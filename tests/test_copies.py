@@ -16,7 +16,7 @@ from torchvision.models.feature_extraction import NodePathTracer
 
 from codes import CodeExtractor, ImageList, load_backbone
 from codes.backbones.backbone import digest_weights
-from codes.data.images import ArraySource
+from codes.data.sources import ArraySource
 from codes.graph.copying import copy_module
 from codes.graph.tracing import trace
 from codes.inference.tuning import _PackedConvolution

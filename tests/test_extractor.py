@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from codes import Backbone, CodeExtractor, ImageList, Preprocessing, load_backbone
-from codes.data.images import ArraySource
 from codes.data.loading import WorkerDiedError
+from codes.data.sources import ArraySource
 from codes.extractor import NonFiniteCodesError
 from codes.graph.layers import find_layers
 from codes.graph.pooling import pool_codes, pooled_width, resolve_pooling

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codes import CodeExtractor, ImageList, load_backbone, load_images
-from codes.data.images import ArraySource
+from codes.data.sources import ArraySource
 from codes.inference.independence import DependentCodesError
 from pipelines.extraction.extract import extract
 from pipelines.extraction.options import ExtractionOptions

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codes import Backbone, CodeExtractor, ImageList, load_backbone
-from codes.data.images import ArraySource
+from codes.data.sources import ArraySource
 from codes.graph.copying import copy_network, move_network
 from codes.graph.equivalence import GraphDiffersError
 from codes.graph.tracing import trace

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from codes import load_images
-from codes.data import images as images_module
+from codes.data import sources as sources_module
 from codes.data.images import digest_images
 from codes.decoding.decode import UnreadableImageError, decode_bytes, decode_file
 from pipelines import ExtractionOptions
@@ -102,7 +102,7 @@ def test_declarations_that_change_nothing(values: NDArray[Any], declared: str) -
     """No value of the type, no number at all, or 8 bits, which are taken as they are."""
     plain, declaring = _tiff(values, None), _tiff(values, declared)
     assert decode_bytes(plain).tobytes() == decode_bytes(declaring).tobytes()
-    assert not images_module.was_misread(io.BytesIO(declaring))
+    assert not sources_module.was_misread(io.BytesIO(declaring))
 
 
 def test_an_image_of_no_data_alone_is_none() -> None:
@@ -241,8 +241,8 @@ def test_codes_stored_for_other_pixels_are_not_returned(
     options = ExtractionOptions(backbone="bundled", layers="fc7.relu")
     monkeypatch.setattr("cache.digests.SETTLED", -1e9)  # Digests of new files are remembered.
     with monkeypatch.context() as earlier:
-        earlier.setattr(images_module, "was_misread", lambda _: False)
-        earlier.setattr(images_module, "_ANEW", ())
+        earlier.setattr(sources_module, "was_misread", lambda _: False)
+        earlier.setattr(sources_module, "_ANEW", ())
         before = extract(load_images(dataset), options)
     assert before.n_extracted == 41
     for n_extracted in (2, 0):
@@ -278,4 +278,4 @@ def test_the_page_that_declares_no_data_is_told_from_others(image_folder: Path) 
     place = pages[0].source.names.index(str(file))
     first, second = (images.source.digest(place) for images in pages)
     assert first != second
-    assert images_module.was_misread(io.BytesIO(file.read_bytes()))
+    assert sources_module.was_misread(io.BytesIO(file.read_bytes()))

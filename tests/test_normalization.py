@@ -15,8 +15,9 @@ from torch import nn
 from torchvision.models import resnet18
 
 from codes import ImageList, Preprocessing, load_backbone
-from codes.data.images import ArraySource, digest_images
+from codes.data.images import digest_images
 from codes.data.readers.datasets import list_images
+from codes.data.sources import ArraySource
 from codes.preprocessing import NORMALIZATIONS
 from pipelines import ExtractionOptions, Protocol
 from pipelines.cli.app import main

@@ -15,7 +15,7 @@ from codes import CodeExtractor, load_backbone, load_images
 from codes.backbones.backbone import Backbone
 from codes.graph.cutting import cut_network
 from codes.inference.devices import computes_in
-from codes.inference.tuning import _PackedConvolution, _packs, cast_weights, fold_norms
+from codes.inference.tuning import _PackedConvolution, cast_weights, fold_norms
 from pipelines import ExtractionOptions
 from pipelines.extraction.extract import extract
 from pipelines.progress import Silent
@@ -136,7 +136,7 @@ def test_convolutions_that_are_more_than_their_weights_are_left_alone(activation
     backbone = load_backbone(f"{__name__}:make_odd", image_size=40)
     extractor = CodeExtractor(backbone, "all", activation=activation, pool="flatten")
     packed = sum(isinstance(m, _PackedConvolution) for m in extractor._reader._network.modules())
-    assert packed == (2 if _packs(torch.float32) else 0)
+    assert packed == (2 if torch.backends.mkldnn.is_available() else 0)
     plain = cut_network(backbone.graph, extractor.taps, activation)
     for side in (40, 24):
         pixels = _pixels(4, side)
@@ -167,10 +167,13 @@ def test_rounded_weights_give_what_autocast_gives(name: str) -> None:
     _assert_untouched(backbone, before)
 
 
-def test_bfloat16_is_as_near_to_float32_packed_as_it_is_unpacked() -> None:
+def test_bfloat16_is_as_near_to_float32_tuned_as_it_is_untuned() -> None:
     backbone = load_backbone("resnet18", weights="none", image_size=64)
     pixels = _pixels(4, 64)
-    exact, found = (CodeExtractor(backbone, precision=p)(pixels) for p in ("float32", "bfloat16"))
+    extractors = [CodeExtractor(backbone, precision=p) for p in ("float32", "bfloat16")]
+    exact, found = (extractor(pixels) for extractor in extractors)
+    in_half = extractors[1]._reader._network.modules()  # type: ignore[attr-defined]
+    assert {type(module) for module in in_half if "Conv" in type(module).__name__} == {nn.Conv2d}
     network = cut_network(backbone.graph, CodeExtractor(backbone).taps, "post")
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         plain = network(backbone.preprocessing.normalize(pixels))

@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-import codes.data.images
 from cache import CodesKey, CodeStore, StoreError
 from cache.contents import list_entries
 from cache.digests import DigestMemory
@@ -28,6 +27,7 @@ from cache.upkeep import AGES, SIZES, list_parts, parse_quantity, prune
 from cache.verify import repair, verify
 from codes import load_images
 from codes.backbones.backbone import pixels_backbone
+from codes.data.sources import FileSource
 from pipelines.cli.app import main
 from pipelines.cli.output import results
 from pipelines.extraction.distributed import Shard, find_shard
@@ -597,9 +597,9 @@ def test_a_known_folder_is_listed_without_being_read(
     options = ExtractionOptions(backbone="bundled", layers="fc7.relu")
     extract(load_images(image_folder), options)
     asked: list[str] = []
-    read = codes.data.images._digest_file
+    read = FileSource._digest
     monkeypatch.setattr(
-        codes.data.images, "_digest_file", lambda path: asked.append(path) or read(path)
+        FileSource, "_digest", lambda *which: asked.append(which[0].names[which[1]]) or read(*which)
     )
     again = extract(load_images(image_folder), options)
     assert (asked, again.n_extracted) == ([], 0)

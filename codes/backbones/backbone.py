@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from codes.backbones.building import build_bundled, build_own, build_torchvision
-from codes.backbones.fingerprint import fingerprint, traced_alike
+from codes.backbones.fingerprint import fingerprint
 from codes.graph.dense import as_convolutions
 from codes.graph.equivalence import Agreement
 from codes.graph.layers import Layer, find_layers, measure_layers
@@ -128,8 +128,8 @@ def load_backbone(
     digest = digest_weights(model)
     architecture = built.architecture
     if ":" in name:  # Its code is not pinned by a release: what was traced stands for it.
-        architecture = {**architecture, "graph": fingerprint(model, graph)}
-        if not traced_alike(graph, trace(model, traced_size)):
+        architecture = {**architecture, "graph": fingerprint(graph)}
+        if fingerprint(trace(model, traced_size)) != architecture["graph"]:
             raise ValueError(
                 f"Backbone {name!r} is another network each time that its forward pass is traced: "
                 "it draws random numbers, or counts. Draw them where it is made, and keep them as "
@@ -182,15 +182,7 @@ def _prepare(name: str, model: nn.Module) -> None:
 def pixels_backbone(preprocessing: Preprocessing) -> Backbone:
     """Make a backbone that hands its input through: raw pixels, a control.
 
-    Parameters
-    ----------
-    preprocessing : Preprocessing
-        Resizing and cropping are kept; values are in [0, 1].
-
-    Returns
-    -------
-    backbone : Backbone
-        Its one layer is ``"pixels"``.
+    Resizing and cropping are those of the preprocessing; values are in [0, 1].
 
     Examples
     --------
@@ -231,17 +223,7 @@ def _noise(preprocessing: Preprocessing) -> torch.Tensor:
 
 
 def digest_weights(model: nn.Module) -> str:
-    """Compute the SHA-256 of a network's parameters and buffers.
-
-    Parameters
-    ----------
-    model : nn.Module
-
-    Returns
-    -------
-    digest : str
-        64 hexadecimal digits.
-    """
+    """Compute the SHA-256 of a network's parameters and buffers, as 64 hexadecimal digits."""
     sha = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -8,7 +8,7 @@ import importlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from codes.backbones import bundled as bundled_net
+from codes.backbones.random_weights import reset_weights, seeded
 from codes.backbones.state_dicts import (
     find_weights,
     fit_state_dict,
@@ -29,10 +30,8 @@ from codes.backbones.state_dicts import (
 )
 from codes.graph.copying import copy_module
 from codes.preprocessing import Preprocessing
-from codes.wording import counted, some
+from codes.wording import counted
 
-_FRESH = {"running_mean": 0, "running_var": 1, "num_batches_tracked": 0, "weight": 1, "bias": 0}
-"""Buffers of a normalisation, and their values before training."""
 _ENDINGS = (".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".tar", ".pkl")
 
 
@@ -50,13 +49,6 @@ class Built:
     architecture: dict[str, Any]
     missing: tuple[str, ...] = ()
     random: bool = False
-
-
-def _seeded(build: Callable[[], nn.Module], random_state: int) -> nn.Module:
-    """Build a network with random weights, leaving the global random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_state)
-        return build()
 
 
 def _is_file(weights: str) -> bool:
@@ -115,7 +107,7 @@ def build_own(name: str, weights: str | None, random_state: int) -> Built:
     if not callable(function):
         raise ValueError(f"Backbone {name!r}: {module_name} has no function {function_name!r}.")
     try:
-        made = _seeded(function, random_state)
+        made = seeded(function, random_state)
     except Exception as error:
         raise ValueError(
             f"Backbone {name!r} raised {type(error).__name__} ({error}) when called without "
@@ -145,67 +137,6 @@ def build_own(name: str, weights: str | None, random_state: int) -> Built:
         missing=missing,
         random=weights == "none",
     )
-
-
-def reset_weights(name: str, model: nn.Module, random_state: int) -> None:
-    """Draw the weights of a network anew, layer by layer, as PyTorch initialises each.
-
-    Buffers that are not part of the state dict, and those of integers, are constants: they stay.
-
-    Parameters
-    ----------
-    name : str
-        Of the backbone, for the message.
-    model : nn.Module
-        Changed in place: each module that has `reset_parameters`; and normalisations that have
-        none, such as torchvision's `FrozenBatchNorm2d`, become what they are when they are made.
-    random_state : int
-
-    Raises
-    ------
-    ValueError
-        If the network has parameters, or buffers that may come from training, that no module
-        initialises; the message names them.
-    """
-    before = _trained_values(model)
-    for value in before.values():
-        nn.init.constant_(value, torch.nan)
-
-    def draw() -> nn.Module:
-        for module in model.modules():
-            _reset_statistics(module)
-            for reset in ("reset_parameters", "_reset_parameters"):  # Attention has the second.
-                if callable(getattr(module, reset, None)):
-                    getattr(module, reset)()
-        return model
-
-    _seeded(draw, random_state)
-    after = _trained_values(model)
-    kept = [key for key in before if key in after and after[key].isnan().any()]
-    if kept:
-        raise ValueError(
-            f"Backbone {name!r} has no random weights: no reset_parameters() draws "
-            f"{some(kept, 5)}. Give their modules one, and register buffers that are "
-            "constants with persistent=False."
-        )
-    if next(model.parameters(), None) is None:
-        raise ValueError(f"Backbone {name!r} has no random weights: it has no parameters.")
-
-
-def _trained_values(model: nn.Module) -> dict[str, Tensor]:
-    """Find what training may have left in a network: all but integers, and constants."""
-    kept = model.state_dict().keys()
-    buffers = {key: value for key, value in model.named_buffers() if key in kept}
-    values = dict(model.named_parameters()) | buffers
-    return {k: v for k, v in values.items() if v.is_floating_point() or v.is_complex()}
-
-
-def _reset_statistics(module: nn.Module) -> None:
-    """Make a normalisation that keeps its statistics in buffers what it was before training."""
-    buffers = dict(module.named_buffers(recurse=False))
-    if {"running_mean", "running_var"} <= buffers.keys():
-        for key in buffers.keys() & _FRESH.keys():
-            nn.init.constant_(buffers[key], _FRESH[key])
 
 
 def _check_own(name: str, model: nn.Module) -> None:
@@ -241,7 +172,7 @@ def build_torchvision(name: str, weights: str | None, random_state: int) -> Buil
     default = published.DEFAULT
     missing: tuple[str, ...] = ()
     if weights == "none":
-        model = _seeded(lambda: _random_torchvision(name), random_state)
+        model = seeded(lambda: _random_torchvision(name), random_state)
         said, entry = f"random (random_state={random_state})", default
     elif weights is not None and weights not in published.__members__ and _is_file(weights):
         file, place = split_place(weights)
@@ -295,7 +226,7 @@ def _state_of(name: str) -> dict[str, Tensor]:
         with torch.device("meta"):
             return _random_torchvision(name).state_dict()
     except NotImplementedError:  # RegNet computes with tensors what it is made of.
-        return _seeded(lambda: _random_torchvision(name), 0).state_dict()
+        return seeded(lambda: _random_torchvision(name), 0).state_dict()
 
 
 def _named_weights(name: str, weights: str) -> Any:

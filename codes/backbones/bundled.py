@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import importlib.resources
 from collections import OrderedDict
+from copy import deepcopy
+from typing import Any
 
-import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from codes.backbones.random_weights import seeded
 
 IMAGE_SIZE = 64
 """Side of the square input: shorter side resized to it (bilinear, antialias), centre crop."""
@@ -30,26 +33,22 @@ N_CLASSES = 1000
 WEIGHTS_FILE = "bundled.safetensors"
 
 
-def _conv(
-    in_channels: int, out_channels: int, *, kernel_size: int, stride: int, norm: bool
-) -> nn.Sequential:
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["conv"] = nn.Conv2d(
-        in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=not norm
-    )
-    if norm:
-        layers["norm"] = nn.BatchNorm2d(out_channels)
+def _block(name: str, layer: nn.Module, norm: nn.Module | None) -> nn.Sequential:
+    layers = OrderedDict({name: layer})
+    if norm is not None:
+        layers["norm"] = norm
     layers["relu"] = nn.ReLU(inplace=True)
     return nn.Sequential(layers)
 
 
-def _fc(in_features: int, out_features: int, *, norm: bool) -> nn.Sequential:
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["fc"] = nn.Linear(in_features, out_features, bias=not norm)
-    if norm:
-        layers["norm"] = nn.BatchNorm1d(out_features)
-    layers["relu"] = nn.ReLU(inplace=True)
-    return nn.Sequential(layers)
+def _conv(n_in: int, n_out: int, size: int, *, stride: int = 1, norm: bool) -> nn.Sequential:
+    convolution = nn.Conv2d(n_in, n_out, size, stride, size // 2, bias=not norm)
+    return _block("conv", convolution, nn.BatchNorm2d(n_out) if norm else None)
+
+
+def _fc(n_in: int, n_out: int, *, norm: bool) -> nn.Sequential:
+    linear = nn.Linear(n_in, n_out, bias=not norm)
+    return _block("fc", linear, nn.BatchNorm1d(n_out) if norm else None)
 
 
 class BundledNet(nn.Module):
@@ -86,13 +85,13 @@ class BundledNet(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes is {num_classes}; allowed: 1 or more.")
-        self.conv1 = _conv(3, 48, kernel_size=5, stride=2, norm=norm)
+        self.conv1 = _conv(3, 48, 5, stride=2, norm=norm)
         self.pool1 = nn.MaxPool2d(3, 2)
-        self.conv2 = _conv(48, 128, kernel_size=5, stride=1, norm=norm)
+        self.conv2 = _conv(48, 128, 5, norm=norm)
         self.pool2 = nn.MaxPool2d(3, 2)
-        self.conv3 = _conv(128, 192, kernel_size=3, stride=1, norm=norm)
-        self.conv4 = _conv(192, 192, kernel_size=3, stride=1, norm=norm)
-        self.conv5 = _conv(192, 128, kernel_size=3, stride=1, norm=norm)
+        self.conv3 = _conv(128, 192, 3, norm=norm)
+        self.conv4 = _conv(192, 192, 3, norm=norm)
+        self.conv5 = _conv(192, 128, 3, norm=norm)
         self.pool5 = nn.MaxPool2d(3, 2)
         self.flatten = nn.Flatten()
         self.fc6 = _fc(128 * 3 * 3, 512, norm=norm)
@@ -100,18 +99,7 @@ class BundledNet(nn.Module):
         self.classifier = nn.Linear(512, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images to class scores.
-
-        Parameters
-        ----------
-        x : Tensor of shape (n_samples, 3, 64, 64), float
-            RGB images in [0, 1], normalised by `MEAN` and `STD`.
-
-        Returns
-        -------
-        Tensor of shape (n_samples, num_classes)
-            Unnormalised log-probabilities.
-        """
+        """Map images, shape (n, 3, 64, 64), normalised by `MEAN` and `STD`, to class scores."""
         x = self.pool1(self.conv1(x))
         x = self.pool2(self.conv2(x))
         x = self.conv5(self.conv4(self.conv3(x)))
@@ -123,42 +111,19 @@ class BundledNet(nn.Module):
 def fold_norm(net: BundledNet) -> BundledNet:
     """Fold batch normalisation into the weights before it.
 
-    Parameters
-    ----------
-    net : BundledNet
-        A network built with ``norm=True``; it is left as it is.
-
-    Returns
-    -------
-    BundledNet
-        A network built with ``norm=False``, in eval mode, whose outputs equal those of ``net``
-        in eval mode up to rounding.
+    The network, built with ``norm=True``, is left as it is; what is returned is as if built with
+    ``norm=False``, in eval mode, and has the same outputs up to rounding.
     """
-    folded = BundledNet(num_classes=net.classifier.out_features)
-    # The fusion functions deep-copy the layer, so `net` can go on training afterwards.
-    source = net.training
-    net.eval()
-    for name, block in net.named_children():
-        target = folded.get_submodule(name)
+    folded = deepcopy(net).eval()
+    for name, block in folded.named_children():
         if not isinstance(block, nn.Sequential):
-            target.load_state_dict(block.state_dict())
             continue
-        weight, norm = block[0], block[1]
-        if isinstance(weight, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            target.get_submodule("conv").load_state_dict(
-                fuse_conv_bn_eval(weight, norm).state_dict()
-            )
-        elif isinstance(weight, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
-            target.get_submodule("fc").load_state_dict(
-                fuse_linear_bn_eval(weight, norm).state_dict()
-            )
-        else:
-            raise ValueError(
-                f"{name} holds {type(weight).__name__} and {type(norm).__name__}; allowed: a "
-                "weight layer and its batch normalisation. Build the network with norm=True."
-            )
-    net.train(source)
-    return folded.eval()
+        norm: Any = block._modules.pop("norm", None)
+        if norm is None:
+            raise ValueError(f"{name} has no batch normalisation; build it with norm=True.")
+        fuse: Any = fuse_conv_bn_eval if isinstance(block[0], nn.Conv2d) else fuse_linear_bn_eval
+        block[0] = fuse(block[0], norm)
+    return folded
 
 
 def bundled(*, weights: bool = True, random_state: int = 0) -> BundledNet:
@@ -173,19 +138,12 @@ def bundled(*, weights: bool = True, random_state: int = 0) -> BundledNet:
         Seed of the random weights; the global random state is left untouched. Not used with
         ``weights=True``.
 
-    Returns
-    -------
-    BundledNet
-        The network, with 1000 outputs.
-
     Examples
     --------
     >>> bundled(weights=False).conv1.conv.weight.shape
     torch.Size([48, 3, 5, 5])
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_state)
-        net = BundledNet()
+    net = seeded(BundledNet, random_state)
     if weights:
         path = importlib.resources.files("codes.backbones").joinpath("weights", WEIGHTS_FILE)
         state = load(path.read_bytes())

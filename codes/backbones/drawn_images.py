@@ -7,7 +7,7 @@ differ by jittered control points, pose, pen, colours and a scan-like blur.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,15 +64,6 @@ class Drawings:
     Every drawing depends on ``random_state``, the options and its index only, never on what was
     drawn before. Consecutive indexes go through the classes in turn.
 
-    Parameters
-    ----------
-    n_classes : int
-        Number of classes; at least 1.
-    random_state : int, default=0
-        Seed of classes and drawings; 0 or more.
-    options : DrawingOptions, optional
-        How much the drawings of one class differ.
-
     Examples
     --------
     >>> image, label = Drawings(n_classes=10)[13]
@@ -96,20 +87,7 @@ class Drawings:
         ]
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
-        """Draw one image.
-
-        Parameters
-        ----------
-        index : int
-            0 or more, without an upper end.
-
-        Returns
-        -------
-        image : ndarray of shape (64, 64, 3), uint8
-            RGB.
-        label : int
-            ``index % n_classes``.
-        """
+        """Draw an image, RGB of shape (64, 64, 3), uint8; its label is ``index % n_classes``."""
         if index < 0:
             raise IndexError(f"index is {index}; allowed: 0 or more, without an upper end.")
         label = index % self.n_classes
@@ -119,18 +97,7 @@ class Drawings:
         return _colour(mask, rng, self.options), label
 
     def batch(self, indexes: range) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Draw several images.
-
-        Parameters
-        ----------
-        indexes : range
-            Their indexes.
-
-        Returns
-        -------
-        images : ndarray of shape (n_samples, 64, 64, 3), uint8
-        labels : ndarray of shape (n_samples,), int64
-        """
+        """Draw several images, shape (n, 64, 64, 3), uint8, and their labels, shape (n,)."""
         images = np.empty((len(indexes), SIZE, SIZE, 3), np.uint8)
         labels = np.empty(len(indexes), np.int64)
         for row, index in enumerate(indexes):
@@ -155,7 +122,7 @@ def _shape(rng: np.random.Generator, options: DrawingOptions) -> _Shape:
     # A class keeps its proportions up to 1 : 2.5, as characters do.
     span = np.maximum(high - low, (high - low).max() / 2.5)
     strokes = (strokes - (low + high) / 2) * 2 / span
-    return _Shape(strokes=strokes, joined=joined, smooth=smooth, closed=closed, filled=filled)
+    return replace(shape, strokes=strokes)
 
 
 def _join(shape: _Shape, strokes: Floats) -> Floats:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,14 +22,13 @@ import cyclopts
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from codes.backbones.bundled import MEAN, N_CLASSES, STD, BundledNet, fold_norm
 from codes.backbones.drawn_images import DrawingOptions, Drawings
+from codes.backbones.random_weights import seeded
 
 TEST_START = 2**40
 """First index of the drawings that measure accuracy; no training run gets that far."""
@@ -76,34 +74,12 @@ class _Batches(Dataset[tuple[NDArray[np.uint8], NDArray[np.int64]]]):
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Turn stored images into the network's input.
-
-    Parameters
-    ----------
-    images : Tensor of shape (n_samples, 64, 64, 3), uint8
-        RGB.
-
-    Returns
-    -------
-    Tensor of shape (n_samples, 3, 64, 64), float32
-        In channels-last memory.
-    """
+    """Turn RGB images, shape (n, 64, 64, 3), uint8, into the network's input, channels last."""
     return (images.float() / 255 - torch.tensor(MEAN)).div_(torch.tensor(STD)).permute(0, 3, 1, 2)
 
 
 def learning_rate_at(step: int, *, options: PretrainOptions) -> float:
-    """Linear warm-up, then a cosine down to zero.
-
-    Parameters
-    ----------
-    step : int
-        From 0 to ``options.steps - 1``.
-    options : PretrainOptions
-
-    Returns
-    -------
-    float
-    """
+    """Linear warm-up, then a cosine down to zero; steps count from 0."""
     warm_up = min(options.warm_up, options.steps // 10)
     if step < warm_up:
         return options.learning_rate * (step + 1) / warm_up
@@ -114,11 +90,7 @@ def learning_rate_at(step: int, *, options: PretrainOptions) -> float:
 class Pretraining:
     """A training run that can be stopped, saved, and taken up again.
 
-    Parameters
-    ----------
-    options : PretrainOptions
-    workers : int, default=1
-        Processes that draw; 0 draws in this process. The result does not depend on it.
+    What it learns does not depend on how many processes draw (with 0, this one does).
     """
 
     def __init__(self, *, options: PretrainOptions, workers: int = 1) -> None:
@@ -129,9 +101,9 @@ class Pretraining:
         self.drawings = Drawings(
             n_classes=options.n_classes, random_state=options.random_state, options=options.drawing
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.random_state)
-            net = BundledNet(num_classes=options.n_classes, norm=True)
+        net = seeded(
+            lambda: BundledNet(num_classes=options.n_classes, norm=True), options.random_state
+        )
         self.net = net.to(memory_format=torch.channels_last)
         decayed = [p for p in self.net.parameters() if p.ndim > 1]
         others = [p for p in self.net.parameters() if p.ndim == 1]
@@ -146,18 +118,10 @@ class Pretraining:
         )
 
     def run(self, *, until: int | None = None) -> Iterator[tuple[float, float]]:
-        """Train, step by step.
+        """Train, up to a step or the end.
 
-        Parameters
-        ----------
-        until : int, optional
-            Stop before this step; by default at the end.
-
-        Yields
-        ------
-        loss : float
-        accuracy : float
-            Share of the batch's drawings that were recognised, before learning from them.
+        Of each step, yield the loss, and the share of the batch's drawings that were recognised
+        before the network learned from them.
         """
         until = self.options.steps if until is None else min(until, self.options.steps)
         loader = DataLoader(
@@ -196,12 +160,7 @@ class Pretraining:
         return loss.item(), (scores.argmax(1) == labels).float().mean().item()
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint; a kill at any moment leaves the old one or the new one.
-
-        Parameters
-        ----------
-        path : Path
-        """
+        """Write a checkpoint; a kill at any moment leaves the old one or the new one."""
         state = {
             "options": json.dumps(asdict(self.options)),
             "step": self.step,
@@ -213,17 +172,7 @@ class Pretraining:
             torch.save(state, temporary)
 
     def resume(self, path: Path) -> None:
-        """Go back to a checkpoint.
-
-        Parameters
-        ----------
-        path : Path
-
-        Raises
-        ------
-        ValueError
-            If the checkpoint is of a run with other options.
-        """
+        """Go back to a checkpoint, unless it is of a run with other options."""
         state: dict[str, Any] = torch.load(path, weights_only=True)
         options = json.dumps(asdict(self.options))
         if state["options"] != options:
@@ -252,22 +201,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 def new_draw_accuracy(
     net: nn.Module, drawings: Drawings, *, n_samples: int, batch_size: int = 256
 ) -> float:
-    """Share of recognised drawings among those no training run has seen.
-
-    Parameters
-    ----------
-    net : nn.Module
-        In eval mode.
-    drawings : Drawings
-    n_samples : int
-        How many drawings; 1 or more.
-    batch_size : int, default=256
-
-    Returns
-    -------
-    float
-        From 0 to 1.
-    """
+    """Share of recognised drawings, from 0 to 1, among those that no training run has seen."""
     correct = 0
     with torch.inference_mode():
         for first in range(0, n_samples, batch_size):
@@ -279,20 +213,9 @@ def new_draw_accuracy(
 
 
 def export(training: Pretraining, path: Path, *, n_samples: int = 10_000) -> float:
-    """Fold the normalisation, measure, and write the weights in float16.
+    """Fold the normalisation, write the weights in float16, and return their accuracy.
 
-    Parameters
-    ----------
-    training : Pretraining
-    path : Path
-        Where the safetensors file goes.
-    n_samples : int, default=10_000
-        How many new drawings measure the accuracy.
-
-    Returns
-    -------
-    float
-        The accuracy on new drawings, of the float16 weights; from 0 to 1.
+    It is that of `new_draw_accuracy`, on `n_samples` drawings.
     """
     net = fold_norm(training.net)
     state = {name: tensor.half().contiguous() for name, tensor in net.state_dict().items()}
@@ -339,41 +262,27 @@ def pretrain(
         How many new drawings measure the accuracy.
     """
     torch.set_num_threads(threads)
-    console = Console()
     training = Pretraining(options=options, workers=workers)
     checkpoint = out.with_suffix(".checkpoint")
     if checkpoint.exists():
         training.resume(checkpoint)
-        console.print(f"resumed at step {training.step} of {options.steps}")
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not sys.stdout.isatty(),
-    )
-    with progress:
-        task = progress.add_task("pretraining", total=options.steps, completed=training.step)
-        losses, accuracies = [], []
-        for loss, accuracy in training.run():
-            losses.append(loss)
-            accuracies.append(accuracy)
-            if training.step % 50 == 0 or training.step == options.steps:
-                line = (
-                    f"step {training.step}: loss {np.mean(losses):.3f}, "
-                    f"accuracy {np.mean(accuracies):.3f}"
-                )
-                losses, accuracies = [], []
-                progress.update(task, completed=training.step, description=line)
-                if progress.disable:
-                    print(f"{line}, {training.seconds:.0f} s", flush=True)
-            if training.step % checkpoint_every == 0:
-                training.save(checkpoint)
+        print(f"resumed at step {training.step} of {options.steps}")
+    losses, accuracies = [], []
+    for loss, accuracy in training.run():
+        losses.append(loss)
+        accuracies.append(accuracy)
+        if training.step % 50 == 0 or training.step == options.steps:
+            print(
+                f"step {training.step} of {options.steps}: loss {np.mean(losses):.3f}, "
+                f"accuracy {np.mean(accuracies):.3f}, {training.seconds:.0f} s",
+                flush=True,
+            )
+            losses, accuracies = [], []
+        if training.step % checkpoint_every == 0:
+            training.save(checkpoint)
     training.save(checkpoint)
     accuracy = export(training, out, n_samples=test_size)
-    console.print(f"{out}: accuracy {accuracy:.4f} on {test_size} new drawings")
+    print(f"{out}: accuracy {accuracy:.4f} on {test_size} new drawings")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from codes.wording import some
+
 MOST_NESTED = 3
 PLAUSIBLE = 0.9
 """Share of a network's tensors that a file has, by name and shape, from which it is taken to be of
@@ -45,18 +47,10 @@ _HARMLESS: list[Any] = [
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The weights of a network, as a file holds them.
+    """The weights of a network by its own names, as the file `origin` holds them.
 
-    Attributes
-    ----------
-    state : dict of str to Tensor
-        By the network's own names.
-    origin : str
-        The file.
-    left_out : tuple of str
-        Names of tensors in the file that are none of the network's, as of a training wrapper.
-    said : tuple of str
-        What was seen through to find them.
+    `left_out` names tensors in the file that are none of the network's, as of a training wrapper;
+    `said` is what was seen through to find them.
     """
 
     state: dict[str, Tensor]
@@ -134,17 +128,7 @@ def _nested(content: Any, path: str, depth: int = 0) -> Iterator[tuple[str, dict
 
 
 def split_place(weights: str) -> tuple[str, str | None]:
-    """Split ``FILE::PLACE``, a file and which of its sets of tensors is meant.
-
-    Parameters
-    ----------
-    weights : str
-
-    Returns
-    -------
-    file : str
-    place : str or None
-        As `find_weights` takes it; None where none is named.
+    """Split ``FILE::PLACE``, a file and which of its sets of tensors is meant, if one is named.
 
     Examples
     --------
@@ -179,10 +163,6 @@ def find_weights(
         The file, for messages.
     place : str, optional
         Which set of tensors is meant: where it is nested and its prefix, joined by a dot.
-
-    Returns
-    -------
-    weights : Weights
 
     Raises
     ------
@@ -258,11 +238,6 @@ def fit_state_dict(model: nn.Module, weights: Weights) -> tuple[tuple[str, ...],
     with them cannot be mistaken for codes. Tensors of another head, in place of one that is
     missing, and of modules that the network does not have are left out.
 
-    Parameters
-    ----------
-    model : nn.Module
-    weights : Weights
-
     Returns
     -------
     missing : tuple of str
@@ -309,13 +284,9 @@ def fit_state_dict(model: nn.Module, weights: Weights) -> tuple[tuple[str, ...],
     model.load_state_dict(fitted)
     left_out = [*weights.left_out, *beside]
     said = list(weights.said)
-    said += [f"left out: {_some(left_out, 3)}"] * bool(left_out)
-    said += [f"missing: {_some(missing, 3)}"] * bool(missing)
-    return tuple(missing), _in_brackets(weights.origin, said)
-
-
-def _in_brackets(origin: str, said: list[str]) -> str:
-    return f"{origin} ({'; '.join(said)})" if said else origin
+    said += [f"left out: {some(left_out, 3)}"] * bool(left_out)
+    said += [f"missing: {some(missing, 3)}"] * bool(missing)
+    return tuple(missing), weights.origin + f" ({'; '.join(said)})" * bool(said)
 
 
 def _top(name: str) -> str:
@@ -331,7 +302,7 @@ def _mismatch(
     fitting: float,
 ) -> str:
     problems = {"Missing": missing, "Not in the network": strange, "Other shape": other}
-    said = " ".join(f"{word}: {_some(names)}." for word, names in problems.items() if names)
+    said = " ".join(f"{word}: {some(names, 6)}." for word, names in problems.items() if names)
     text = f"The weights {weights.origin} do not fit {type(model).__name__}. {said}"
     if fitting < PLAUSIBLE:
         text += " Check that --backbone names the architecture they were trained in."
@@ -341,25 +312,11 @@ def _mismatch(
 def inferred_num_classes(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> int | None:
     """Find the number of classes that fine-tuned weights have.
 
-    Parameters
-    ----------
-    wanted : mapping of str to Tensor
-        The state of the published architecture, on whatever device.
-    state : mapping of str to Tensor
-
-    Returns
-    -------
-    num_classes : int or None
-        None where the weights differ from the published architecture by nothing, or by more than
-        the first axis of some tensors.
+    None where they differ from what is wanted, the state of the published architecture, by nothing,
+    or by more than the first axis of some tensors.
     """
     pairs = [(state[k].shape, wanted[k].shape) for k in wanted if k in state]
     differing = [(ours, theirs) for ours, theirs in pairs if ours != theirs]
     sizes = {ours[0] for ours, theirs in differing if ours[1:] == theirs[1:] and len(ours)}
     same_rest = all(ours[1:] == theirs[1:] for ours, theirs in differing)
     return int(sizes.pop()) if len(sizes) == 1 and same_rest else None
-
-
-def _some(names: list[str], most: int = 6) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from codes.data.images import ImageList, ImageSource
+from codes.data.images import ImageList
+from codes.data.sources import ImageSource
 from codes.decoding.decode import ArchiveChangedError, ChangedReason, UnreadableImageError
 from codes.preprocessing import Preprocessing
 
@@ -91,7 +92,7 @@ def _named(batches: Iterator[Batch], decoded: _Decoded) -> Iterator[Callable[[],
         if isinstance(error, RuntimeError) and "worker" not in str(error):
             raise
         why = (str(error) or type(error).__name__).splitlines()[0].removesuffix(".")
-        held = ", ".join(map(repr, decoded.names_in_hand()))
+        held = ", ".join(repr(decoded.source.names[i]) for i in decoded.in_hand.tolist() if i >= 0)
         raise WorkerDiedError(
             f"A process that decodes images died, at {held or 'its first image'}"
             f"{' (one of them)' if len(decoded.in_hand) > 1 else ''}: "
@@ -115,7 +116,7 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
         workers: int,
         digests: NDArray[np.uint8] | None,
     ) -> None:
-        self._source, self._n, self._preprocessing = source, n, preprocessing
+        self.source, self._n, self._preprocessing = source, n, preprocessing
         self._digests = digests
         self._one_at_a_time = Lock()
         # What each process decodes now, for the case that it dies of it.
@@ -124,10 +125,6 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
 
     def __len__(self) -> int:
         return self._n
-
-    def names_in_hand(self) -> list[str]:
-        """Return the images that are decoded now."""
-        return [self._source.names[i] for i in self.in_hand.tolist() if i >= 0]
 
     def __getstate__(self) -> dict[str, object]:
         return {key: value for key, value in vars(self).items() if key != "_one_at_a_time"}
@@ -144,9 +141,9 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
         self.in_hand[0 if worker is None else worker.id] = index
         try:
             digest = b"" if self._digests is None else self._digests[index].tobytes()
-            pixels = self._preprocessing.crops(self._source.open(index), digest)
+            pixels = self._preprocessing.crops(self.source.open(index), digest)
             # Read again once decoded: what was changed before that would be stored under its name.
-            if self._digests is None or self._source.digest(index) == digest:
+            if self._digests is None or self.source.digest(index) == digest:
                 return pixels, None
             return None, "it was changed while the dataset was read; run it again"
         except ArchiveChangedError as error:
@@ -155,9 +152,7 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
             return None, str(error)
 
 
-def _collate(
-    items: list[tuple[Tensor | None, str | None]],
-) -> Batch:
+def _collate(items: list[tuple[Tensor | None, str | None]]) -> Batch:
     # Joined as they lie in memory, channels last.
     pixels = [pixels.permute(0, 2, 3, 1) for pixels, _ in items if pixels is not None]
     batch = torch.cat(pixels).permute(0, 3, 1, 2) if pixels else torch.empty(0)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
-
-import numpy as np
-from numpy.typing import NDArray
 
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation",
@@ -27,16 +23,7 @@ _OF_SYSTEMS = frozenset(
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a file or folder is hidden, or one that a system or NAS makes for itself.
-
-    Parameters
-    ----------
-    name : str
-        Without the folders above it.
-
-    Returns
-    -------
-    hidden : bool
+    """Tell by its name whether a file or folder is hidden, or a system or NAS makes it for itself.
 
     Examples
     --------
@@ -47,12 +34,7 @@ def is_hidden(name: str) -> bool:
 
 
 def hidden_part(place: str) -> str:
-    """Cut a relative path with slashes behind its first hidden folder, or file.
-
-    Returns
-    -------
-    part : str
-        With a slash at the end where it is a folder; empty where nothing is hidden.
+    """Cut a relative path with slashes behind its first hidden folder, or file; or give nothing.
 
     Examples
     --------
@@ -75,8 +57,3 @@ def composed(name: str) -> str:
     True
     """
     return unicodedata.normalize("NFC", name)
-
-
-def composed_array(names: Iterable[str]) -> NDArray[np.str_]:
-    """Write names in Unicode's form NFC."""
-    return np.array([composed(str(name)) for name in names], dtype=np.str_)

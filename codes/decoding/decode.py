@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import warnings
+from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
@@ -53,12 +54,13 @@ def is_image(name: str) -> bool:
     return PurePath(name).suffix.lower() in EXTENSIONS
 
 
-def decode_file(path: str | Path, *, page: int | None = None) -> Image.Image:
+def decode(opened: Callable[[], BinaryIO], page: int | None = None) -> Image.Image:
     """Decode an image file completely.
 
     Parameters
     ----------
-    path : str or Path
+    opened : callable
+        Opens the file.
     page : int, optional
         Which page of a file with several, from 1. A file with one page is read as it is.
 
@@ -77,61 +79,31 @@ def decode_file(path: str | Path, *, page: int | None = None) -> Image.Image:
         none was chosen, or fewer than the one that was.
     """
     try:
-        with open_file(path) as file:
-            return _decode(file, page)
+        with opened() as file:
+            return _decoded(file, page)
     except OSError as error:
         raise UnreadableImageError(error.strerror or str(error)) from error
 
 
+def decode_file(path: str | Path, *, page: int | None = None) -> Image.Image:
+    """Decode an image file on the disk, as `decode` does."""
+    return decode(lambda: open_file(path), page)
+
+
+def decode_bytes(content: bytes, *, page: int | None = None) -> Image.Image:
+    """Decode the content of an image file, as `decode` does."""
+    return decode(lambda: io.BytesIO(content), page)
+
+
 def open_file(path: str | Path) -> io.BufferedReader:
-    """Open a file for reading; no pipe or device, which may never end.
-
-    Parameters
-    ----------
-    path : str or Path
-
-    Returns
-    -------
-    file : binary file
-
-    Raises
-    ------
-    OSError
-        If it is not there, or no file.
-    """
+    """Open a file for reading, or raise OSError; no pipe or device, which may never end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError("it is a folder, a pipe or a device, and no file")
     return open(path, "rb")
 
 
-def decode_bytes(content: bytes, *, page: int | None = None) -> Image.Image:
-    """Decode the content of an image file, as `decode_file` does.
-
-    Parameters
-    ----------
-    content : bytes
-    page : int, optional
-
-    Returns
-    -------
-    image : PIL.Image.Image
-    """
-    return _decode(io.BytesIO(content), page)
-
-
 def count_pages(file: BinaryIO) -> int:
-    """Count the pages or frames of an image file.
-
-    Parameters
-    ----------
-    file : binary file
-        Opened for reading, at its start.
-
-    Returns
-    -------
-    n_pages : int
-        1 also for what cannot be read; decoding it says why.
-    """
+    """Count the pages or frames of an image file; 1 also where decoding it says why it cannot."""
     try:
         start = file.read(4)
         file.seek(0)
@@ -150,7 +122,7 @@ def _pages_of(image: Image.Image) -> int:
     return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
-def _decode(file: BinaryIO, page: int | None) -> Image.Image:
+def _decoded(file: BinaryIO, page: int | None) -> Image.Image:
     try:
         start = file.read(32)
         file.seek(0)
@@ -204,17 +176,8 @@ def was_misread(file: BinaryIO) -> bool:
     """Tell whether an image file is one whose pixels earlier versions read in another way.
 
     These are TIFFs of more than 8 bits that declare a value for no data, and BMPs whose alpha is
-    zero everywhere. Codes of theirs that were stored then are not those of what is now seen.
-
-    Parameters
-    ----------
-    file : binary file
-        At its start.
-
-    Returns
-    -------
-    misread : bool
-        False also for what cannot be read.
+    zero everywhere. Codes of theirs that were stored then are not those of what is now seen. The
+    file is at its start.
     """
     start = file.read(4)
     file.seek(0)

@@ -111,19 +111,9 @@ def is_wide_png(start: bytes) -> bool:
 
 
 def read_wide_png(image: Image.Image, file: BinaryIO) -> Image.Image:
-    """Read a PNG of 16 bits a channel.
+    """Read a PNG of 16 bits a channel, of whose file Pillow has read the beginning.
 
-    Parameters
-    ----------
-    image : PIL.Image.Image
-        Opened, not decoded.
-    file : binary file
-        The same file.
-
-    Returns
-    -------
-    image : PIL.Image.Image
-        Of 8 bits a channel, turned as its orientation tag says.
+    It becomes one of 8 bits a channel, turned as its orientation tag says.
     """
     from imagecodecs import png_decode
 
@@ -145,12 +135,7 @@ def read_wide_png(image: Image.Image, file: BinaryIO) -> Image.Image:
 def mend_transparency(image: Image.Image, start: bytes) -> None:
     """Scale the gray that a PNG of few bits names transparent, as Pillow scales its pixels only.
 
-    Parameters
-    ----------
-    image : PIL.Image.Image
-        Opened. Of other formats and depths, it stays as it is.
-    start : bytes
-        The first 25 of the file.
+    Images of other formats and depths, by the first 25 bytes of their files, stay as they are.
     """
     key = image.info.get("transparency")
     bits = start[_DEPTH_OF_PNG] if start.startswith(_PNG) else 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy, deepcopy
 from operator import attrgetter
 from typing import Any
@@ -23,10 +24,6 @@ def copy_network(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
         What the graph's nodes call.
     graph : fx.Graph
 
-    Returns
-    -------
-    network : fx.GraphModule
-
     Examples
     --------
     >>> root = nn.Sequential(nn.Linear(2, 3))
@@ -43,6 +40,15 @@ def copy_network(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     )
     network.training = False
     return network
+
+
+def end_graph(graph: fx.Graph, outputs: Mapping[str, fx.Node]) -> None:
+    """Let a graph answer with some of its nodes, and run no further than the last of them."""
+    last = max(outputs.values(), default=None)
+    for node in reversed(list(graph.nodes)):
+        if last is not None and node > last:
+            graph.erase_node(node)
+    graph.output(dict(outputs))
 
 
 def _own(value: Any, copies: dict[int, Any]) -> Any:
@@ -69,21 +75,7 @@ def _own(value: Any, copies: dict[int, Any]) -> Any:
 
 
 def copy_module(module: nn.Module) -> nn.Module:
-    """Copy a module with all its values.
-
-    Parameters
-    ----------
-    module : nn.Module
-
-    Returns
-    -------
-    copied : nn.Module
-
-    Raises
-    ------
-    ValueError
-        If it holds something that cannot be copied, such as a lock or an open file.
-    """
+    """Copy a module with all its values, or raise ValueError where it holds a lock or the like."""
     kept = [value for part in module.modules() for value in vars(part).values()]
     # What was computed with gradients, as the weights of weight_norm, refuses to be copied.
     memo = {
@@ -101,19 +93,7 @@ def copy_module(module: nn.Module) -> nn.Module:
 
 
 def move_network(network: fx.GraphModule, device: torch.device) -> fx.GraphModule:
-    """Move a network to a device, channels last, with the devices that its forward pass names.
-
-    Parameters
-    ----------
-    network : fx.GraphModule
-        As `copy_network` makes it, on the CPU.
-    device : torch.device
-
-    Returns
-    -------
-    network : fx.GraphModule
-        The same.
-    """
+    """Move a network to a device, channels last, with the devices that its forward pass names."""
 
     def moved(value: Any) -> Any:
         return device if isinstance(value, torch.device) else value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from codes.graph.copying import copy_network
+from codes.graph.copying import copy_network, end_graph
 from codes.graph.layers import Layer
 from codes.graph.pooling import pool_codes
 from codes.graph.traced_graph import TracedGraph
@@ -74,23 +74,21 @@ def cut_network(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx
     outputs: dict[str, fx.Node] = {}
     for tap in taps:
         node = traced.nodes[tap.layer.name]
+        how = tap.pool, tap.layer.layout
         if activation == "post":
             with graph.inserting_after(copies[node]):
-                pooled = [_pool(graph, copies[node], tap)]
+                pooled = [graph.call_function(pool_codes, (copies[node], *how))]
         else:
             pooled = []
             for applied in _activations(traced, node):
+                before = copies[applied.all_input_nodes[0]]
                 with graph.inserting_before(copies[applied]):
-                    pooled.append(_pool(graph, copies[applied.all_input_nodes[0]], tap))
+                    pooled.append(graph.call_function(pool_codes, (before, *how)))
         outputs[tap.name] = pooled[0]
         if len(pooled) > 1:
             with graph.inserting_after(max(pooled)):
                 outputs[tap.name] = graph.call_function(torch.cat, (pooled, 1))
-    deepest = max(outputs.values())
-    for node in reversed(list(graph.nodes)):
-        if node > deepest:
-            graph.erase_node(node)
-    graph.output(outputs)
+    end_graph(graph, outputs)
     kept = set(graph.nodes)
     for node, copied in copies.items():
         if copied in kept and node.meta.get("draws"):
@@ -100,10 +98,6 @@ def cut_network(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx
                 "wants training=self.training)."
             )
     return copy_network(traced.root, graph)
-
-
-def _pool(graph: fx.Graph, node: fx.Node, tap: Tap) -> fx.Node:
-    return graph.call_function(pool_codes, (node, tap.pool, tap.layer.layout))
 
 
 def _activations(traced: TracedGraph, node: fx.Node) -> list[fx.Node]:

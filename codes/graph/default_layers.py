@@ -21,15 +21,7 @@ MOST = 12
 def choose_default(
     traced: TracedGraph, kinds: Mapping[fx.Node, str], depths: Mapping[fx.Node, float]
 ) -> dict[fx.Node, str]:
-    """Choose the layers that ``--layers default`` takes.
-
-    Parameters
-    ----------
-    traced : TracedGraph
-        With its shapes measured.
-    kinds : mapping of fx.Node to str
-        Every layer, in forward order.
-    depths : mapping of fx.Node to float
+    """Choose the layers that ``--layers default`` takes, of all in forward order.
 
     Returns
     -------
@@ -67,18 +59,7 @@ def choose_default(
 
 
 def last_unaveraged(traced: TracedGraph, reasons: Mapping[fx.Node, str]) -> fx.Node | None:
-    """Return the last map of the default layers, unless another of them is its average.
-
-    Parameters
-    ----------
-    traced : TracedGraph
-    reasons : mapping of fx.Node to str
-        As `choose_default` returns them.
-
-    Returns
-    -------
-    node : fx.Node or None
-    """
+    """Return the last map of the default layers, unless another of them is its average."""
     ends = [node for node, why in reasons.items() if why == "stage end"]
     if not ends or any(averaged_by(traced, node) is ends[-1] for node in reasons):
         return None

@@ -20,14 +20,7 @@ class GraphDiffersError(ValueError):
 
 
 class Agreement:
-    """A comparison of a network with its traced graph, made once.
-
-    Parameters
-    ----------
-    model : nn.Module
-        In evaluation mode, on the CPU, float32; it is not changed.
-    graph : fx.Graph
-        As it was traced.
+    """A comparison of a network, on the CPU, with its traced graph, made once.
 
     Attributes
     ----------

@@ -31,16 +31,7 @@ _MEANS = {torch.mean, "mean"}
 
 
 def last_reader(traced: TracedGraph) -> fx.Node:
-    """Return the source classifier; of a network that was cut before it, the output.
-
-    Parameters
-    ----------
-    traced : TracedGraph
-
-    Returns
-    -------
-    node : fx.Node
-    """
+    """Return the source classifier; of a network that was cut before it, the output."""
     output: fx.Node = next(node for node in traced.graph.nodes if node.op == "output")
     classifier = source_classifier(traced)
     if classifier is None or (
@@ -84,16 +75,9 @@ def head_input(traced: TracedGraph) -> fx.Node:
 
 
 def class_weights(traced: TracedGraph) -> tuple[str, torch.Tensor] | None:
-    """Find the weights of the source classifier.
+    """Find the name and the weights (n_classes, n_features, ...) of the source classifier.
 
-    Parameters
-    ----------
-    traced : TracedGraph
-
-    Returns
-    -------
-    found : (str, Tensor) or None
-        Name, and weights of shape (n_classes, n_features, ...); None where it keeps them otherwise.
+    None where it keeps them otherwise.
     """
     classifier = source_classifier(traced)
     if classifier is None or classifier.op != "call_module":
@@ -105,14 +89,7 @@ def class_weights(traced: TracedGraph) -> tuple[str, torch.Tensor] | None:
 
 
 def head_inputs(traced: TracedGraph, activations: Collection[fx.Node]) -> dict[fx.Node, str]:
-    """Find what the head of a network reads, where that is not an activation.
-
-    Parameters
-    ----------
-    traced : TracedGraph
-        With its shapes measured.
-    activations : collection of fx.Node
-        The layers that are known already.
+    """Find what the head of a network reads, where that is none of the activations.
 
     Returns
     -------
@@ -140,19 +117,7 @@ def head_inputs(traced: TracedGraph, activations: Collection[fx.Node]) -> dict[f
 
 
 def averaged_by(traced: TracedGraph, node: fx.Node) -> fx.Node | None:
-    """Find the node that another is the average of, over all places of its map.
-
-    Parameters
-    ----------
-    traced : TracedGraph
-        With its shapes measured.
-    node : fx.Node
-
-    Returns
-    -------
-    averaged : fx.Node or None
-        None where the node is anything but an average of one value a channel.
-    """
+    """Find the node that another is the average of, over all places of its map, if it is one."""
     averaged = False
     at: fx.Node | None = node
     while at is not None and "shape" in at.meta:

@@ -127,7 +127,7 @@ def find_layers(traced: TracedGraph, example: torch.Tensor) -> list[Layer]:
 def measure_layers(
     traced: TracedGraph, layers: Sequence[Layer], example: torch.Tensor
 ) -> list[Layer]:
-    """Find layers that are known by name in another form of their network.
+    """Find the layers that are still there in another form of their network, as large as they are.
 
     Parameters
     ----------
@@ -135,16 +135,7 @@ def measure_layers(
         Nodes that are layers have kept their names.
     layers : sequence of Layer
     example : Tensor of shape (1, 3, height, width)
-
-    Returns
-    -------
-    layers : list of Layer
-        Those that are still there, as large as they are for this example.
-
-    Raises
-    ------
-    ValueError
-        If the network does not take the example.
+        As for `find_layers`.
     """
     measure_shapes(traced, example)
     shares = depths(traced)
@@ -231,14 +222,8 @@ def _taps(traced: TracedGraph) -> dict[fx.Node, str]:
         if node not in reaching or "shape" not in node.meta or "missing" in node.meta:
             continue
         if traced.is_activation(node):
-            module = node.op == "call_module"
-            target = node.target
-            name = (
-                type(traced.module(node)).__name__
-                if module
-                else getattr(target, "__name__", target)
-            )
-            taps[node] = str(name).lower().strip("_")
+            called = type(traced.module(node)) if node.op == "call_module" else node.target
+            taps[node] = str(getattr(called, "__name__", called)).lower().strip("_")
         elif traced.is_concatenation(node) and all(i in taps for i in node.all_input_nodes):
             taps[node] = "cat"
     merged = {

@@ -64,24 +64,12 @@ def resolve_pooling(pool: str, shape: Sequence[int]) -> str:
 
 
 def resolve_poolings(pool: str, shape: Sequence[int]) -> list[str]:
-    """Settle what several poolings mean for one layer.
-
-    Parameters
-    ----------
-    pool : str
-        As for `resolve_pooling`, or several joined by commas.
-    shape : sequence of int
-        One image's codes, channels first.
+    """Settle what several poolings, joined by commas, mean for one layer: as `resolve_pooling`.
 
     Returns
     -------
     pools : list of str
         Each once, in the order in which they are named.
-
-    Raises
-    ------
-    ValueError
-        If one of them is not a pooling.
 
     Examples
     --------
@@ -92,18 +80,7 @@ def resolve_poolings(pool: str, shape: Sequence[int]) -> list[str]:
 
 
 def pooled_width(pool: str, shape: Sequence[int]) -> int:
-    """Count the values of one image's codes after a resolved pooling.
-
-    Parameters
-    ----------
-    pool : str
-        As `resolve_pooling` returns it.
-    shape : sequence of int
-        One image's codes, channels first.
-
-    Returns
-    -------
-    n_features : int
+    """Count the values of one image's codes after a pooling that `resolve_pooling` settled.
 
     Examples
     --------
@@ -126,7 +103,6 @@ def pool_codes(codes: Tensor, pool: str, layout: str) -> Tensor:
     pool : str
         As `resolve_pooling` returns it.
     layout : {"nc", "nchw", "nhwc", "ntc"}
-        Which axis is which.
 
     Returns
     -------

@@ -111,20 +111,7 @@ def _codes(tap: Tap) -> tuple[str, str]:
 
 
 def taps_of(layer: Layer, pool: str = "grid", n_views: int = 1) -> list[Tap]:
-    """Make the taps of one layer.
-
-    Parameters
-    ----------
-    layer : Layer
-    pool : str, default="grid"
-        As for `codes.graph.pooling.resolve_poolings`.
-    n_views : int, default=1
-
-    Returns
-    -------
-    taps : list of Tap
-        One for each pooling that is another for this layer.
-    """
+    """Make the taps of one layer, one for each pooling that is another for it."""
     pools = resolve_poolings(pool, layer.shape)
     return [
         Tap(

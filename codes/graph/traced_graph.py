@@ -108,20 +108,10 @@ def measure_shapes(traced: TracedGraph, example: torch.Tensor) -> None:
 
 
 def mark_missing(traced: TracedGraph, missing: Collection[str]) -> str | None:
-    """Mark every node whose values depend on weights that a network lacks.
+    """Mark every node whose values depend on parameters or buffers that a network lacks.
 
-    Under ``node.meta["missing"]`` stands the first of these weights that it depends on.
-
-    Parameters
-    ----------
-    traced : TracedGraph
-    missing : collection of str
-        Names of parameters and buffers.
-
-    Returns
-    -------
-    within : str or None
-        One of them that is not in a tail of the network: weights that are there come later.
+    Under ``node.meta["missing"]`` stands the first of these that it depends on. Return one of them
+    that is not in a tail of the network: weights that are there come later.
     """
     wanted, found = set(missing), None
     for node in traced.graph.nodes:

@@ -90,10 +90,6 @@ class _Tracer(NodePathTracer):  # type: ignore[misc]
 
     The first argument of the network is its images; every other one is its default, as where the
     network is called with images alone.
-
-    Parameters
-    ----------
-    image_size : int
     """
 
     def __init__(self, image_size: int) -> None:
@@ -210,10 +206,6 @@ def trace(model: nn.Module, image_size: int = IMAGE_SIZE) -> TracedGraph:
     image_size : int, default=224
         Side of the images that it will be given, in pixels: branches on shapes are followed as for
         these.
-
-    Returns
-    -------
-    traced : TracedGraph
 
     Raises
     ------

@@ -18,13 +18,6 @@ class CompiledNetwork:
     """A network compiled at its first batch.
 
     Another batch size would be compiled anew: smaller batches are filled up to the largest seen.
-
-    Parameters
-    ----------
-    network : nn.Module
-        From images to codes by name, in evaluation mode.
-    device : torch.device
-        Where it is.
     """
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
@@ -34,15 +27,7 @@ class CompiledNetwork:
         self._size = 0
 
     def __call__(self, images: Tensor) -> Codes:
-        """Run a batch.
-
-        Parameters
-        ----------
-        images : Tensor of shape (n, 3, height, width), float32
-
-        Returns
-        -------
-        codes : dict of str to Tensor of shape (n, n_features)
+        """Run a batch of shape (n, 3, height, width), float32.
 
         Raises
         ------

@@ -19,23 +19,10 @@ class DeviceLostError(RuntimeError):
 
 
 def find_device(name: str) -> torch.device:
-    """Return a torch device that is really there.
+    """Return a torch device that is really there, or raise ValueError.
 
-    Parameters
-    ----------
-    name : str
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, …, or ``"auto"``: the first of CUDA, MPS
-        and CPU that is there. Under torchrun and Slurm, ``"auto"`` and ``"cuda"`` give each
-        process of a machine another GPU.
-
-    Returns
-    -------
-    device : torch.device
-
-    Raises
-    ------
-    ValueError
-        If there is no such device.
+    ``"auto"`` is the first of CUDA, MPS and CPU that is there. Under torchrun and Slurm, ``"auto"``
+    and ``"cuda"`` give each process of a machine another GPU.
     """
     if name in ("auto", "cuda") and torch.cuda.is_available():
         # Of the processes that torchrun or Slurm starts on one machine each has a GPU of its own.
@@ -58,18 +45,9 @@ def find_device(name: str) -> torch.device:
 
 
 def computes_in(device: torch.device, dtype: torch.dtype) -> bool:
-    """Tell whether a device has instructions for a precision, or imitates it in another.
+    """Tell whether a device has instructions for a precision; else it is slower than float32.
 
-    Parameters
-    ----------
-    device : torch.device
-    dtype : torch.dtype
-        ``torch.float32``, ``torch.bfloat16`` or ``torch.float16``.
-
-    Returns
-    -------
-    natively : bool
-        If not, the precision is slower than float32. True where PyTorch does not say.
+    True where PyTorch does not say.
     """
     if device.type == "cuda" and dtype == torch.bfloat16:
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -94,12 +72,7 @@ def no_tf32() -> Iterator[None]:
 
 @contextmanager
 def only_deterministic(wanted: bool) -> Iterator[None]:
-    """Use no algorithm whose results change from run to run, if that is wanted.
-
-    Parameters
-    ----------
-    wanted : bool
-    """
+    """Use no algorithm whose results change from run to run, if that is wanted."""
     if not wanted:
         yield
         return
@@ -118,17 +91,7 @@ def only_deterministic(wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def naming_loss(device: torch.device) -> Iterator[None]:
-    """Say what happened where a GPU fails, which may be reported as late as when it is copied from.
-
-    Parameters
-    ----------
-    device : torch.device
-
-    Raises
-    ------
-    DeviceLostError
-        If it fails or is gone.
-    """
+    """Raise `DeviceLostError` where a GPU fails, which may be as late as when it is copied from."""
     try:
         yield
     except RuntimeError as error:
@@ -147,18 +110,9 @@ def in_lanes(
 
     On the CPU, one for each core that PyTorch would use: threads that share a batch wait for each
     other after every operation, whenever anything else takes a core. On a CUDA device, two with a
-    stream each, so that one copies while the other computes.
-
-    Parameters
-    ----------
-    device : torch.device
-    tasks : iterable of callable
-        Taken one by one, no more than one beyond those that run.
-
-    Yields
-    ------
-    result : object
-        In the order of the tasks. No thread stays when the generator is closed.
+    stream each, so that one copies while the other computes. Tasks are taken one by one, no more
+    than one beyond those that run, and their results given in order; no thread stays when the
+    generator is closed.
     """
     threads = torch.get_num_threads()
 

@@ -31,10 +31,8 @@ def require_independence(
     ----------
     read : callable
         From pixels of shape (n, 3, height, width), uint8, to codes by name.
-    pixels : Tensor of shape (n, 3, height, width), uint8
-        A batch of one or more.
-    codes : dict of str to Tensor of shape (n, n_features)
-        What it was read as, in forward order.
+    pixels, codes
+        A batch of one or more, and what it was read as, in forward order.
     dtype : torch.dtype
         What the network computes in.
 

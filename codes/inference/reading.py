@@ -19,17 +19,7 @@ Codes = dict[str, Tensor]
 class BatchReader:
     """A network on its device, tuned for it, that turns crops into codes.
 
-    Parameters
-    ----------
-    network : fx.GraphModule
-        As `codes.graph.cutting.cut_network` cuts it; this reader's own from here on.
-    preprocessing : Preprocessing
-        What normalises the crops.
-    device : torch.device
-    dtype : torch.dtype
-        What the network computes in.
-    compile : bool, default=False
-        As for `codes.CodeExtractor`.
+    It is as `codes.graph.cutting.cut_network` cuts it, and this reader's own from here on.
 
     Attributes
     ----------
@@ -60,17 +50,7 @@ class BatchReader:
         self.most: int | None = None
 
     def forward(self, pixels: Tensor) -> Codes:
-        """Let crops pass the network, all at once.
-
-        Parameters
-        ----------
-        pixels : Tensor of shape (n, 3, crop_size, crop_size), uint8
-
-        Returns
-        -------
-        codes : dict of str to Tensor of shape (n, n_features), float32
-            By the taps' names, on the device.
-        """
+        """Let crops pass the network, all at once: as `codes.CodeExtractor` is called."""
         with torch.inference_mode():
             images = self._preprocessing.normalize(pixels.to(self._device, non_blocking=True))
             half = self._dtype != torch.float32
@@ -80,16 +60,7 @@ class BatchReader:
     def read(self, pixels: Tensor, batch_size: int) -> Codes:
         """Read the codes of a batch; of the first, check that they are each crop's own.
 
-        Parameters
-        ----------
-        pixels : Tensor of shape (n, 3, crop_size, crop_size), uint8
-            One or more.
-        batch_size : int
-            Crops that pass together, at most; half as many from where the memory ends.
-
-        Returns
-        -------
-        codes : dict of str to Tensor of shape (n, n_features), float32
+        At most `batch_size` crops pass together; half as many from where the memory ends.
 
         Raises
         ------

@@ -10,21 +10,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from codes.inference.devices import computes_in
 from codes.inference.winograd import WinogradConvolution, suits
 
 M = TypeVar("M", bound=nn.Module)
-
-CPU = torch.device("cpu")
 
 
 def fold_norms(network: fx.GraphModule) -> None:
     """Fold each batch normalisation into the convolution right before it: a fifth of the time.
 
-    Parameters
-    ----------
-    network : fx.GraphModule
-        In evaluation mode. Modules of it are replaced, and stay as they are for their other owners.
+    Modules of the network are replaced, and stay as they are for their other owners.
     """
     calls = _Calls(network)
     for node in list(network.graph.nodes):
@@ -43,12 +37,7 @@ def fold_norms(network: fx.GraphModule) -> None:
 def cast_weights(network: fx.GraphModule, dtype: torch.dtype) -> None:
     """Round the weights of convolutions and linear layers once, as autocast does in every pass.
 
-    Parameters
-    ----------
-    network : fx.GraphModule
-        Modules of it are replaced, and stay as they are for their other owners.
-    dtype : torch.dtype
-        What autocast is going to compute in.
+    Modules of the network are replaced, as by `fold_norms`.
     """
     calls = _Calls(network)
     for node in network.graph.nodes:
@@ -63,27 +52,24 @@ def cast_weights(network: fx.GraphModule, dtype: torch.dtype) -> None:
 
 
 def prepare_convolutions(network: fx.GraphModule) -> None:
-    """Lay out the weights of convolutions for this CPU once, where PyTorch does in every pass.
+    """Lay out the weights of float32 convolutions for this CPU once, where PyTorch does each time.
 
-    Those of large 3×3 convolutions in float32 as `codes.inference.winograd` multiplies, the others
-    as PyTorch's oneDNN does, if it computes in the network's precision on this CPU. A ReLU is not
-    made part of the convolution before it, as oneDNN could: it would answer zero where the
-    convolution answers NaN.
+    Those of large 3×3 convolutions as `codes.inference.winograd` multiplies, the others as
+    PyTorch's oneDNN does. A ReLU is not made part of the convolution before it, as oneDNN could: it
+    would answer zero where the convolution answers NaN.
 
-    Parameters
-    ----------
-    network : fx.GraphModule
-        On the CPU, its weights rounded to the precision that it computes in. Modules of it are
-        replaced, and stay as they are for their other owners.
+    Modules of the network, which is on the CPU, are replaced, as by `fold_norms`.
     """
     calls = _Calls(network)
+    packs = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     for node in network.graph.nodes:
         conv = calls.plain(node, nn.Conv2d)
         if conv is None or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             continue
         if suits(conv, *node.meta["shape"][-2:]):
             network.set_submodule(str(node.target), WinogradConvolution(conv))
-        elif _packs(conv.weight.dtype):
+        elif packs and conv.weight.dtype == torch.float32:
+            # In bfloat16 PyTorch's own are as fast or faster (benchmarks/tuning.py).
             network.set_submodule(str(node.target), _PackedConvolution(conv))
 
 
@@ -94,14 +80,12 @@ class _PackedConvolution(nn.Module):
         super().__init__()
         weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
         self._weight: Tensor | None = weight
-        self._dtype = weight.dtype
         self._bias = None if conv.bias is None else conv.bias.detach()
         self._steps = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
         self._packed: Tensor | None = None
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the maps of the next layer, shape (n, channels, height, width)."""
-        maps = maps.to(self._dtype)
         weight = self._weight  # Before what is packed: other threads replace the one by the other.
         packed = self._packed
         if packed is None:  # How they lie best depends on the size of the maps.
@@ -114,13 +98,6 @@ class _PackedConvolution(nn.Module):
             maps, packed, self._bias, *self._steps, "none", [], ""
         )
         return done
-
-
-def _packs(dtype: torch.dtype) -> bool:
-    """Tell whether oneDNN packs convolutions in a precision on this CPU."""
-    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    there = available and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    return there and dtype in (torch.float32, torch.bfloat16) and computes_in(CPU, dtype)
 
 
 class _Calls:

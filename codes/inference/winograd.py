@@ -56,16 +56,7 @@ class WinogradConvolution(nn.Module):
         self._bias = bias.detach()
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Convolve.
-
-        Parameters
-        ----------
-        maps : Tensor of shape (n, n_in, height, width), float32
-
-        Returns
-        -------
-        maps : Tensor of shape (n, n_out, height, width), float32
-        """
+        """Convolve maps of shape (n, n_in, height, width), float32."""
         n, n_in, height, width = maps.shape
         n_out = len(self._bias)
         down, across = -(-height // 4), -(-width // 4)
@@ -100,19 +91,9 @@ class WinogradConvolution(nn.Module):
 
 
 def suits(conv: nn.Conv2d, height: int, width: int) -> bool:
-    """Tell whether a convolution is worth its tiles.
+    """Tell whether a convolution, padded with zeros if at all, is worth its tiles.
 
-    Parameters
-    ----------
-    conv : nn.Conv2d
-        Padded with zeros, if at all.
-    height, width : int
-        Of its maps.
-
-    Returns
-    -------
-    suits : bool
-        It does not depend on the number of images, so that their codes do not either.
+    That does not depend on the number of images, so that their codes do not either.
     """
     plain = (
         conv.kernel_size == (3, 3)

@@ -8,20 +8,16 @@ import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, BinaryIO
 
-from PIL import Image
-
-from codes.data.images import DigestMemory, digest_file, no_digest, of_page, printable, recall
 from codes.data.names import hidden_part
-from codes.data.readers.folders import count_hidden
+from codes.data.readers.folders import Tree, count_hidden
 from codes.data.readers.listings import RAW, REFUSED, Listing, starting_with, state_of
+from codes.data.sources import EncodedSource, printable
 from codes.decoding.decode import (
     ArchiveChangedError,
     UnreadableImageError,
-    decode_bytes,
     is_image,
     open_file,
 )
@@ -46,14 +42,10 @@ ZIP_HEADER = 30
 """Bytes before the name of a file in a zip archive, whose length is in the last four."""
 
 
-class ArchiveTree:
+class ArchiveTree(Tree):
     """A zip archive, or a tar archive that is not compressed: any file of it is read at once.
 
     Folders that all files have in common are left out: what a folder was packed with.
-
-    Parameters
-    ----------
-    archive : Path
 
     Attributes
     ----------
@@ -91,25 +83,18 @@ class ArchiveTree:
         self._top = _common_folder([name for name in names if not hidden_part(name)] or names)
         self._hidden = count_hidden(name.removeprefix(self._top) for name in names)
         self._places = sorted(self._seen(names))
-        self.repeated: Sequence[str] = list(self._seen(self._listing.repeated))
+        self.repeated = list(self._seen(self._listing.repeated))
 
     def _seen(self, names: Iterable[str]) -> Iterator[str]:
         places = (name[len(self._top) :] for name in names if name.startswith(self._top))
         return (place for place in places if not hidden_part(place))
 
-    def folders(self, at: str = "") -> list[str]:
-        """List the folders right in a place."""
-        return sorted({"/".join(parts) for parts, is_file in self._steps(at) if not is_file})
-
-    def files(self, at: str = "") -> list[str]:
-        """List the files right in a place."""
-        return sorted({"/".join(parts) for parts, is_file in self._steps(at) if is_file})
-
-    def _steps(self, at: str) -> Iterator[tuple[tuple[str, ...], bool]]:
-        depth = len(PurePosixPath(at).parts)
+    def children(self, at: str) -> Iterator[tuple[str, bool]]:
+        """Give what is right in a place, and whether it is a folder."""
+        depth = len(PurePosixPath(at).parts) + 1
         for file in self.below(at):
             parts = PurePosixPath(file).parts
-            yield parts[: depth + 1], len(parts) == depth + 1
+            yield "/".join(parts[:depth]), len(parts) > depth
 
     def below(self, at: str = "") -> list[str]:
         """List all files below a place."""
@@ -147,48 +132,29 @@ def _common_folder(names: Iterable[str]) -> str:
     return common
 
 
-class ArchiveSource:
-    """Images in an archive; known by the SHA-256 of the file, as if it were unpacked.
+class ArchiveSource(EncodedSource):
+    """Images in an archive; known as if they were unpacked.
 
     Of each image no more is kept than its name and where it lies: lists of a million images are
     sent to every process that decodes.
-
-    Parameters
-    ----------
-    archive : str
-    listing : Listing
-        Of the archive.
-    members : sequence of str
-        Names in it.
-    page : int, optional
-        As for `codes.data.images.FileSource`.
     """
 
     def __init__(
         self, archive: str, listing: Listing, members: Sequence[str], *, page: int | None = None
     ) -> None:
-        self._archive, self._page = archive, page
+        self._archive = archive
         self._folder = printable(f"{archive}/")
-        self.names = [self._folder + printable(member) for member in members]
+        super().__init__([self._folder + printable(member) for member in members], page=page)
         self._rows = listing.rows([listing.rows_of[member] for member in members])
         self._reasons, self._state = listing.reasons, listing.state
 
-    def digest(self, index: int, memory: DigestMemory | None = None) -> bytes:
-        """Return the SHA-256 of a file in the archive."""
-        compute = partial(self._digest, index)
-        try:
-            member = self.names[index].removeprefix(self._folder)
-            found = recall(memory, self._archive, compute, member=member)
-            return of_page(found, self._page, lambda: io.BytesIO(self.read(index)))
-        except (UnreadableImageError, OSError):
-            return no_digest()
+    def remembered_as(self, index: int) -> tuple[str, str]:
+        """Name the archive, and the file in it."""
+        return self._archive, self.names[index].removeprefix(self._folder)
 
-    def _digest(self, index: int) -> bytes:
-        return digest_file(io.BytesIO(self.read(index)))
-
-    def open(self, index: int) -> Image.Image:
-        """Decode a file in the archive to RGB."""
-        return decode_bytes(self.read(index), page=self._page)
+    def opened(self, index: int) -> BinaryIO:
+        """Open a file in the archive."""
+        return io.BytesIO(self.read(index))
 
     def read(self, index: int) -> bytes:
         """Read a file in the archive, or raise `codes.decoding.decode.UnreadableImageError`."""

@@ -10,16 +10,16 @@ from __future__ import annotations
 import csv
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codes.data.images import FileSource, ImageList, printable
+from codes.data.images import ImageList
 from codes.data.names import SPLIT_NAMES, SPLITS, composed
+from codes.data.sources import FileSource, printable
 from codes.wording import counted, some
 
 _COLUMNS = ("path", "label", "split", "group")
@@ -27,8 +27,7 @@ _NEAR = 0.8
 """Of difflib's ratio: ``lable``, ``labels`` and ``spilt`` are near; ``patient`` is not."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Row:
+class _Row(NamedTuple):
     """A row of a CSV file: `line` is its first, as the file numbers them, from 1."""
 
     line: int

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from codes.data.images import (
-    ArraySource,
-    FileSource,
-    ImageList,
-    ImageSource,
-    JoinedSource,
-    printable,
-)
-from codes.data.names import SPLIT_NAMES, composed_array
+from codes.data.images import ImageList
+from codes.data.names import SPLIT_NAMES, composed
 from codes.data.readers.archives import ArchiveTree, is_archive
 from codes.data.readers.csv_files import load_csv
 from codes.data.readers.folders import FolderTree, Tree
 from codes.data.readers.published import load_torchvision
 from codes.data.readers.shards import load_shards, load_tables
+from codes.data.sources import ArraySource, FileSource, ImageSource, JoinedSource, printable
 from codes.decoding.decode import EXTENSIONS, is_image
 from codes.wording import counted, some
 
@@ -90,7 +85,8 @@ def load_images(dataset: str | Path, *, page: int | None = None, min_classes: in
         )
     else:
         images = _load_path(Path(name), page, labelled=min_classes > 0)
-    images = replace(images, labels=composed_array(images.labels), page=page)
+    labels = np.array(list(map(composed, images.labels.tolist())), np.str_)
+    images = replace(images, labels=labels, page=page)
     classes = np.unique(images.labels)
     if len(classes) < min_classes:
         raise ValueError(
@@ -172,8 +168,7 @@ def _load_sklearn(name: str) -> ImageList:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Part:
+class _Part(NamedTuple):
     """A place whose folders are classes; `split` is empty where a dataset is not cut."""
 
     tree: Tree
@@ -254,7 +249,14 @@ def _load_parts(root: Tree, parts: list[_Part], page: int | None) -> ImageList:
     for part in parts:
         ignored[_BESIDE] += sum(map(is_image, part.tree.files(part.at)))
         files: list[str] = []
-        for folder in _class_folders(part):
+        classes = part.tree.folders(part.at)
+        if not classes:
+            place = str(Path(part.tree.name) / part.at)
+            raise ValueError(
+                f"{place!r} has no class folders. Expected one folder for each class, such as "
+                f"{str(Path(place) / 'cat')!r}, with that class's images in it."
+            )
+        for folder in classes:
             found = _image_files(part.tree.below(folder), ignored)
             ignored[_NO_IMAGE] += not found
             files += found
@@ -278,17 +280,6 @@ def _load_parts(root: Tree, parts: list[_Part], page: int | None) -> ImageList:
 def _count_left_aside(tree: Tree, ignored: Counter[str]) -> None:
     ignored[_REPEATED] += len(tree.repeated)
     ignored.update(tree.hidden())
-
-
-def _class_folders(part: _Part) -> list[str]:
-    classes = part.tree.folders(part.at)
-    if not classes:
-        place = str(Path(part.tree.name) / part.at)
-        raise ValueError(
-            f"{place!r} has no class folders. Expected one folder for each class, such as "
-            f"{str(Path(place) / 'cat')!r}, with that class's images in it."
-        )
-    return classes
 
 
 def _image_files(files: Sequence[str], ignored: Counter[str]) -> list[str]:

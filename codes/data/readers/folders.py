@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
-from typing import Protocol
 
-from codes.data.images import FileSource, ImageSource, printable
 from codes.data.names import hidden_part, is_hidden
+from codes.data.sources import FileSource, ImageSource, printable
 from codes.decoding.decode import is_image
 
 
-class Tree(Protocol):
+class Tree(ABC):
     """Folders of files. Places in it are relative paths with slashes; ``""`` is its root.
 
     Folders and files that are hidden, or a system's own, below its root are ignored.
@@ -21,20 +21,29 @@ class Tree(Protocol):
     """
 
     name: str
-    repeated: Sequence[str]
+    repeated: Sequence[str] = ()
 
     def folders(self, at: str = "") -> list[str]:
         """List the folders right in a place, sorted."""
+        return sorted({place for place, is_folder in self.children(at) if is_folder})
 
     def files(self, at: str = "") -> list[str]:
         """List the files right in a place, sorted."""
+        return sorted({place for place, is_folder in self.children(at) if not is_folder})
 
+    @abstractmethod
+    def children(self, at: str) -> Iterator[tuple[str, bool]]:
+        """Give what is right in a place, and whether it is a folder."""
+
+    @abstractmethod
     def below(self, at: str = "") -> list[str]:
         """List all files below a place, of linked folders too, sorted."""
 
+    @abstractmethod
     def hidden(self) -> Counter[str]:
         """Count what is ignored: folders by name, and images."""
 
+    @abstractmethod
     def source(self, files: Sequence[str], page: int | None) -> ImageSource:
         """Return the images in these files."""
 
@@ -53,27 +62,12 @@ def count_hidden(places: Iterable[str]) -> Counter[str]:
     return found + Counter({"hidden file": sum(map(is_image, parts))})
 
 
-class FolderTree:
-    """A folder on the disk.
-
-    Parameters
-    ----------
-    root : Path
-    """
-
-    repeated: Sequence[str] = ()
+class FolderTree(Tree):
+    """A folder on the disk."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self.name = str(root)
-
-    def folders(self, at: str = "") -> list[str]:
-        """List the folders right in a place."""
-        return sorted(place for place, is_folder in self._children(at) if is_folder)
-
-    def files(self, at: str = "") -> list[str]:
-        """List the files right in a place."""
-        return sorted(place for place, is_folder in self._children(at) if not is_folder)
 
     def below(self, at: str = "") -> list[str]:
         """List all files below a place."""
@@ -91,7 +85,7 @@ class FolderTree:
             within = above | {os.path.realpath(self._root / folder)}
             if within == above:  # A link to a folder that it lies in, whose images are listed.
                 continue
-            for place, is_folder in self._children(folder, hidden=hidden):
+            for place, is_folder in self.children(folder, hidden=hidden):
                 # Broken links and pipes are kept, to be reported with what cannot be read.
                 if not is_folder:
                     yield place
@@ -100,7 +94,8 @@ class FolderTree:
                 else:
                     pending.append((place, within))
 
-    def _children(self, at: str, *, hidden: bool = False) -> Iterator[tuple[str, bool]]:
+    def children(self, at: str, *, hidden: bool = False) -> Iterator[tuple[str, bool]]:
+        """Give what is right in a place, and whether it is a folder."""
         with os.scandir(self._root / at) as children:
             for child in children:
                 if hidden or not is_hidden(child.name):

@@ -31,11 +31,6 @@ RAW, REFUSED = -1, -2
 class Listing:
     """What an archive holds: its files' names, as they are unpacked, and where each lies.
 
-    Parameters
-    ----------
-    file : binary file
-    is_zip : bool
-
     Attributes
     ----------
     rows_of : dict of str to int
@@ -48,10 +43,9 @@ class Listing:
 
     Raises
     ------
-    OSError, EOFError, ValueError, OverflowError, NotImplementedError
-        What Python's readers raise where the archive is damaged.
-    zipfile.BadZipFile, tarfile.TarError
-        The same, and where its list ends before the archive does.
+    Exception
+        What Python's readers raise where the archive is damaged (`archives.DAMAGED`), as also
+        where its list ends before the archive does.
     """
 
     def __init__(self, file: IO[bytes], *, is_zip: bool) -> None:

@@ -16,7 +16,8 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.datasets.vision import VisionDataset
 
-from codes.data.images import DigestMemory, ImageList, JoinedSource, no_digest
+from codes.data.images import ImageList
+from codes.data.sources import DigestMemory, JoinedSource, no_digest
 from codes.decoding.decode import UnreadableImageError, to_rgb
 
 # What torchvision's datasets call their splits, in the order in which they are tried.
@@ -24,14 +25,9 @@ _SPLITS = {"train": ("train", "trainval"), "validation": ("val", "valid"), "test
 
 
 class DatasetSource:
-    """Images of a torchvision dataset; known by the SHA-256 of their pixels.
+    """Images of a torchvision dataset, whose items are pairs of a PIL image and a label.
 
-    Parameters
-    ----------
-    dataset : VisionDataset
-        Its items are pairs of a PIL image and a label.
-    name : str
-        Prefix of the images' names.
+    They are known by the SHA-256 of their pixels; `name` begins their names.
     """
 
     def __init__(self, dataset: VisionDataset, *, name: str) -> None:
@@ -69,10 +65,6 @@ def load_torchvision(name: str) -> ImageList:
     ----------
     name : str
         Such as ``"CIFAR10"``: a class of `torchvision.datasets` for image classification.
-
-    Returns
-    -------
-    images : ImageList
 
     Raises
     ------
@@ -127,8 +119,6 @@ def _user_folder() -> Path:
 
 def _takes(made: Any) -> Sequence[str] | None:
     """Name the arguments of a dataset; none where it asks for more than we know to give."""
-    if not (inspect.isclass(made) and issubclass(made, VisionDataset)):
-        return None
     parameters = inspect.signature(made).parameters
     needed = {
         n

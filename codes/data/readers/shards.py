@@ -7,23 +7,15 @@ import io
 import os
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
 
-from codes.data.images import (
-    DigestMemory,
-    ImageList,
-    ImageSource,
-    JoinedSource,
-    digest_file,
-    no_digest,
-    of_page,
-)
+from codes.data.images import ImageList
 from codes.data.names import SPLIT_NAMES, is_hidden
 from codes.data.readers.archives import ArchiveTree
-from codes.decoding.decode import UnreadableImageError, decode_bytes, is_image
+from codes.data.sources import EncodedSource, ImageSource, JoinedSource
+from codes.decoding.decode import UnreadableImageError, is_image
 from codes.wording import counted
 
 
@@ -34,10 +26,8 @@ def load_shards(pattern: str, page: int | None = None, *, labelled: bool = True)
     ----------
     pattern : str
         Tar files, such as ``"birds-*.tar"``.
-    page : int, optional
-        As for `codes.load_images`.
-    labelled : bool, default=True
-        Whether each sample needs a label.
+    page, labelled
+        As for `codes.data.readers.csv_files.load_csv`.
 
     Returns
     -------
@@ -116,49 +106,27 @@ def _sample(file: str) -> str:
     return str(path.with_name(path.name.partition(".")[0]))
 
 
-class TableSource:
+class TableSource(EncodedSource):
     """Images in a column of a Hugging Face dataset; known by the SHA-256 of their files.
 
-    Parameters
-    ----------
-    table : datasets.Dataset
-        Whose image column is not decoded.
-    column : str
-    name : str
-        Prefix of the images' names.
-    page : int, optional
+    The column of the `datasets.Dataset` is not decoded; `name` begins the images' names.
     """
 
     def __init__(self, table: Any, column: str, *, name: str, page: int | None) -> None:
-        self._table, self._column, self._page = table, column, page
-        self.names = [f"{name}:{index}" for index in range(len(table))]
+        super().__init__([f"{name}:{index}" for index in range(len(table))], page=page)
+        self._table, self._column = table, column
 
-    def _read(self, index: int) -> bytes:
-        kept = self._table[index][self._column]
-        if kept is None:
+    def opened(self, index: int) -> BinaryIO:
+        """Open the file of an image, in the table or beside it."""
+        kept = self._table[index][self._column] or {"bytes": None, "path": None}
+        if kept["bytes"] is not None:
+            return io.BytesIO(kept["bytes"])
+        if kept["path"] is None:
             raise UnreadableImageError("the table has no image there")
         try:
-            inside: bytes | None = kept["bytes"]
-            if inside is None and kept["path"] is None:
-                raise UnreadableImageError("the table has no image there")
-            content = Path(kept["path"]).read_bytes() if inside is None else inside
+            return open(kept["path"], "rb")
         except OSError as error:
             raise UnreadableImageError(str(error)) from error
-        return content
-
-    def digest(self, index: int, memory: DigestMemory | None = None) -> bytes:
-        """Return the SHA-256 of an image's file."""
-        try:
-            content = self._read(index)
-            return of_page(
-                digest_file(io.BytesIO(content)), self._page, lambda: io.BytesIO(content)
-            )
-        except UnreadableImageError:
-            return no_digest()
-
-    def open(self, index: int) -> Image.Image:
-        """Decode an image to RGB."""
-        return decode_bytes(self._read(index), page=self._page)
 
 
 def load_tables(name: str, page: int | None = None, *, labelled: bool = True) -> ImageList:
@@ -168,10 +136,8 @@ def load_tables(name: str, page: int | None = None, *, labelled: bool = True) ->
     ----------
     name : str
         As for ``datasets.load_dataset``, or a folder of ``save_to_disk``.
-    page : int, optional
-        As for `codes.load_images`.
-    labelled : bool, default=True
-        Whether each image needs a label.
+    page, labelled
+        As for `codes.data.readers.csv_files.load_csv`.
 
     Returns
     -------
