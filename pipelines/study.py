@@ -64,8 +64,8 @@ class Study:
     extraction : Extraction
         The images and their codes, with the options that they were made with.
     comparison : Comparison
-    finetuned : tuple of Finetuned
-        What fine-tuning gave, from each start, where it was asked for.
+    finetuning : Finetuning or None
+        What fine-tuning gave, where it was asked for.
     control_names : tuple of str
         The controls to run.
     n_jobs : int
@@ -76,7 +76,7 @@ class Study:
     protocol: Protocol
     extraction: Extraction
     comparison: Comparison = field(repr=False)
-    finetuned: tuple[Finetuned, ...] = field(default=(), repr=False)
+    finetuning: Finetuning | None = field(default=None, repr=False)
     control_names: tuple[str, ...] = ()
     n_jobs: int = 1
     progress: Progress = field(default_factory=Silent, repr=False)
@@ -106,10 +106,21 @@ class Study:
             for name in SCORES_COLUMNS
         }
 
-    def fit(self) -> FittedPipeline:
-        """Fit the recommended depth on every image.
+    @property
+    def finetuned(self) -> tuple[Finetuned, ...]:
+        """What fine-tuning gave from each start."""
+        return () if self.finetuning is None else self.finetuning.found
+
+    def fit(self, start: str | None = None) -> FittedPipeline:
+        """Fit what is recommended on every image: a linear classifier, or the network too.
 
         Where nothing is shown to be better than guessing, the chosen depth is fitted, with a note.
+
+        Parameters
+        ----------
+        start : str, optional
+            The first module to train, of those that were compared; "best" is the one with the
+            best validation score. Default: as recommended.
 
         Returns
         -------

@@ -56,6 +56,23 @@ class Finetuned:
     outcomes: list[Outcome]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Finetuning:
+    """What fine-tuning gave, and what it takes to train another.
+
+    Attributes
+    ----------
+    trainer : Trainer
+    codes : ndarray of shape (n_samples, n_features)
+        What the classifier reads of the network as it is.
+    found : tuple of Finetuned
+    """
+
+    trainer: Trainer
+    codes: NDArray[Any]
+    found: tuple[Finetuned, ...]
+
+
 def prepare(
     extraction: Extraction,
     numbers: NDArray[np.intp],
