@@ -15,7 +15,7 @@ from pipelines.comparison.compare import Comparison
 from pipelines.comparison.protocol import CLASSIFIER_NAMES
 from pipelines.comparison.results import Best
 from pipelines.controls.findings import does_as_well
-from pipelines.controls.scores import ControlScore
+from pipelines.controls.run import ControlScore
 from pipelines.diagnostics.similarity import BORDER, Similarity
 
 LARGE = 5000

@@ -1,4 +1,4 @@
-"""The verdict: what the fits of every candidate on every split score, and with what interval."""
+"""Scored fits: what the fits of every candidate on every split score, and with what interval."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipelines.comparison.splits import Split
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Verdict:
+class ScoredFits:
     """What the fits say.
 
     Attributes
