@@ -47,11 +47,11 @@ class Decision:
             for candidate, is_worse in zip(candidates, tests.worse, strict=True)
             if not is_worse and candidate != winner and candidate not in better
         ]
-        score, low, high = scored.scored(chosen, size)
+        score, low, high = scored.mean_score(chosen, size)
         guessed = _guess_score(scored, size)
         explained = _explained(scored, winner, size, float(cv.mean(1).max()))
         clean = scored.clean
-        alone = (None, None, None) if clean is None else scored.scored(chosen, size, only=clean)
+        alone = (None, None, None) if clean is None else scored.mean_score(chosen, size, only=clean)
         shown = (low if alone[1] is None else alone[1]) > guessed
         take = self._recommended(winner, tied, tests) if shown else (None, None)
         return Best(

@@ -121,7 +121,7 @@ def _score(
 ) -> ControlScore:
     """Score a control, and say what it says against the network."""
     best, samples, clean = comparison.best, scored.samples, scored.clean
-    score, low, high = scored.scored(fits, best.train_size)
+    score, low, high = scored.mean_score(fits, best.train_size)
     alarm = name == "shuffled" and better_than_chance(
         samples.numbers,
         [split.test for split in scored.splits],
@@ -138,7 +138,7 @@ def _score(
         alarm=alarm,
     )
     if clean is not None:
-        alone, low, _ = scored.scored(fits, best.train_size, only=clean)
+        alone, low, _ = scored.mean_score(fits, best.train_size, only=clean)
         control = replace(control, score_without_leaks=alone)
     # Where no depth is better than guessing, random weights that are say nothing of training.
     shown = best.recommended is not None or name == "pixels"

@@ -5,8 +5,8 @@ Read for a sample of the images and kept in the store, by one of two witnesses:
 - Batch normalisations, where the network has them: they keep the mean and variance of each channel
   over the training images. Kullback and Leibler's divergence between these and the same of the
   images (`codes.similarity_statistics.divergences`), its median over a layer's channels, then over
-  the layers, is of one scale across networks. From 64 images each, under six networks (ResNet-152 and
-  -50, EfficientNet-B0, Lite0, Lite1 and Lite2):
+  the layers, is of one scale across networks. From 64 images each, under six networks (ResNet-152
+  and -50, EfficientNet-B0, Lite0, Lite1 and Lite2):
 
       ======================================  ==============
       ImageNet's photographs                  0.006 to 0.02
