@@ -132,7 +132,7 @@ def fit(extraction: Extraction, comparison: Comparison, protocol: Protocol) -> F
     images = extraction.images
     layer, kind = best.taken
     rng = np.random.default_rng(protocol.random_state)
-    splits = inner_splits(images.labels, comparison.verdict.samples.groups, protocol.cv, rng)
+    splits = inner_splits(images.labels, comparison.scored.samples.groups, protocol.cv, rng)
     X, y, splits = training_rows(extraction.codes(layer), images.labels, splits)
     classifier = ESTIMATORS[kind](
         Cs=np.array(protocol.grid),

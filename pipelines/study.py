@@ -24,14 +24,14 @@ from pipelines.comparison.protocol import FINETUNE, Protocol
 from pipelines.comparison.results import Best, ComparedLayer
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import make_splits
-from pipelines.controls.kinds import (
+from pipelines.controls.controls import (
     CONTROLS,
     DEFAULT_CONTROLS,
     LeftOutError,
     Reader,
     parse_controls,
 )
-from pipelines.controls.scores import ControlScore, run_controls
+from pipelines.controls.run import ControlScore, run_controls
 from pipelines.diagnostics.advice import Advice, advise
 from pipelines.diagnostics.reproducibility import Reproducibility, measure_reproducibility
 from pipelines.diagnostics.similarity import Similarity, measure_similarity
@@ -230,7 +230,7 @@ def compare(
     protocol : Protocol, optional
         How depths are compared.
     controls : str, or sequence of str
-        Of `pipelines.controls.kinds.CONTROLS`, joined by commas; or "none".
+        Of `pipelines.controls.controls.CONTROLS`, joined by commas; or "none".
     drop_leaks : bool, default=False
         Leave out the images that `pipelines.comparison.duplicates.without_leaks` finds.
     finetune : FinetuneOptions, optional

@@ -23,7 +23,7 @@ from codes import load_backbone, load_images
 from codes.backbones.backbone import digest_weights
 from codes.backbones.state_dicts import find_weights, read_checkpoint
 from codes.extractor import CodeExtractor
-from codes.ood_statistics import StatisticsReader
+from codes.similarity_statistics import StatisticsReader
 from pipelines.cli.app import main
 
 

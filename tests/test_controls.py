@@ -15,7 +15,7 @@ from sklearn.metrics import get_scorer
 
 from codes import load_backbone
 from codes.data.readers.datasets import list_images
-from codes.ood_statistics import StatisticsReader, scramble_phases
+from codes.similarity_statistics import StatisticsReader, scramble_phases
 from pipelines import ExtractionOptions, LinearSVCCV, Protocol, compare_layers
 from pipelines.comparison.evaluate import Fit, evaluate_layer
 from pipelines.comparison.results import ComparedLayer
@@ -23,7 +23,7 @@ from pipelines.comparison.samples import Samples
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.comparison.splits import Split, make_splits
 from pipelines.controls.permutation import better_than_chance
-from pipelines.controls.scores import run_controls
+from pipelines.controls.run import run_controls
 from pipelines.diagnostics.advice import CASES, LARGE, advise
 from pipelines.diagnostics.reproducibility import measure_reproducibility
 from pipelines.diagnostics.similarity import Similarity
@@ -109,7 +109,7 @@ def test_controls_cost_no_more_than_the_comparison(
         return evaluate_layer(X, y, splits, classifier, protocol)
 
     monkeypatch.setattr("pipelines.comparison.evaluate.evaluate_layer", count)
-    monkeypatch.setattr("pipelines.controls.kinds.evaluate_layer", count)
+    monkeypatch.setattr("pipelines.controls.controls.evaluate_layer", count)
     grids: list[tuple[float, ...]] = []
     stage = "comparison"
     codes = {f"layer{i}": X for i in range(n_layers)}
@@ -136,7 +136,7 @@ def test_shuffled_labels_are_trained_with_the_true_ones_c(monkeypatch: pytest.Mo
         used.extend(fit.C for fit in fits)
         return fits
 
-    monkeypatch.setattr("pipelines.controls.kinds.evaluate_layer", note)
+    monkeypatch.setattr("pipelines.controls.controls.evaluate_layer", note)
     run_controls({"shuffled": lambda: X}, found, protocol=protocol)
     assert used == [fold.C for fold in found.folds if fold.repeat == 0]
 
@@ -148,7 +148,7 @@ def test_labels_that_leak_into_the_codes_of_shuffled_images_raise_the_alarm(
     protocol = Protocol(Cs=(1e-2,), cv=3, repeats=1)
     found = compare_layers({"good": X}, y, protocol=protocol)
     # As if shuffling had not been: what was trained on knows the answers.
-    monkeypatch.setattr("pipelines.controls.kinds._shuffle", lambda labels, rng: labels)
+    monkeypatch.setattr("pipelines.controls.controls._shuffle", lambda labels, rng: labels)
     [shuffled] = run_controls({"shuffled": lambda: X}, found, protocol=protocol)
     assert shuffled.alarm
 

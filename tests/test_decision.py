@@ -23,10 +23,10 @@ from pipelines.comparison.decision import Decision
 from pipelines.comparison.evaluate import Fit
 from pipelines.comparison.results import Best, ComparedLayer
 from pipelines.comparison.samples import Samples
+from pipelines.comparison.scored_fits import ScoredFits
 from pipelines.comparison.splits import Split, make_splits
-from pipelines.comparison.verdict import Verdict
 from pipelines.controls.findings import find_unneeded
-from pipelines.controls.scores import run_controls
+from pipelines.controls.run import run_controls
 from pipelines.diagnostics.advice import GUESSING, NO_NETWORK
 from pipelines.extraction.extract import extract
 from pipelines.predictor import load
@@ -61,11 +61,11 @@ def _best(
         ]
         for layer, (cv, right) in hits.items()
     }  # fmt: skip
-    verdict = Verdict(
+    scored = ScoredFits(
         samples=Samples(y=y), splits=[split], fits=fits, scoring="accuracy", random_state=0,
         layers=_costing(costs or {}),
     )  # fmt: skip
-    return Decision(verdict=verdict, max_loss=max_loss).best("all")
+    return Decision(scored=scored, max_loss=max_loss).best("all")
 
 
 def _costing(costs: dict[str, float]) -> dict[tuple[str, str], ComparedLayer]:
@@ -120,14 +120,14 @@ def test_fits_that_stopped_short_are_said_once() -> None:
         predicted=y[20:], answers=y[20:].astype(float),
     )  # fmt: skip
     fits = {("a", "svm"): [fit], ("b", "svm"): [fit]}
-    verdict = Verdict(
+    scored = ScoredFits(
         samples=Samples(y=y.astype(str)),
         splits=splits,
         fits=fits,
         scoring="accuracy",
         random_state=0,
     )
-    [note] = say_unconverged(verdict)
+    [note] = say_unconverged(scored)
     assert "1 of 1 of a (svm), 1 of 1 of b (svm)" in note
 
 
@@ -370,11 +370,11 @@ def test_copies_of_training_images_decide_nothing() -> None:
 
     def best(copied: NDArray[np.bool_] | None) -> Best:
         samples = Samples(y=y, copied=copied)
-        verdict = Verdict(
+        scored = ScoredFits(
             samples=samples, splits=splits, fits={("late", "svm"): [fit]}, scoring="accuracy",
             random_state=0,
         )  # fmt: skip
-        return Decision(verdict=verdict).best("all")
+        return Decision(scored=scored).best("all")
 
     leaky, clean = best(None), best(copied)
     assert (leaky.score, clean.score) == (0.75, 0.75)

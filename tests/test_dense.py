@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 from codes import CodeExtractor, Preprocessing, load_backbone, load_images
-from codes.ood_statistics import OUTPUT, StatisticsReader
+from codes.similarity_statistics import OUTPUT, StatisticsReader
 from pipelines import ExtractionOptions
 from pipelines.extraction.extract import extract
 

@@ -21,7 +21,7 @@ from codes.data.sources import ArraySource
 from codes.graph.copying import copy_network, move_network
 from codes.graph.equivalence import GraphDiffersError
 from codes.graph.tracing import trace
-from codes.ood_statistics import StatisticsReader
+from codes.similarity_statistics import StatisticsReader
 
 
 class Plain(nn.Module):

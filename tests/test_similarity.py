@@ -21,8 +21,8 @@ from codes.backbones.backbone import Backbone
 from codes.data.images import digest_images
 from codes.data.readers.datasets import list_images
 from codes.graph.heads import class_weights
-from codes.ood_statistics import StatisticsReader, divergences
-from codes.untrained import looks_untrained
+from codes.similarity_statistics import StatisticsReader, divergences
+from codes.untrained_heads import looks_untrained
 from pipelines.cli.app import main
 from pipelines.diagnostics.advice import _similar
 from pipelines.diagnostics.similarity import (

@@ -29,7 +29,7 @@ from cache.records import read_record, write_record
 from cache.storage.local import LocalStorage
 from cache.storage.opening import open_storage
 from cache.verify import repair, verify
-from codes.data.readers.published import load_torchvision
+from codes.data.readers.published_datasets import load_torchvision
 from pipelines import LinearSVCCV
 
 KEY = ExtractionKey(

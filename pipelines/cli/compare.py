@@ -30,7 +30,7 @@ from pipelines.cli.shared_options import (
 )
 from pipelines.cli.terminal import stdout, terminal
 from pipelines.comparison.protocol import Protocol
-from pipelines.controls.kinds import DEFAULT_CONTROLS
+from pipelines.controls.controls import DEFAULT_CONTROLS
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.finetuning.options import FinetuneOptions
 

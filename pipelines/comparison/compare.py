@@ -14,9 +14,9 @@ from pipelines.comparison.held_out_answers import HeldOutAnswers
 from pipelines.comparison.protocol import Protocol, TrainSize
 from pipelines.comparison.results import Best, ComparedLayer, FoldScore, LayerScore, Mistake
 from pipelines.comparison.samples import Samples
+from pipelines.comparison.scored_fits import ScoredFits
 from pipelines.comparison.scoring import default_scoring
 from pipelines.comparison.splits import make_splits
-from pipelines.comparison.verdict import Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Comparison:
 
     Attributes
     ----------
-    verdict : Verdict
+    scored : ScoredFits
         The samples, their splits, and what every classifier answered.
     best : Best
         At the largest training size.
@@ -40,7 +40,7 @@ class Comparison:
         What was left out, and why.
     """
 
-    verdict: Verdict = field(compare=False, repr=False)
+    scored: ScoredFits = field(compare=False, repr=False)
     best: Best
     by_size: tuple[Best, ...]
     layers: tuple[LayerScore, ...]
@@ -52,18 +52,18 @@ class Comparison:
     @property
     def scoring(self) -> str:
         """The score, of `pipelines.comparison.scoring.SCORINGS`."""
-        return self.verdict.scoring
+        return self.scored.scoring
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes, sorted."""
-        return tuple(self.verdict.samples.classes.tolist())
+        return tuple(self.scored.samples.classes.tolist())
 
     @property
     def tested(self) -> HeldOutAnswers:
         """What the way of choosing answers at the largest training size."""
         size = self.best.train_size
-        return self.verdict.tested(self.verdict.chosen(size), size)
+        return self.scored.tested(self.scored.chosen(size), size)
 
 
 def compare_layers(
@@ -137,7 +137,7 @@ def compare_layers(
         )
     samples = Samples(y=y, test=test, groups=groups, copied=copied)
     splits, notes = make_splits(samples, protocol)
-    verdict = Verdict(
+    scored = ScoredFits(
         samples=samples,
         splits=splits,
         fits=evaluate_layers(codes, samples.y, splits, protocol, n_jobs=n_jobs, advance=advance),
@@ -149,15 +149,15 @@ def compare_layers(
             for classifier in protocol.classifiers
         },
     )
-    return decide(verdict, max_loss=protocol.max_loss, notes=notes)
+    return decide(scored, max_loss=protocol.max_loss, notes=notes)
 
 
-def decide(verdict: Verdict, *, max_loss: float, notes: Sequence[str] = ()) -> Comparison:
+def decide(scored: ScoredFits, *, max_loss: float, notes: Sequence[str] = ()) -> Comparison:
     """Choose the best depth at each training size, and gather all that was found.
 
     Parameters
     ----------
-    verdict : Verdict
+    scored : ScoredFits
     max_loss : float
         See `pipelines.comparison.protocol.Protocol`.
     notes : sequence of str, optional
@@ -167,35 +167,35 @@ def decide(verdict: Verdict, *, max_loss: float, notes: Sequence[str] = ()) -> C
     -------
     comparison : Comparison
     """
-    decision = Decision(verdict=verdict, max_loss=max_loss)
-    by_size = [decision.best(size) for size in verdict.sizes]
+    decision = Decision(scored=scored, max_loss=max_loss)
+    by_size = [decision.best(size) for size in scored.sizes]
     best = max(by_size, key=lambda found: _number(found.train_size))
-    confusion, mistakes = _predictions(verdict, (best.layer, best.classifier), best.train_size)
+    confusion, mistakes = _predictions(scored, (best.layer, best.classifier), best.train_size)
     return Comparison(
-        verdict=verdict,
+        scored=scored,
         best=best,
         by_size=tuple(by_size),
         layers=tuple(
-            verdict.layer_score(candidate, size)
-            for candidate in verdict.fits
-            for size in verdict.sizes
+            scored.layer_score(candidate, size)
+            for candidate in scored.fits
+            for size in scored.sizes
         ),
-        folds=tuple(verdict.fold_scores()),
+        folds=tuple(scored.fold_scores()),
         confusion=confusion,
         mistakes=mistakes,
-        notes=tuple(dict.fromkeys([*notes, *say_unconverged(verdict)])),
+        notes=tuple(dict.fromkeys([*notes, *say_unconverged(scored)])),
     )
 
 
 def _predictions(
-    verdict: Verdict, candidate: Candidate, size: TrainSize
+    scored: ScoredFits, candidate: Candidate, size: TrainSize
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[Mistake, ...]]:
     """Count predictions, and list the wrong ones, each image once."""
-    names, numbers = verdict.samples.classes, verdict.samples.numbers
+    names, numbers = scored.samples.classes, scored.samples.numbers
     confusion = np.zeros((len(names), len(names)), np.intp)
     mistakes: dict[int, Mistake] = {}
     seen: set[int] = set()
-    for split, fit in zip(verdict.splits_of(size), verdict.fits_of(candidate, size), strict=True):
+    for split, fit in zip(scored.splits_of(size), scored.fits_of(candidate, size), strict=True):
         labels = numbers[split.test].tolist()
         for image, label, answer in zip(
             split.test.tolist(), labels, fit.predicted.tolist(), strict=True
@@ -211,11 +211,11 @@ def _predictions(
     return tuple(map(tuple, confusion.tolist())), tuple(mistakes.values())
 
 
-def say_unconverged(verdict: Verdict) -> list[str]:
+def say_unconverged(scored: ScoredFits) -> list[str]:
     """Say once which fits are not as near to the optimum as asked."""
     short = [
         f"{n} of {len(fits)} of {layer} ({classifier})"
-        for (layer, classifier), fits in verdict.fits.items()
+        for (layer, classifier), fits in scored.fits.items()
         if (n := sum(not fit.converged for fit in fits))
     ]
     return short and [

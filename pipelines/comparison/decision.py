@@ -12,7 +12,7 @@ from pipelines.comparison.guessing import guess
 from pipelines.comparison.intervals import PairedTests, explained_range, paired_tests
 from pipelines.comparison.protocol import FINETUNE, TrainSize
 from pipelines.comparison.results import Best
-from pipelines.comparison.verdict import Verdict
+from pipelines.comparison.scored_fits import ScoredFits
 
 SAVES = 0.05
 """Share of the chosen depth's cost that another has to save to be recommended in its place."""
@@ -24,34 +24,34 @@ class Decision:
 
     Attributes
     ----------
-    verdict : Verdict
+    scored : ScoredFits
         Test images that are copies of training images have no part in any decision.
     max_loss : float
         See `pipelines.comparison.protocol.Protocol`.
     """
 
-    verdict: Verdict
+    scored: ScoredFits
     max_loss: float = 0.02
 
     def best(self, size: TrainSize) -> Best:
         """Choose at one training size, and score the way of choosing."""
-        verdict = self.verdict
-        candidates = list(verdict.fits)
-        cv = np.array([[f.cv_score for f in verdict.fits_of(c, size)] for c in candidates])
+        scored = self.scored
+        candidates = list(scored.fits)
+        cv = np.array([[f.cv_score for f in scored.fits_of(c, size)] for c in candidates])
         winner = candidates[int(cv.mean(1).argmax())]
-        chosen = verdict.chosen(size)
-        tests = _paired_tests(verdict, winner, size)
+        chosen = scored.chosen(size)
+        tests = _paired_tests(scored, winner, size)
         better = [c for c, is_better in zip(candidates, tests.better, strict=True) if is_better]
         tied = [
             candidate
             for candidate, is_worse in zip(candidates, tests.worse, strict=True)
             if not is_worse and candidate != winner and candidate not in better
         ]
-        score, low, high = verdict.scored(chosen, size)
-        guessed = _guess_score(verdict, size)
-        explained = _explained(verdict, winner, size, float(cv.mean(1).max()))
-        clean = verdict.clean
-        alone = (None, None, None) if clean is None else verdict.scored(chosen, size, only=clean)
+        score, low, high = scored.mean_score(chosen, size)
+        guessed = _guess_score(scored, size)
+        explained = _explained(scored, winner, size, float(cv.mean(1).max()))
+        clean = scored.clean
+        alone = (None, None, None) if clean is None else scored.mean_score(chosen, size, only=clean)
         shown = (low if alone[1] is None else alone[1]) > guessed
         take = self._recommended(winner, tied, tests) if shown else (None, None)
         return Best(
@@ -74,16 +74,16 @@ class Decision:
             score_without_leaks=alone[0],
             ci_low_without_leaks=alone[1],
             ci_high_without_leaks=alone[2],
-            n_without_leaks=None if clean is None else int((clean & verdict.is_tested).sum()),
+            n_without_leaks=None if clean is None else int((clean & scored.is_tested).sum()),
         )
 
     def _recommended(
         self, winner: Candidate, tied: Sequence[Candidate], tests: PairedTests
     ) -> Candidate:
         """Find the cheapest of the winner and its ties that gives up next to nothing."""
-        candidates = list(self.verdict.fits)
+        candidates = list(self.scored.fits)
         layers = list(dict.fromkeys(layer for layer, _ in candidates))
-        costs, share = self.verdict.costs, SAVES
+        costs, share = self.scored.costs, SAVES
         if not costs:  # An earlier layer is cheaper; it is not known by how much.
             costs, share = {c: float(layers.index(c[0])) for c in candidates}, 0.0
         most = dict(zip(candidates, np.minimum(tests.error, self.max_loss), strict=True))
@@ -122,16 +122,16 @@ def saves(cost: float, chosen: float, share: float = SAVES) -> bool:
     return cost < chosen and cost <= (1 - share) * chosen
 
 
-def _paired_tests(verdict: Verdict, winner: Candidate, size: TrainSize) -> PairedTests:
+def _paired_tests(scored: ScoredFits, winner: Candidate, size: TrainSize) -> PairedTests:
     """Compare every candidate with the winner."""
-    only = verdict.clean
-    candidates = list(verdict.fits)
-    splits, repeats = verdict.splits_of(size), verdict.repeats(size)
-    fits = [verdict.fits_of(candidate, size) for candidate in candidates]
-    pooled = [verdict.pooled(of, size, only=only) for of in fits]
+    only = scored.clean
+    candidates = list(scored.fits)
+    splits, repeats = scored.splits_of(size), scored.repeats(size)
+    fits = [scored.fits_of(candidate, size) for candidate in candidates]
+    pooled = [scored.pooled(of, size, only=only) for of in fits]
     by_draw = np.array(
         [
-            [verdict.score_of(*pair, only=only) for pair in zip(splits, of, strict=True)]
+            [scored.score_of(*pair, only=only) for pair in zip(splits, of, strict=True)]
             for of in fits
         ]
     )
@@ -144,30 +144,30 @@ def _paired_tests(verdict: Verdict, winner: Candidate, size: TrainSize) -> Paire
     )
 
 
-def _guess_score(verdict: Verdict, size: TrainSize) -> float:
-    splits = verdict.splits_of(size)
-    guesses = [guess(verdict.samples, split, verdict.scoring) for split in splits]
+def _guess_score(scored: ScoredFits, size: TrainSize) -> float:
+    splits = scored.splits_of(size)
+    guesses = [guess(scored.samples, split, scored.scoring) for split in splits]
     pairs = zip(splits, guesses, strict=True)
-    return float(np.mean([verdict.score_of(*pair, only=verdict.clean) for pair in pairs]))
+    return float(np.mean([scored.score_of(*pair, only=scored.clean) for pair in pairs]))
 
 
 def _explained(
-    verdict: Verdict, winner: Candidate, size: TrainSize, cv_score: float
+    scored: ScoredFits, winner: Candidate, size: TrainSize, cv_score: float
 ) -> tuple[float, float, str | None] | tuple[None, None, None]:
     """Bound what cross-validation explains of the winner's test score, and say if it is outside."""
-    splits = verdict.splits_of(size)
-    if len(verdict.repeats(size)[0]) > 1:  # Folds of a cross-validation, not a test split.
+    splits = scored.splits_of(size)
+    if len(scored.repeats(size)[0]) > 1:  # Folds of a cross-validation, not a test split.
         return None, None, None
-    fits, only = verdict.fits_of(winner, size), verdict.clean
+    fits, only = scored.fits_of(winner, size), scored.clean
     pairs = zip(splits, fits, strict=True)
-    score = float(np.mean([verdict.score_of(*pair, only=only) for pair in pairs]))
-    held_out, answers = verdict.pooled(fits, size, only=only)
+    score = float(np.mean([scored.score_of(*pair, only=only) for pair in pairs]))
+    held_out, answers = scored.pooled(fits, size, only=only)
     low, high = explained_range(
         held_out,
         score,
         answers,
         cv_score=cv_score,
-        trained=verdict.samples.numbers[splits[0].train],
+        trained=scored.samples.numbers[splits[0].train],
         n_folds=min(len(split.inner) for split in splits),
     )
     return low, high, "lower" if score < low else "higher" if score > high else None

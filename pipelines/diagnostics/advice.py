@@ -21,7 +21,7 @@ from pipelines.comparison.protocol import (
 )
 from pipelines.comparison.results import Best
 from pipelines.controls.findings import does_as_well
-from pipelines.controls.scores import ControlScore
+from pipelines.controls.run import ControlScore
 from pipelines.diagnostics.similarity import BORDER, Similarity
 
 LARGE = 5000

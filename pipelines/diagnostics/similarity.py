@@ -4,9 +4,9 @@ Read for a sample of the images and kept in the store, by one of two witnesses:
 
 - Batch normalisations, where the network has them: they keep the mean and variance of each channel
   over the training images. Kullback and Leibler's divergence between these and the same of the
-  images (`codes.ood_statistics.divergences`), its median over a layer's channels, then over the
-  layers, is of one scale across networks. From 64 images each, under six networks (ResNet-152 and
-  -50, EfficientNet-B0, Lite0, Lite1 and Lite2):
+  images (`codes.similarity_statistics.divergences`), its median over a layer's channels, then over
+  the layers, is of one scale across networks. From 64 images each, under six networks (ResNet-152
+  and -50, EfficientNet-B0, Lite0, Lite1 and Lite2):
 
       ======================================  ==============
       ImageNet's photographs                  0.006 to 0.02
@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from cache import CodesKey, CodeStore, ExtractionKey
 from codes import Backbone, ImageList
 from codes.data.images import distinct
-from codes.ood_statistics import (
+from codes.similarity_statistics import (
     N_IMAGES,
     N_STEADY,
     OUTPUT,

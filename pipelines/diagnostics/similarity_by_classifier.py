@@ -31,8 +31,8 @@ from torch import fx
 
 from codes import Backbone
 from codes.graph.heads import class_weights
-from codes.ood_statistics import StatisticsReader
-from codes.untrained import looks_untrained
+from codes.similarity_statistics import StatisticsReader
+from codes.untrained_heads import looks_untrained
 
 SCALE = 1.6
 """Gain, in deviations of the scores, that makes a value of 1 - 1/e. SqueezeNet gains 2.5 on
@@ -70,7 +70,7 @@ def why_unrecognising(reader: StatisticsReader, backbone: Backbone) -> str | Non
 def recognition_of(means: NDArray[np.float64]) -> NDArray[np.float64]:
     """Turn mean energy, mean energy when scrambled and spread, (..., 3), into values from 0 to 1.
 
-    They are as `codes.ood_statistics.StatisticsReader.read` orders them, averaged over images.
+    They are as `codes.similarity_statistics.StatisticsReader` orders them, averaged over images.
 
     Examples
     --------

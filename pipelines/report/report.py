@@ -19,7 +19,7 @@ from codes import ImageList
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.duplicates import find_leaks
 from pipelines.comparison.held_out_answers import ANSWERS, by_content, read_answers, write_answers
-from pipelines.controls.kinds import CONTROLS
+from pipelines.controls.controls import CONTROLS
 from pipelines.drafts import replacing
 from pipelines.finetuning.records import describe_finetuning
 from pipelines.provenance import versions

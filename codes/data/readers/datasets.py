@@ -15,7 +15,7 @@ from codes.data.names import SPLIT_NAMES, composed
 from codes.data.readers.archives import ArchiveTree, is_archive
 from codes.data.readers.csv_files import load_csv
 from codes.data.readers.folders import FolderTree, Tree
-from codes.data.readers.published import load_torchvision
+from codes.data.readers.published_datasets import load_torchvision
 from codes.data.readers.shards import load_shards, load_tables
 from codes.data.sources import ArraySource, FileSource, ImageSource, JoinedSource, printable
 from codes.decoding.decode import EXTENSIONS, is_image

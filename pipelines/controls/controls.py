@@ -96,7 +96,7 @@ class Control:
         fits : list of Fit
             One for each split.
         """
-        y = comparison.verdict.samples.y
+        y = comparison.scored.samples.y
         return evaluate_layer(read(), y, splits, comparison.best.classifier, protocol)
 
 
@@ -110,8 +110,8 @@ class Majority(Control):
         self, read: Reader, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
     ) -> list[Fit]:
         """Guess on each split; no codes are read."""
-        verdict = comparison.verdict
-        return [guess(verdict.samples, split, verdict.scoring) for split in splits]
+        scored = comparison.scored
+        return [guess(scored.samples, split, scored.scoring) for split in splits]
 
 
 class Shuffled(Control):
@@ -124,7 +124,7 @@ class Shuffled(Control):
         self, read: Reader, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
     ) -> list[Fit]:
         """Train on each split's own labels, shuffled among its training images."""
-        X, best, y = read(), comparison.best, comparison.verdict.samples.y
+        X, best, y = read(), comparison.best, comparison.scored.samples.y
         chosen = {
             (fold.repeat, fold.fold): fold.C
             for fold in comparison.folds

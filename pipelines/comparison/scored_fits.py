@@ -1,4 +1,4 @@
-"""The verdict: what the fits of every candidate on every split score, and with what interval."""
+"""Scored fits: what the fits of every candidate on every split score, and with what interval."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipelines.comparison.splits import Split
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Verdict:
+class ScoredFits:
     """What the fits say.
 
     Attributes
@@ -46,9 +46,9 @@ class Verdict:
     def layer_score(self, candidate: Candidate, size: TrainSize) -> LayerScore:
         """Score a candidate at one training size, and where copies are tested without these."""
         fits = self.fits_of(candidate, size)
-        score, low, high = self.scored(fits, size)
+        score, low, high = self.mean_score(fits, size)
         clean = self.clean
-        alone = (None, None, None) if clean is None else self.scored(fits, size, only=clean)
+        alone = (None, None, None) if clean is None else self.mean_score(fits, size, only=clean)
         edges = [fit.C_at_edge for fit in fits]
         return LayerScore(
             **self._described(candidate),
@@ -68,7 +68,7 @@ class Verdict:
             ci_high_without_leaks=alone[2],
         )
 
-    def scored(
+    def mean_score(
         self, fits: Sequence[Fit], size: TrainSize, *, only: NDArray[np.bool_] | None = None
     ) -> tuple[float, float, float]:
         """Give the mean score of a fit on each split of a size, and its 95 % interval.

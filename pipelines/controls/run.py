@@ -14,11 +14,11 @@ from pipelines.comparison.evaluate import Fit
 from pipelines.comparison.held_out_answers import HeldOutAnswers
 from pipelines.comparison.intervals import paired_tests
 from pipelines.comparison.protocol import Protocol
+from pipelines.comparison.scored_fits import ScoredFits
 from pipelines.comparison.scoring import score_answers
 from pipelines.comparison.splits import Split
-from pipelines.comparison.verdict import Verdict
+from pipelines.controls.controls import CONTROLS, Control, Reader
 from pipelines.controls.findings import UNNEEDED, find_unneeded
-from pipelines.controls.kinds import CONTROLS, Control, Reader
 from pipelines.controls.permutation import better_than_chance
 
 
@@ -29,7 +29,7 @@ class ControlScore:
     Attributes
     ----------
     name : str
-        Of `pipelines.controls.kinds.CONTROLS`.
+        Of `pipelines.controls.controls.CONTROLS`.
     n_features : int
         0 for the majority.
     score, ci_low, ci_high : float
@@ -86,8 +86,8 @@ def run_controls(
     -------
     scores : list of ControlScore
     """
-    size, samples = comparison.best.train_size, comparison.verdict.samples
-    splits = every = comparison.verdict.splits_of(size)
+    size, samples = comparison.best.train_size, comparison.scored.samples
+    splits = every = comparison.scored.splits_of(size)
     if samples.test is None:
         splits = [split for split in every if split.repeat == every[0].repeat]
     controls = [CONTROLS[name] for name in readers]
@@ -102,8 +102,8 @@ def run_controls(
         fits[name] = of_control
         if advance is not None:
             advance(1)
-    verdict = replace(comparison.verdict, splits=splits, fits={})
-    return [_score(name, fits[name], comparison, verdict) for name in readers]
+    scored = replace(comparison.scored, splits=splits, fits={})
+    return [_score(name, fits[name], comparison, scored) for name in readers]
 
 
 def _evaluate(
@@ -117,17 +117,17 @@ def _evaluate(
 
 
 def _score(
-    name: str, fits: Sequence[Fit], comparison: Comparison, verdict: Verdict
+    name: str, fits: Sequence[Fit], comparison: Comparison, scored: ScoredFits
 ) -> ControlScore:
     """Score a control, and say what it says against the network."""
-    best, samples, clean = comparison.best, verdict.samples, verdict.clean
-    score, low, high = verdict.scored(fits, best.train_size)
+    best, samples, clean = comparison.best, scored.samples, scored.clean
+    score, low, high = scored.mean_score(fits, best.train_size)
     alarm = name == "shuffled" and better_than_chance(
         samples.numbers,
-        [split.test for split in verdict.splits],
+        [split.test for split in scored.splits],
         [fit.predicted for fit in fits],
         groups=samples.groups,
-        random_state=verdict.random_state,
+        random_state=scored.random_state,
     )
     control = ControlScore(
         name=name,
@@ -138,14 +138,14 @@ def _score(
         alarm=alarm,
     )
     if clean is not None:
-        alone, low, _ = verdict.scored(fits, best.train_size, only=clean)
+        alone, low, _ = scored.mean_score(fits, best.train_size, only=clean)
         control = replace(control, score_without_leaks=alone)
     # Where no depth is better than guessing, random weights that are say nothing of training.
     shown = best.recommended is not None or name == "pixels"
     if name not in UNNEEDED or low <= best.guess or not shown:
         return control
     tested = comparison.tested
-    worse = _is_worse(tested, fits, verdict)
+    worse = _is_worse(tested, fits, scored)
     groups = tested.held_out.groups
     n_groups = None if groups is None else len(np.unique(groups))
     finding = find_unneeded(name, control.expected, best, worse=worse, n_groups=n_groups)
@@ -155,11 +155,11 @@ def _score(
 def _is_worse(
     tested: HeldOutAnswers,
     fits: Sequence[Fit],
-    verdict: Verdict,
+    scored: ScoredFits,
 ) -> bool:
     """Tell whether a control scores lower than the comparison's own choice, beyond chance."""
-    only = verdict.clean
-    held_out, answers = verdict.pooled(fits, verdict.sizes[0], only=only)
+    only = scored.clean
+    held_out, answers = scored.pooled(fits, scored.sizes[0], only=only)
     kept = np.ones(len(tested.images), bool) if only is None else only[tested.images]
     chosen = [given[kept] for given in tested.answers[: len(answers)]]  # The first repeats.
     scores = [
