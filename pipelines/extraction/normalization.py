@@ -3,9 +3,9 @@
 The statistics that it keeps are those of the training images under the right normalisation. With a
 wrong one, photographs are as far from them as 0.4 to 8 (the median over its channels of
 `codes.similarity_statistics.divergences`, from 64 images), with the right one 0.01 to 0.07. Hands,
-scans and thumbnails are further away; in 25 of 25 combinations with five networks the right one is still the
-least, or less than 0.25 above it. Photographs bleached to near white make a false trace, 0.80 for
-the right one and 0.40 for another, for which a warning takes more than twice as much.
+scans and thumbnails are further away; in 25 of 25 combinations with five networks the right one is
+still the least, or less than 0.25 above it. Photographs bleached to near white make a false trace,
+0.80 for the right one and 0.40 for another, for which a warning takes more than twice as much.
 """
 
 from __future__ import annotations
