@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import skops.io
 from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from cache.key import canonical_json
 from codes import ImageList
+from codes.graph.heads import head_input
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.evaluate import ESTIMATORS, average_views, decision_values, training_rows
-from pipelines.comparison.protocol import Protocol
+from pipelines.comparison.protocol import FINETUNE, Protocol
 from pipelines.comparison.scoring import scorer
 from pipelines.comparison.splits import inner_splits
 from pipelines.diagnostics.fit_notes import fit_notes, scores_of
 from pipelines.drafts import replacing
 from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.options import FREE, ExtractionOptions
+from pipelines.finetuning.finetune import Finetuning
+from pipelines.finetuning.handover import train_on_all, whole_state
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 from pipelines.progress import Progress
 from pipelines.provenance import versions
 
+METADATA = "cnn-codes"
+"""Where a file of weights says what else belongs to them."""
 FORMAT = 2
 """Of the file. The first did not have the images; it is read as if there were none."""
 DIGEST_LENGTH = 8
@@ -50,6 +62,8 @@ class FittedPipeline:
         What a reader wants to know: dataset, classes, expected score, versions.
     digests : ndarray of shape (n_images, 8), uint8
         The first bytes of the digest of each image that it was trained on.
+    state : dict of str to Tensor, or None
+        The weights of the network, where it was fine-tuned.
     """
 
     classifier: LinearSVCCV | LogisticCV
@@ -59,6 +73,7 @@ class FittedPipeline:
     preprocessing: dict[str, Any]
     card: dict[str, Any]
     digests: NDArray[np.uint8]
+    state: dict[str, Tensor] | None = None
 
     def trained_on(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Tell by their digests which images the classifier was trained on: ``(n_samples,)``."""
@@ -169,13 +184,96 @@ def fit(extraction: Extraction, comparison: Comparison, protocol: Protocol) -> F
     )
 
 
+def fit_finetuned(
+    extraction: Extraction,
+    comparison: Comparison,
+    protocol: Protocol,
+    finetuning: Finetuning,
+    start: str,
+    *,
+    n_jobs: int,
+    progress: Progress,
+) -> FittedPipeline:
+    """Fine-tune the network on every image.
+
+    What predicts is a linear classifier on the last codes of the network that this gives; it is
+    calibrated on validation images.
+
+    Parameters
+    ----------
+    extraction, comparison, protocol
+        As for `fit`.
+    finetuning : Finetuning
+    start : str
+        The first module to train, of those that were compared.
+    n_jobs : int
+    progress : Progress
+    """
+    trainer, samples = finetuning.trainer, comparison.scored.samples
+    trained = train_on_all(
+        trainer, start, finetuning.codes, samples,
+        protocol=protocol, scoring=comparison.scoring, n_jobs=n_jobs, progress=progress,
+    )  # fmt: skip
+    state = whole_state(trainer, start, trained.network)
+    graph = extraction.backbone.graph
+    options = replace(
+        extraction.options, layers=graph.names[head_input(graph)], pool="avg", activation="post",
+        dtype="float32", store=None,
+    )  # fmt: skip
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "finetuned.safetensors"
+        save_file(state, file)
+        backbone = backbone_of(replace(options, weights=str(file)))
+    setting = trained.chosen.best.setting
+    images = extraction.images
+    return FittedPipeline(
+        classifier=_softmax(trained.network.head, comparison.classes),
+        options=options,
+        weights_digest=backbone.weights_digest,
+        architecture=backbone.architecture,
+        preprocessing=backbone.preprocessing.fields(),
+        card={
+            "dataset": images.name,
+            "n_images": len(images),
+            "classes": list(comparison.classes),
+            "layer": start,
+            "chosen": comparison.best.layer,
+            "tied": list(comparison.best.tied),
+            "classifier": FINETUNE,
+            "setting": asdict(setting),
+            "temperature": trained.temperature,
+            "weights": extraction.backbone.weights,
+            "scoring": comparison.scoring,
+            "expected": list(scores_of(comparison, start, FINETUNE).expected),
+            "notes": fit_notes(extraction, comparison, None),
+            "versions": versions(),
+        },
+        digests=extraction.digests[:, :DIGEST_LENGTH].copy(),
+        state=state,
+    )
+
+
+def _softmax(head: nn.Linear, classes: Sequence[str]) -> LogisticCV:
+    """Make a classifier of a network's last layer."""
+    weight, bias = (value.detach().double().numpy() for value in (head.weight, head.bias))
+    if len(weight) == 2:
+        weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+    classifier = LogisticCV()
+    classifier.classes_, classifier.n_features_in_ = np.array(classes), weight.shape[1]
+    classifier.coef_, classifier.intercept_ = weight, bias
+    return classifier
+
+
 def _numbers(digests: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Read the first bytes of digests as numbers, which are compared at once."""
     return np.ascontiguousarray(digests[:, :DIGEST_LENGTH]).view(np.uint64).ravel()
 
 
 def save(fitted: FittedPipeline, file: Path) -> None:
-    """Write a fitted pipeline with skops: reading it back runs no code of the file's.
+    """Write a fitted pipeline: reading it back runs no code of the file's.
+
+    With skops; a fine-tuned network as safetensors, with what else belongs to it as JSON in the
+    metadata, so that its weights can be named where those of a backbone are.
 
     Parameters
     ----------
@@ -183,11 +281,38 @@ def save(fitted: FittedPipeline, file: Path) -> None:
     file : Path
         Replaced at once.
     """
-    kept = {field.name: getattr(fitted, field.name) for field in fields(fitted)}
+    kept = {f.name: getattr(fitted, f.name) for f in fields(fitted) if f.name != "state"}
     kept["options"] = {k: v for k, v in asdict(fitted.options).items() if k not in FREE}
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as draft:
-        draft.write_bytes(skops.io.dumps({"format": FORMAT, **kept}))
+        if fitted.state is None:
+            draft.write_bytes(skops.io.dumps({"format": FORMAT, **kept}))
+            return
+        head = fitted.classifier
+        kept["classifier"] = {"coef": head.coef_.tolist(), "intercept": head.intercept_.tolist()}
+        kept["digests"] = fitted.digests.tobytes().hex()
+        metadata = json.dumps({"format": FORMAT, **kept}, allow_nan=False)
+        save_file(fitted.state, draft, {METADATA: metadata})
+
+
+def _load_finetuned(file: Path) -> FittedPipeline:
+    """Read a fine-tuned network; its weights are read when it predicts."""
+    with safe_open(file, "pt") as opened:
+        metadata = (opened.metadata() or {}).get(METADATA)
+    if metadata is None:
+        raise ValueError("it holds weights, and nothing of what they are for")
+    kept = json.loads(metadata)
+    if kept.pop("format") != FORMAT:
+        raise ValueError(f"its format is another than {FORMAT}")
+    head, classes = kept["classifier"], np.array(kept["card"]["classes"])
+    classifier = LogisticCV()
+    classifier.coef_, classifier.intercept_ = np.array(head["coef"]), np.array(head["intercept"])
+    classifier.classes_, classifier.n_features_in_ = classes, classifier.coef_.shape[1]
+    kept["classifier"] = classifier
+    kept["options"] = ExtractionOptions(**(kept["options"] | {"weights": str(file)}))
+    digests = np.frombuffer(bytes.fromhex(kept["digests"]), np.uint8)
+    kept["digests"] = digests.reshape(-1, DIGEST_LENGTH)
+    return FittedPipeline(**kept)
 
 
 def load(file: Path) -> FittedPipeline:
@@ -207,6 +332,8 @@ def load(file: Path) -> FittedPipeline:
     refused = f"{str(file)!r} is not a fitted pipeline of this version of cnn-codes"
     again = "Make one with `cnn-codes fit --out`."
     try:
+        if not is_zipfile(file):
+            return _load_finetuned(file)
         strange = sorted(set(skops.io.get_untrusted_types(file=file)) - set(_TRUSTED))
         if strange:
             raise ValueError(f"it holds {', '.join(strange)}, which is not read")

@@ -40,10 +40,10 @@ from pipelines.extraction.extract import Extraction, extract
 from pipelines.extraction.left_out import say_ignored
 from pipelines.extraction.normalization import NormalizationCheck, check_normalization
 from pipelines.extraction.options import ExtractionOptions
-from pipelines.finetuning.finetune import Finetuned, last_codes, prepare
+from pipelines.finetuning.finetune import Finetuned, Finetuning, last_codes, prepare
 from pipelines.finetuning.finetune import finetune as run_finetuning
 from pipelines.finetuning.options import FinetuneOptions
-from pipelines.predictor import FittedPipeline, fit
+from pipelines.predictor import FittedPipeline, fit, fit_finetuned
 from pipelines.progress import Progress, Silent, duration, timed
 
 SCORES_COLUMNS = (
@@ -119,14 +119,22 @@ class Study:
         Parameters
         ----------
         start : str, optional
-            The first module to train, of those that were compared; "best" is the one with the
-            best validation score. Default: as recommended.
+            The first module to train, of those that were compared. Default: as recommended.
 
         Returns
         -------
         fitted : FittedPipeline
         """
-        return fit(self.extraction, self.comparison, self.protocol)
+        if start is None and self.best.taken[1] == FINETUNE:
+            start = self.best.taken[0]
+        if start is None:
+            return fit(self.extraction, self.comparison, self.protocol)
+        if self.finetuning is None:
+            raise ValueError("Nothing was fine-tuned. Call compare() with finetune=….")
+        return fit_finetuned(
+            self.extraction, self.comparison, self.protocol, self.finetuning, start,
+            n_jobs=self.n_jobs, progress=self.progress,
+        )  # fmt: skip
 
     @cached_property
     def controls(self) -> tuple[ControlScore, ...]:
@@ -312,17 +320,17 @@ def compare(
             n_jobs=n_jobs,
             advance=advance,
         )
-    finetuned: tuple[Finetuned, ...] = ()
+    finetuning = None
     if finetune is not None:
         with timed(extraction.seconds, "finetune"):
-            comparison, finetuned = _with_finetuned(
+            comparison, finetuning = _with_finetuned(
                 comparison, extraction, finetune, protocol, trials, n_jobs, progress
             )
     return Study(
         protocol=protocol,
         extraction=extraction,
         comparison=replace(comparison, notes=(*notes, *comparison.notes)),
-        finetuned=finetuned,
+        finetuning=finetuning,
         control_names=control_names,
         n_jobs=n_jobs,
         progress=progress,
@@ -337,30 +345,29 @@ def _with_finetuned(
     folder: Path | None,
     n_jobs: int,
     progress: Progress,
-) -> tuple[Comparison, tuple[Finetuned, ...]]:
+) -> tuple[Comparison, Finetuning]:
     """Train the network too, and choose among everything."""
-    verdict = comparison.verdict
-    trainer = prepare(
-        extraction, verdict.samples.numbers, options, folder=folder, progress=progress
-    )
+    scored = comparison.scored
+    trainer = prepare(extraction, scored.samples.numbers, options, folder=folder, progress=progress)
+    codes = last_codes(extraction, progress)
     found = run_finetuning(
-        trainer, last_codes(extraction, progress), verdict.samples, verdict.splits,
-        protocol=protocol, scoring=verdict.scoring, n_jobs=n_jobs, progress=progress,
+        trainer, codes, scored.samples, scored.splits,
+        protocol=protocol, scoring=scored.scoring, n_jobs=n_jobs, progress=progress,
     )  # fmt: skip
     products = max(multiply_adds(extraction.backbone).values())
     described = {
         (one.name, FINETUNE): ComparedLayer(
-            layer=one.name, depth=one.start.depth, pool="", multiply_adds=products
+            layer=one.name, depth=one.start.depth, multiply_adds=products
         )
         for one in found
     }
-    verdict = replace(
-        verdict,
-        fits=verdict.fits | {(one.name, FINETUNE): one.fits for one in found},
-        layers={**verdict.layers, **described},
+    scored = replace(
+        scored,
+        fits=scored.fits | {(one.name, FINETUNE): one.fits for one in found},
+        layers={**scored.layers, **described},
     )
-    again = decide(verdict, max_loss=protocol.max_loss, notes=comparison.notes)
-    return again, tuple(found)
+    everything = decide(scored, max_loss=protocol.max_loss, notes=comparison.notes)
+    return everything, Finetuning(trainer=trainer, codes=codes, found=tuple(found))
 
 
 def _settled(

@@ -415,4 +415,4 @@ def test_few_images_of_a_class_are_not_searched(split_folder: Path) -> None:
     few, many = found.chosen
     assert (few.searched, len(few.tried)) == (False, 1)
     assert (many.searched, len(many.tried)) == (True, 6)
-    assert len(found.fits) == len(study.comparison.verdict.splits) == 3
+    assert len(found.fits) == len(study.comparison.scored.splits) == 3

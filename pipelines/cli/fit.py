@@ -5,13 +5,14 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from codes.wording import counted
 from pipelines.cli.output import results
 from pipelines.cli.shared_options import (
     ANY_NETWORK,
     FITTED_BY,
+    TRAINED_BY,
     AnyNetwork,
     Dataset,
     DropLeaks,
@@ -19,11 +20,13 @@ from pipelines.cli.shared_options import (
     Images,
     Jobs,
     Options,
+    TrainedBy,
     check_file,
     check_jobs,
     only,
 )
 from pipelines.cli.terminal import stdout, terminal
+from pipelines.comparison.protocol import FINETUNE, finetuned_name
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.extraction.options import FREE
 
@@ -33,8 +36,10 @@ def fit(
     /,
     options: Options,
     protocol: FittedBy = FITTED_BY,
+    training: TrainedBy = TRAINED_BY,
     *,
     out: Path,
+    finetune: bool = False,
     drop_leaks: DropLeaks = False,
     jobs: Jobs = -1,
 ) -> None:
@@ -45,7 +50,10 @@ def fit(
     Parameters
     ----------
     out
-        The file, such as cells.skops.
+        The file, such as cells.skops, or cells.safetensors for a fine-tuned network.
+    finetune
+        Compare fine-tuning too, and train the network where that is recommended. With --from, train
+        it from there in any case.
     """
     from pipelines.predictor import save
     from pipelines.study import compare
@@ -53,25 +61,34 @@ def fit(
     check_file(out)
     check_jobs(jobs)
     protocol = replace(protocol, random_state=options.random_state)
-    fitted = compare(
+    named = training.starts != TRAINED_BY.starts
+    if training != TRAINED_BY and not (finetune or named):
+        raise ValueError("Options of fine-tuning were given without --finetune. Add it.")
+    study = compare(
         dataset,
         options=options,
         protocol=protocol,
         controls=(),
         drop_leaks=drop_leaks,
+        finetune=training if finetune or named else None,
         n_jobs=jobs,
         progress=terminal(),
-    ).fit()
+    )
+    start = None
+    if named:  # Of several, the one with the best validation score.
+        rows = [row for row in study.comparison.layers if row.classifier == FINETUNE]
+        start = max(rows, key=lambda row: row.cv_score).layer
+    fitted = study.fit(start)
     save(fitted, out)
     card = fitted.card
     score, low, high = card["expected"]
     stdout().print(
-        f"{card['layer']}, {card['classifier']}, C={card['C']:.2g}, fitted on "
+        f"{_described(card)}, fitted on "
         f"{counted(card['n_images'], 'image')} of {counted(len(card['classes']), 'class')}. "
         f"Expect {SCORINGS[card['scoring']].title} {score:.3f} (95 % interval {low:.3f} to "
         f"{high:.3f})."
     )
-    if card["chosen"] != card["layer"]:
+    if card["chosen"] != card["layer"] and card["classifier"] != FINETUNE:
         stdout().print(
             f"It is recommended as it is cheaper to compute than {card['chosen']}, which has the "
             "best cross-validation score and cannot be distinguished from it; to fit that, add "
@@ -80,6 +97,17 @@ def fit(
     for note in card["notes"]:
         terminal().info(f"Warning: {note}")
     stdout().print(str(out))
+
+
+def _described(card: dict[str, Any]) -> str:
+    """Say what was fitted, and how."""
+    if card["classifier"] == FINETUNE:
+        setting = card["setting"]
+        return (
+            f"{finetuned_name(card['layer'])}, learning rate {setting['lr']:.2g}, weight decay "
+            f"{setting['weight_decay']:.2g}, {counted(setting['epochs'], 'epoch')}"
+        )
+    return f"{card['layer']}, {card['classifier']}, C={card['C']:.2g}"
 
 
 def predict(

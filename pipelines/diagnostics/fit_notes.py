@@ -30,11 +30,12 @@ def _row(comparison: Comparison, layer: str, classifier: str) -> LayerScore:
 
 
 def fit_notes(
-    extraction: Extraction, comparison: Comparison, classifier: LinearSVCCV | LogisticCV
+    extraction: Extraction, comparison: Comparison, classifier: LinearSVCCV | LogisticCV | None
 ) -> list[str]:
     """Say what makes the expected score doubtful, and what may do better.
 
-    The classifier is fitted on the codes of the depth to take, with the comparison's grid.
+    The classifier is fitted on the codes of the depth to take, with the comparison's grid; None
+    where the network is fine-tuned.
     """
     images, best = extraction.images, comparison.best
     leaks = find_leaks(extraction.digests, images.source.names, images.labels, images.test)
@@ -62,7 +63,8 @@ def fit_notes(
             f"cross-validation, and the test images score {best.unexplained}, "
             f"{best.expected[0]:.3f}. Find out why before you rely on this pipeline."
         )
-    notes += _grid_notes(extraction, comparison, classifier)
+    if classifier is not None:
+        notes += _grid_notes(extraction, comparison, classifier)
     check = check_normalization(
         images, extraction.digests, extraction.backbone, device=extraction.device
     )
