@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.base import clone
 from sklearn.metrics import log_loss
+from sklearn.model_selection import cross_val_score
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, MultiStepLR
@@ -26,7 +28,9 @@ from codes.graph.suffix import Suffix
 from pipelines import ExtractionOptions, LogisticCV, Protocol, compare, extract
 from pipelines.comparison.samples import Samples
 from pipelines.extraction.extract import Extraction
+from pipelines.finetuning.classifier import FineTuned
 from pipelines.finetuning.finetune import fit_heads, last_codes, prepare
+from pipelines.finetuning.handover import calibrate
 from pipelines.finetuning.maps import StoredMaps, store_maps
 from pipelines.finetuning.optimizers import limit_norms, make_optimizer, penalty, rate_at
 from pipelines.finetuning.options import FinetuneOptions
@@ -416,3 +420,64 @@ def test_few_images_of_a_class_are_not_searched(split_folder: Path) -> None:
     assert (few.searched, len(few.tried)) == (False, 1)
     assert (many.searched, len(many.tried)) == (True, 6)
     assert len(found.fits) == len(study.comparison.scored.splits) == 3
+
+
+def test_a_fine_tuned_network_is_handed_over(
+    split_folder: Path, tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    file = tmp_path / "cells.safetensors"
+    done = run_cli(
+        "fit", split_folder, "--backbone", "bundled", "--layers", "fc7.relu", "--cv", 3,
+        "--Cs", "1e-3,1e-1", "--from", "fc6", "--epochs", 4, "--views-cached", 1, "--out", file,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "fine-tuned from fc6" in done.stdout
+    predicted = [run_cli("predict", file, split_folder / "test").stdout for _ in range(2)]
+    assert predicted[0] == predicted[1]
+    rows = list(csv.DictReader(predicted[0].splitlines()))
+    assert len(rows) == 30
+    right = [Path(row["path"]).parent.name == row["label"] for row in rows]
+    assert np.mean(right) > 0.8  # It was trained on them.
+
+    # Predicted by the whole network, from the file's weights alone.
+    network = load_backbone("bundled", weights=str(file))
+    image = Image.open(rows[0]["path"]).convert("RGB")
+    pixels = network.preprocessing.crop(image)[None]
+    with torch.inference_mode():
+        probabilities = network.model(network.preprocessing.normalize(pixels)).softmax(1)[0]
+    given = [float(rows[0][name]) for name in ("blue", "green", "red")]
+    assert given == pytest.approx(probabilities.tolist(), abs=1e-4)
+    # Before the start nothing has changed; after it, all has.
+    before, after = load_backbone("bundled").model.state_dict(), network.model.state_dict()
+    for name, value in before.items():
+        if name.startswith("conv"):
+            assert torch.equal(value, after[name]), name
+        elif name.startswith(("fc6", "fc7")):
+            assert not torch.equal(value, after[name]), name
+    extracted = run_cli("extract", split_folder, "--backbone", "bundled", "--weights", file)
+    assert extracted.returncode == 0, extracted.stderr
+
+
+def test_a_fine_tuned_classifier_is_one_of_scikit_learn(image_folder: Path) -> None:
+    files = sorted(image_folder.rglob("*.png"))
+    labels = [file.parent.name for file in files]
+    classifier = FineTuned("bundled", "fc6", epochs=4, views_cached=1, cv=3, lr=0.01)
+    scores = cross_val_score(classifier, files, labels, cv=3)
+    assert scores.mean() > 0.6
+    fitted = clone(classifier).fit(files, labels)
+    proba = fitted.predict_proba(files[::5])
+    assert proba.sum(1) == pytest.approx(np.ones(len(proba)))
+    assert fitted.classes_.tolist() == ["blue", "green", "red"]
+    assert (fitted.predict(files[::5]) == fitted.classes_[proba.argmax(1)]).all()
+    again = clone(classifier).fit(files, labels)
+    np.testing.assert_array_equal(again.predict_proba(files[::5]), proba)
+
+
+@pytest.mark.parametrize("too", [0.5, 3.0])
+def test_temperatures_make_probabilities_right(too: float) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(4000, 3)) * 2
+    truth = (scores + rng.gumbel(size=scores.shape)).argmax(1)
+    sure = scores * too
+    log_proba = sure - np.logaddexp.reduce(sure, axis=1, keepdims=True)
+    assert calibrate([log_proba], [truth]) == pytest.approx(too, rel=0.1)
