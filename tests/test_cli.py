@@ -251,7 +251,7 @@ def test_the_demo_extracts_once(
     whole = load_digits()
     third = Bunch(images=whole.images[::3], target=whole.target[::3])
     monkeypatch.setattr("sklearn.datasets.load_digits", lambda: third)
-    monkeypatch.setattr("pipelines.cli.app.Protocol", partial(Protocol, repeats=1))
+    monkeypatch.setattr("pipelines.cli.compare.Protocol", partial(Protocol, repeats=1))
     done = run_cli("demo", "--out", tmp_path / "demo")
     assert done.returncode == 0, done.stderr
     assert "%" not in done.stderr, "no progress bar where there is no terminal"
