@@ -12,14 +12,17 @@ from zipfile import is_zipfile
 
 import numpy as np
 import skops.io
+import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cache.key import canonical_json
-from codes import ImageList
+from codes import Backbone, ImageList
 from codes.graph.heads import head_input
+from codes.graph.suffix import Suffix
+from codes.preprocessing import Preprocessing
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.evaluate import ESTIMATORS, average_views, decision_values, training_rows
 from pipelines.comparison.protocol import FINETUNE, Protocol
@@ -27,10 +30,11 @@ from pipelines.comparison.scoring import scorer
 from pipelines.comparison.splits import inner_splits
 from pipelines.diagnostics.fit_notes import fit_notes, scores_of
 from pipelines.drafts import replacing
-from pipelines.extraction.extract import Extraction, backbone_of, extract
+from pipelines.extraction.extract import Extraction, backbone_of, extract, extractor_of
 from pipelines.extraction.options import FREE, ExtractionOptions
 from pipelines.finetuning.finetune import Finetuning
 from pipelines.finetuning.handover import train_on_all, whole_state
+from pipelines.finetuning.trials import Trainer
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 from pipelines.progress import Progress
 from pipelines.provenance import versions
@@ -39,6 +43,9 @@ METADATA = "cnn-codes"
 """Where a file of weights says what else belongs to them."""
 FORMAT = 2
 """Of the file. The first did not have the images; it is read as if there were none."""
+N_COMPARED, MOST_APART = 8, 0.02
+"""Images that a fine-tuned network is asked again when it is loaded, and how much probabilities may
+differ: maps are stored as float16."""
 DIGEST_LENGTH = 8
 """Bytes of an image's digest that are kept."""
 _TRUSTED = [f"{kind.__module__}.{kind.__qualname__}" for kind in ESTIMATORS.values()]
@@ -106,6 +113,8 @@ class FittedPipeline:
             If the backbone is not the one that the classifier was fitted on.
         """
         backbone = backbone_of(options)
+        if self.card["classifier"] == FINETUNE:  # Of a file of weights, nothing else is known.
+            backbone = replace(backbone, preprocessing=_preprocessing(self.preprocessing))
         if backbone.weights_digest != self.weights_digest:
             raise ValueError(
                 f"The weights {backbone.weights!r} have the SHA-256 "
@@ -224,10 +233,13 @@ def fit_finetuned(
         file = Path(folder) / "finetuned.safetensors"
         save_file(state, file)
         backbone = backbone_of(replace(options, weights=str(file)))
+        backbone = replace(backbone, preprocessing=extraction.backbone.preprocessing)
+        classifier = _softmax(trained.network.head, comparison.classes)
+        _require_same(trained.network, classifier, trainer, start, extraction, backbone, options)
     setting = trained.chosen.best.setting
     images = extraction.images
     return FittedPipeline(
-        classifier=_softmax(trained.network.head, comparison.classes),
+        classifier=classifier,
         options=options,
         weights_digest=backbone.weights_digest,
         architecture=backbone.architecture,
@@ -251,6 +263,38 @@ def fit_finetuned(
         digests=extraction.digests[:, :DIGEST_LENGTH].copy(),
         state=state,
     )
+
+
+def _require_same(
+    network: Suffix,
+    classifier: LogisticCV,
+    trainer: Trainer,
+    start: str,
+    extraction: Extraction,
+    backbone: Backbone,
+    options: ExtractionOptions,
+) -> None:
+    """Refuse to hand over a network that, loaded again, predicts otherwise than it was trained."""
+    few = np.arange(min(N_COMPARED, len(extraction.images)))
+    with torch.inference_mode():
+        values = trainer.candidates[start].maps.read(few, 0).float()
+        trained = network(values).double().softmax(1).numpy()
+    batches = extractor_of(backbone, options).extract(extraction.images.take(few))
+    codes = np.concatenate([next(iter(batch.codes.values())) for batch in batches])
+    loaded = classifier.predict_proba(codes)
+    if not np.abs(loaded - trained).max() < MOST_APART:
+        raise ValueError(
+            f"{backbone.name}, loaded with the weights that fine-tuning gave, predicts otherwise "
+            f"(probabilities differ by {np.abs(loaded - trained).max():.2g}): it depends on more "
+            "than its state dict. Give a backbone whose function sets all of it."
+        )
+
+
+def _preprocessing(fields: dict[str, Any]) -> Preprocessing:
+    known: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    return Preprocessing(**known)
 
 
 def _softmax(head: nn.Linear, classes: Sequence[str]) -> LogisticCV:

@@ -17,6 +17,7 @@ from codes import load_backbone
 from codes.data.readers.datasets import list_images
 from codes.similarity_statistics import StatisticsReader, scramble_phases
 from pipelines import ExtractionOptions, LinearSVCCV, Protocol, compare_layers
+from pipelines.comparison.compare import decide
 from pipelines.comparison.evaluate import Fit, evaluate_layer
 from pipelines.comparison.results import ComparedLayer
 from pipelines.comparison.samples import Samples
@@ -250,16 +251,44 @@ def test_advice_is_that_of_the_table(
     for word in ("similar data", "dissimilar data"):
         assert word not in said.text or similar is not None
     assert f"codes of {found.best.recommended} " in said.text
-    assert "was not measured" in said.text
     if (large, similar) == (False, True):
         assert "would advise otherwise" in said.text  # The top is worse here.
     assert any("for each doubling" in line for line in said.evidence)
-    at_the_end = tuple(replace(row, depth=1.0) for row in found.layers)
-    last = advise(replace(found, layers=at_the_end), similarity).text
-    assert "what comes after early" not in last  # Nothing but the classifier does.
-    if (large, similar) == (True, True):
-        assert "what comes after early" in said.text
-        assert "only the classifier comes after" in last
+    assert "add --finetune" in said.text
+
+
+def test_advice_says_what_fine_tuning_gave_where_it_was_measured() -> None:
+    X, y = _made()
+    rng = np.random.default_rng(0)
+    noise = X + rng.normal(size=X.shape) * 6
+    similarity = Similarity(
+        value=None, ci_low=None, ci_high=None, witness="", n_images=9, by_layer=()
+    )
+    for codes, case in (({"late": noise}, "fine-tune-from"), ({"late": X}, "linear-top")):
+        found = compare_layers(
+            codes,
+            y,
+            protocol=Protocol(Cs=(1e-2,), cv=3, repeats=1),
+            layers=[ComparedLayer(layer="late", depth=0.9, multiply_adds=10.0)],
+        )
+        # As if fine-tuning from some layer on answered with what the clean codes tell.
+        good = compare_layers({"a": X}, y, protocol=Protocol(Cs=(1e-2,), cv=3, repeats=1))
+        fits = {
+            **found.scored.fits,
+            ("block", "finetune"): good.scored.fits["a", "svm"],
+        }
+        described = ComparedLayer(layer="block", depth=0.5, multiply_adds=10.0)
+        layers = {**found.scored.layers, ("block", "finetune"): described}
+        both = decide(replace(found.scored, fits=fits, layers=layers), max_loss=0.02)
+        said = advise(both, similarity)
+        assert said.case == case
+        assert "not measured" not in said.text
+        if case == "linear-top":  # No better than what costs less to train.
+            assert both.best.recommended == "late"
+            assert "cannot be distinguished" in said.text
+        else:
+            assert "--from block" in said.text
+            assert "better than every linear classifier" in said.text
 
 
 def test_advice_counts_the_images_that_trained() -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.base import clone
+from sklearn.datasets import load_digits
 from sklearn.metrics import log_loss
 from sklearn.model_selection import cross_val_score
 from torch import nn
@@ -364,20 +365,23 @@ def test_settings_are_drawn_over_the_whole_range() -> None:
 
 
 @pytest.fixture
-def split_folder(tmp_path: Path) -> Path:
-    for label, name in enumerate(("blue", "green", "red")):
-        for i in range(24):
+def digits(tmp_path: Path) -> Path:
+    """Three digits of 24 images each: strokes, as the bundled network knows them."""
+    images, labels = load_digits(return_X_y=True)
+    for label, name in enumerate(("none", "one", "two")):
+        for i, row in enumerate(images[labels == label][:24]):
             folder = tmp_path / "data" / ("test" if i >= 14 else "train") / name
             folder.mkdir(parents=True, exist_ok=True)
-            draw_image(100 * label + i, hue=2 - label).save(folder / f"{i:02d}.png")
+            pixels = Image.fromarray((row.reshape(8, 8) * 15).astype(np.uint8))
+            pixels.resize((48, 48), Image.Resampling.BICUBIC).save(folder / f"{i:02d}.png")
     return tmp_path / "data"
 
 
 def test_fine_tuned_candidates_are_rows_of_the_report(
-    split_folder: Path, tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+    digits: Path, tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     words = (
-        "compare", split_folder, "--backbone", "bundled", "--layers", "fc7.relu", "--cv", 3,
+        "compare", digits, "--backbone", "bundled", "--layers", "fc7.relu", "--cv", 3,
         "--Cs", "1e-3,1e-1", "--controls", "none", "--finetune", "--from", "fc6", "--scratch",
         "--epochs", 4, "--views-cached", 1, "--out", tmp_path / "out",
     )  # fmt: skip
@@ -402,16 +406,16 @@ def test_fine_tuned_candidates_are_rows_of_the_report(
 
 
 def test_options_of_fine_tuning_need_it(
-    split_folder: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+    digits: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    done = run_cli("compare", split_folder, "--backbone", "bundled", "--from", "fc6")
+    done = run_cli("compare", digits, "--backbone", "bundled", "--from", "fc6")
     assert done.returncode != 0
     assert "--finetune" in done.stderr
 
 
-def test_few_images_of_a_class_are_not_searched(split_folder: Path) -> None:
+def test_few_images_of_a_class_are_not_searched(digits: Path) -> None:
     study = compare(
-        split_folder, backbone="bundled", layers="fc7.relu", Cs=(1e-2,), cv=3, repeats=2,
+        digits, backbone="bundled", layers="fc7.relu", Cs=(1e-2,), cv=3, repeats=2,
         train_sizes=(5, "all"), controls="none",
         finetune=FinetuneOptions(starts="fc6", epochs=4, views_cached=1),
     )  # fmt: skip
@@ -423,16 +427,16 @@ def test_few_images_of_a_class_are_not_searched(split_folder: Path) -> None:
 
 
 def test_a_fine_tuned_network_is_handed_over(
-    split_folder: Path, tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+    digits: Path, tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     file = tmp_path / "cells.safetensors"
     done = run_cli(
-        "fit", split_folder, "--backbone", "bundled", "--layers", "fc7.relu", "--cv", 3,
+        "fit", digits, "--backbone", "bundled", "--layers", "fc7.relu", "--cv", 3,
         "--Cs", "1e-3,1e-1", "--from", "fc6", "--epochs", 4, "--views-cached", 1, "--out", file,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "fine-tuned from fc6" in done.stdout
-    predicted = [run_cli("predict", file, split_folder / "test").stdout for _ in range(2)]
+    predicted = [run_cli("predict", file, digits / "test").stdout for _ in range(2)]
     assert predicted[0] == predicted[1]
     rows = list(csv.DictReader(predicted[0].splitlines()))
     assert len(rows) == 30
@@ -445,7 +449,7 @@ def test_a_fine_tuned_network_is_handed_over(
     pixels = network.preprocessing.crop(image)[None]
     with torch.inference_mode():
         probabilities = network.model(network.preprocessing.normalize(pixels)).softmax(1)[0]
-    given = [float(rows[0][name]) for name in ("blue", "green", "red")]
+    given = [float(rows[0][name]) for name in ("none", "one", "two")]
     assert given == pytest.approx(probabilities.tolist(), abs=1e-4)
     # Before the start nothing has changed; after it, all has.
     before, after = load_backbone("bundled").model.state_dict(), network.model.state_dict()
@@ -454,20 +458,20 @@ def test_a_fine_tuned_network_is_handed_over(
             assert torch.equal(value, after[name]), name
         elif name.startswith(("fc6", "fc7")):
             assert not torch.equal(value, after[name]), name
-    extracted = run_cli("extract", split_folder, "--backbone", "bundled", "--weights", file)
+    extracted = run_cli("extract", digits, "--backbone", "bundled", "--weights", file)
     assert extracted.returncode == 0, extracted.stderr
 
 
-def test_a_fine_tuned_classifier_is_one_of_scikit_learn(image_folder: Path) -> None:
-    files = sorted(image_folder.rglob("*.png"))
+def test_a_fine_tuned_classifier_is_one_of_scikit_learn(digits: Path) -> None:
+    files = sorted((digits / "train").rglob("*.png"))
     labels = [file.parent.name for file in files]
     classifier = FineTuned("bundled", "fc6", epochs=4, views_cached=1, cv=3, lr=0.01)
     scores = cross_val_score(classifier, files, labels, cv=3)
-    assert scores.mean() > 0.6
+    assert scores.mean() > 0.8
     fitted = clone(classifier).fit(files, labels)
     proba = fitted.predict_proba(files[::5])
     assert proba.sum(1) == pytest.approx(np.ones(len(proba)))
-    assert fitted.classes_.tolist() == ["blue", "green", "red"]
+    assert fitted.classes_.tolist() == ["none", "one", "two"]
     assert (fitted.predict(files[::5]) == fitted.classes_[proba.argmax(1)]).all()
     again = clone(classifier).fit(files, labels)
     np.testing.assert_array_equal(again.predict_proba(files[::5]), proba)

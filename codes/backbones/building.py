@@ -8,7 +8,7 @@ import importlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,7 +61,31 @@ def _load(model: nn.Module, weights: str) -> tuple[tuple[str, ...], str]:
     """Load weights from a file; return what it lacks, and where they come from in words."""
     file, place = split_place(weights)
     tensors, wanted = read_checkpoint(file), model.state_dict()
-    return fit_state_dict(model, find_weights(tensors, wanted, origin=weights, place=place))
+    found = find_weights(tensors, wanted, origin=weights, place=place)
+    num_classes = inferred_num_classes(wanted, found.state)
+    if num_classes is not None and _resize_classifier(model, found.state, num_classes):
+        found = replace(found, said=(*found.said, counted(num_classes, "class")))
+    return fit_state_dict(model, found)
+
+
+def _resize_classifier(model: nn.Module, state: Mapping[str, Tensor], num_classes: int) -> bool:
+    """Give a network's last layer as many classes as the weights have, if only it differs."""
+    wanted = model.state_dict()
+    differing = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
+    names = {key.rpartition(".")[0] for key in differing}
+    last = [name for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    if names != {last[-1]}:
+        return False
+    old = model.get_submodule(last[-1])
+    bias = old.bias is not None
+    if isinstance(old, nn.Linear):
+        new: nn.Module = nn.Linear(old.in_features, num_classes, bias=bias)
+    elif isinstance(old, nn.Conv2d) and old.kernel_size == (1, 1) and old.groups == 1:
+        new = nn.Conv2d(old.in_channels, num_classes, 1, bias=bias)
+    else:
+        return False
+    model.set_submodule(last[-1], new)
+    return True
 
 
 def build_bundled(weights: str | None, random_state: int) -> Built:
