@@ -115,6 +115,7 @@ def scores(options: argparse.Namespace) -> None:
         for row in study.comparison.layers:
             name = "logistic" if row.classifier == "logistic" else f"from {row.layer}"
             rows.setdefault((str(row.train_size), name), []).append(row.score)
+            print(f"  {row.train_size} a class, {name}: {row.score:.3f}", flush=True)
         print(f"seed {seed}: {time.perf_counter() - begun:.0f} s", flush=True)
         for one in study.finetuned:
             for found in one.chosen:
