@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from pipelines.extraction.extract import extract
     from pipelines.extraction.options import ExtractionOptions
     from pipelines.extraction.transformer import CodesTransformer
+    from pipelines.finetuning.classifier import FineTuned
+    from pipelines.finetuning.options import FinetuneOptions
     from pipelines.linear.estimators import LinearSVCCV, LogisticCV
     from pipelines.study import Study, compare
 
@@ -16,6 +18,8 @@ _HOMES = {
     "CodesTransformer": "pipelines.extraction.transformer",
     "Comparison": "pipelines.comparison.compare",
     "ExtractionOptions": "pipelines.extraction.options",
+    "FineTuned": "pipelines.finetuning.classifier",
+    "FinetuneOptions": "pipelines.finetuning.options",
     "LinearSVCCV": "pipelines.linear.estimators",
     "LogisticCV": "pipelines.linear.estimators",
     "Protocol": "pipelines.comparison.protocol",
@@ -29,6 +33,8 @@ __all__ = [
     "CodesTransformer",
     "Comparison",
     "ExtractionOptions",
+    "FineTuned",
+    "FinetuneOptions",
     "LinearSVCCV",
     "LogisticCV",
     "Protocol",

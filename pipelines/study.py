@@ -221,7 +221,7 @@ def compare(
     protocol: Protocol | None = None,
     controls: str | Sequence[str] = DEFAULT_CONTROLS,
     drop_leaks: bool = False,
-    finetune: FinetuneOptions | None = None,
+    finetune: FinetuneOptions | bool = False,
     trials: Path | None = None,
     n_jobs: int = 1,
     progress: Progress | None = None,
@@ -241,8 +241,8 @@ def compare(
         Of `pipelines.controls.controls.CONTROLS`, joined by commas; or "none".
     drop_leaks : bool, default=False
         Leave out the images that `pipelines.comparison.duplicates.without_leaks` finds.
-    finetune : FinetuneOptions, optional
-        From where on the network is trained as well, and how. Default: it is not.
+    finetune : bool or FinetuneOptions, default=False
+        Whether the network is trained as well; or from where on, and how.
     trials : Path, optional
         Folder in which finished trials of fine-tuning are kept, to go on with after a crash.
     n_jobs : int, default=1
@@ -321,7 +321,8 @@ def compare(
             advance=advance,
         )
     finetuning = None
-    if finetune is not None:
+    if finetune:
+        finetune = FinetuneOptions() if finetune is True else finetune
         with timed(extraction.seconds, "finetune"):
             comparison, finetuning = _with_finetuned(
                 comparison, extraction, finetune, protocol, trials, n_jobs, progress

@@ -86,8 +86,8 @@ def compare(
     """
     protocol = replace(protocol, random_state=options.random_state)
     networks = of_each_backbone(options, backbone, weights)
-    trained = training if finetune else None
-    if trained is None and training != TRAINED_BY:
+    trained = training if finetune else False
+    if not trained and training != TRAINED_BY:
         raise ValueError("Options of fine-tuning were given without --finetune. Add it.")
     if len(networks) == 1:
         _report(dataset, networks[0], protocol, out, jobs, controls, drop_leaks, trained)
@@ -131,7 +131,7 @@ def _report(
     jobs: int,
     controls: str | Sequence[str],
     drop_leaks: bool = False,
-    finetune: FinetuneOptions | None = None,
+    finetune: FinetuneOptions | bool = False,
 ) -> None:
     from pipelines.cli.summary import print_summary
     from pipelines.report.report import make_report, write_report

@@ -70,7 +70,7 @@ def fit(
         protocol=protocol,
         controls=(),
         drop_leaks=drop_leaks,
-        finetune=training if finetune or named else None,
+        finetune=training if finetune or named else False,
         n_jobs=jobs,
         progress=terminal(),
     )

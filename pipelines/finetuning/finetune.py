@@ -27,9 +27,14 @@ from pipelines.extraction.extract import Extraction, extract
 from pipelines.finetuning.maps import store_maps
 from pipelines.finetuning.options import FinetuneOptions
 from pipelines.finetuning.search import Chosen, most_tried, n_folds, search
+from pipelines.finetuning.training import Setting
 from pipelines.finetuning.trials import Candidate, Head, Outcome, Trainer, Trial
 from pipelines.linear.estimators import LogisticCV
 from pipelines.progress import Progress
+
+N_MEMORIZED, EPOCHS_MEMORIZED = 20, 60
+"""Images that a network must be able to learn by heart, and in how many passes
+(https://cs231n.github.io/neural-networks-3/#sanitycheck)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +52,9 @@ class Finetuned:
         What was found by each search.
     outcomes : list of Outcome
         Of each split, the first seed's.
+    memorized_loss : float
+        Of a few centres after a short training on nothing else, from a classifier of zeros: near 0
+        unless something is wrong.
     """
 
     name: str
@@ -54,6 +62,7 @@ class Finetuned:
     fits: list[Fit]
     chosen: list[Chosen]
     outcomes: list[Outcome]
+    memorized_loss: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -233,6 +242,7 @@ def finetune(
                 for again in range(candidate.options.seeds)
             ]  # fmt: skip
             outcomes = trainer.run(trials, advance)
+            [memorized] = trainer.run([_to_memorize(trials[-1])], advance)
         n = candidate.options.seeds
         groups = [outcomes[i * n : (i + 1) * n] for i in range(len(splits))]
         fits = [
@@ -246,9 +256,18 @@ def finetune(
                 fits=fits,
                 chosen=list(chosen.values()),
                 outcomes=[of[0] for of in groups],
+                memorized_loss=memorized.train_loss,
             )
         )
     return found
+
+
+def _to_memorize(trial: Trial) -> Trial:
+    """Train on a few images alone, as the lecture does before anything else."""
+    few = np.random.default_rng(trial.seed).permutation(trial.train)[:N_MEMORIZED]
+    head = Head(weight=0 * trial.head.weight, bias=0 * trial.head.bias)
+    setting = Setting(lr=trial.setting.lr, weight_decay=0.0, epochs=EPOCHS_MEMORIZED)
+    return replace(trial, train=few, test=few, head=head, setting=setting, centers=True)
 
 
 def _searches(splits: Sequence[Split], *, same_test: bool) -> list[int]:
@@ -320,7 +339,7 @@ def _passes(
         n += sum(len(train) for train, _ in of) * most_tried(
             options, trainer.numbers[splits[i].train]
         )
-    return n
+    return n + N_MEMORIZED * EPOCHS_MEMORIZED
 
 
 def scored(

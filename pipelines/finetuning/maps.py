@@ -139,8 +139,8 @@ def store_maps(
             errno.ENOSPC,
             f"The centre and {n_views} random views take up to {gigabytes:.3g} GB, and the disk of "
             f"{extraction.store.name!r} has {free / 1e9:.3g} GB left: "
-            f"{max(0, int(free // per_view) - 1)} views would fit. Use --views-cached, --fresh, a "
-            "later start or another --store.",
+            f"{max(0, int(free // per_view) - 1)} views would fit. Use --views-cached, a later "
+            "start or another --store.",
         )
     progress.info(
         f"Maps of the centre and {n_views} random views of {len(extraction.images):,} images at "

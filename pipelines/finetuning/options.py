@@ -73,8 +73,6 @@ class FinetuneOptions:
     views_cached : int, optional
         Random views of each image whose maps are stored. Default: as many as a fifth of the free
         disk holds, up to 8.
-    fresh : bool
-        Draw new views in every epoch, and store none: slower.
 
     Examples
     --------
@@ -103,7 +101,6 @@ class FinetuneOptions:
     batch_size: int = 64
     seeds: int = 1
     views_cached: int | None = None
-    fresh: bool = False
 
     def range(self, name: str) -> tuple[float, float]:
         """Give the lowest and the highest value of a setting that can be searched.

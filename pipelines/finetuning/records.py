@@ -27,8 +27,8 @@ def describe_finetuning(finetuned: Sequence[Finetuned]) -> list[dict[str, Any]]:
     -------
     records : list of dict
         ``start``, ``reads`` (the graph node), ``depth``, ``searched``, ``setting``, ``trials``
-        (each with ``setting``, ``score``, ``loss`` of every epoch, ``diverged``), ``first_loss``
-        and ``expected_first_loss``.
+        (each with ``setting``, ``score``, ``loss`` of every epoch, ``diverged``), ``loss``,
+        ``first_loss``, ``loss_of_guessing`` and ``memorized_loss``.
     """
     records = []
     for one in finetuned:
@@ -46,6 +46,7 @@ def describe_finetuning(finetuned: Sequence[Finetuned]) -> list[dict[str, Any]]:
                 "loss": outcome.curve.loss,
                 "first_loss": outcome.first_loss,
                 "loss_of_guessing": math.log(n_classes),
+                "memorized_loss": one.memorized_loss,
             }
         )
     return records

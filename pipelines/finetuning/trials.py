@@ -259,21 +259,6 @@ class Trainer:
         return sha.hexdigest()
 
 
-def memorize(trainer: Trainer, trial: Trial) -> float:
-    """Train on a few centres until they are learned by heart, and give the loss.
-
-    Parameters
-    ----------
-    trainer : Trainer
-    trial : Trial
-
-    Returns
-    -------
-    loss : float
-    """
-    return trainer.run([trial])[0].train_loss
-
-
 def _write(file: Path, outcome: Outcome) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {
