@@ -32,7 +32,7 @@ from pipelines.diagnostics.fit_notes import fit_notes, scores_of
 from pipelines.drafts import replacing
 from pipelines.extraction.extract import Extraction, backbone_of, extract, extractor_of
 from pipelines.extraction.options import FREE, ExtractionOptions
-from pipelines.finetuning.finetune import Finetuning
+from pipelines.finetuning.finetune import Finetuning, center_of
 from pipelines.finetuning.handover import train_on_all, whole_state
 from pipelines.finetuning.trials import Trainer
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
@@ -227,13 +227,14 @@ def fit_finetuned(
     graph = extraction.backbone.graph
     options = replace(
         extraction.options, layers=graph.names[head_input(graph)], pool="avg", activation="post",
-        dtype="float32", store=None,
+        dtype="float32", store=None, views="center", each_view=False,
     )  # fmt: skip
     with TemporaryDirectory() as folder:
         file = Path(folder) / "finetuned.safetensors"
         save_file(state, file)
         backbone = backbone_of(replace(options, weights=str(file)))
-        backbone = replace(backbone, preprocessing=extraction.backbone.preprocessing)
+        own = center_of(extraction.backbone).preprocessing
+        backbone = replace(backbone, preprocessing=own)
         classifier = _softmax(trained.network.head, comparison.classes)
         _require_same(trained.network, classifier, trainer, start, extraction, backbone, options)
     setting = trained.chosen.best.setting

@@ -13,6 +13,7 @@ import torch
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
+from codes import Backbone
 from codes.augmentation import parse_augmentations
 from codes.backbones.backbone import load_backbone
 from codes.extractor import PRECISIONS
@@ -113,7 +114,12 @@ def prepare(
     OSError
         If the disk does not hold the maps.
     """
-    backbone = extraction.backbone
+    backbone = center_of(extraction.backbone)
+    if extraction.options.dense:
+        raise ValueError(
+            "A network that is run densely cannot be fine-tuned: its fully-connected layers are "
+            "convolutions there. Leave out --dense."
+        )
     starts = choose_starts(backbone.graph, options.starts)
     [whole] = choose_starts(backbone.graph, WHOLE)
     wanted = [*starts, *([whole] if options.scratch and whole not in starts else [])]
@@ -169,11 +175,19 @@ def last_codes(extraction: Extraction, progress: Progress) -> NDArray[Any]:
     """
     graph = extraction.backbone.graph
     options = replace(
-        extraction.options, layers=graph.names[head_input(graph)], pool="avg", activation="post"
+        extraction.options, layers=graph.names[head_input(graph)], pool="avg", activation="post",
+        views="center", each_view=False,
+    )  # fmt: skip
+    found = extract(
+        extraction.images, options, backbone=center_of(extraction.backbone), progress=progress
     )
-    found = extract(extraction.images, options, backbone=extraction.backbone, progress=progress)
     [reader] = found.readers.values()
     return reader()
+
+
+def center_of(backbone: Backbone) -> Backbone:
+    """Give the backbone that sees the centre of an image only."""
+    return replace(backbone, preprocessing=replace(backbone.preprocessing, views="center"))
 
 
 def finetune(
