@@ -25,14 +25,14 @@ from codes.graph.suffix import Suffix
 from codes.preprocessing import Preprocessing
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.evaluate import ESTIMATORS, average_views, decision_values, training_rows
-from pipelines.comparison.protocol import FINETUNE, Protocol
+from pipelines.comparison.protocol import FINETUNE, SCRATCH, WHOLE, Protocol
 from pipelines.comparison.scoring import scorer
 from pipelines.comparison.splits import inner_splits
 from pipelines.diagnostics.fit_notes import fit_notes, scores_of
 from pipelines.drafts import replacing
 from pipelines.extraction.extract import Extraction, backbone_of, extract, extractor_of
 from pipelines.extraction.options import FREE, ExtractionOptions
-from pipelines.finetuning.finetune import Finetuning, center_of
+from pipelines.finetuning.finetune import Finetuning, center_of, prepare
 from pipelines.finetuning.handover import train_on_all, whole_state
 from pipelines.finetuning.trials import Trainer
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
@@ -218,30 +218,38 @@ def fit_finetuned(
     n_jobs : int
     progress : Progress
     """
-    trainer, samples = finetuning.trainer, comparison.scored.samples
+    samples = comparison.scored.samples
+    scratch = start == SCRATCH
+    options = replace(
+        finetuning.trainer.candidates[start].options,
+        starts=(WHOLE if scratch else start,),
+        scratch=scratch,
+    )
+    # Images that only tested have no random views yet.
+    trainer = prepare(extraction, samples.numbers, options, folder=None, progress=progress)
     trained = train_on_all(
         trainer, start, finetuning.codes, samples,
         protocol=protocol, scoring=comparison.scoring, n_jobs=n_jobs, progress=progress,
     )  # fmt: skip
     state = whole_state(trainer, start, trained.network)
     graph = extraction.backbone.graph
-    options = replace(
+    reading = replace(
         extraction.options, layers=graph.names[head_input(graph)], pool="avg", activation="post",
         dtype="float32", store=None, views="center", each_view=False,
     )  # fmt: skip
     with TemporaryDirectory() as folder:
         file = Path(folder) / "finetuned.safetensors"
         save_file(state, file)
-        backbone = backbone_of(replace(options, weights=str(file)))
+        backbone = backbone_of(replace(reading, weights=str(file)))
         own = center_of(extraction.backbone).preprocessing
         backbone = replace(backbone, preprocessing=own)
         classifier = _softmax(trained.network.head, comparison.classes)
-        _require_same(trained.network, classifier, trainer, start, extraction, backbone, options)
+        _require_same(trained.network, classifier, trainer, start, extraction, backbone, reading)
     setting = trained.chosen.best.setting
     images = extraction.images
     return FittedPipeline(
         classifier=classifier,
-        options=options,
+        options=reading,
         weights_digest=backbone.weights_digest,
         architecture=backbone.architecture,
         preprocessing=backbone.preprocessing.fields(),

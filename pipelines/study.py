@@ -349,7 +349,13 @@ def _with_finetuned(
 ) -> tuple[Comparison, Finetuning]:
     """Train the network too, and choose among everything."""
     scored = comparison.scored
-    trainer = prepare(extraction, scored.samples.numbers, options, folder=folder, progress=progress)
+    trained = np.zeros(len(scored.samples.y), bool)
+    for split in scored.splits:
+        trained[split.train] = True
+    trainer = prepare(
+        extraction, scored.samples.numbers, options,
+        trained=trained, folder=folder, progress=progress,
+    )  # fmt: skip
     codes = last_codes(extraction, progress)
     found = run_finetuning(
         trainer, codes, scored.samples, scored.splits,

@@ -88,6 +88,7 @@ def prepare(
     numbers: NDArray[np.intp],
     options: FinetuneOptions,
     *,
+    trained: NDArray[np.bool_] | None = None,
     folder: Path | None,
     progress: Progress,
 ) -> Trainer:
@@ -99,6 +100,8 @@ def prepare(
     numbers : ndarray of shape (n_samples,), intp
         Of the images' classes.
     options : FinetuneOptions
+    trained : ndarray of shape (n_samples,), bool, optional
+        The images that train in some split. Default: all.
     folder : Path or None
         Where finished trials are kept.
     progress : Progress
@@ -126,6 +129,7 @@ def prepare(
     maps = store_maps(
         extraction,
         wanted,
+        trained=trained,
         augment=parse_augmentations(options.augment),
         n_views=options.views_cached,
         dtype="float16",

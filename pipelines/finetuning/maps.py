@@ -48,11 +48,14 @@ class StoredMaps:
     places : tuple of (ExtractionKey, CodesKey)
         Of each view.
     digests : ndarray of shape (n_images, 32), uint8
+    trained : ndarray of shape (n_images,), bool
+        The images that have random views.
     """
 
     store: CodeStore
     places: tuple[Place, ...]
     digests: NDArray[np.uint8]
+    trained: NDArray[np.bool_]
 
     @property
     def n_views(self) -> int:
@@ -61,7 +64,11 @@ class StoredMaps:
 
     @cached_property
     def _views(self) -> list[CodesView]:
-        return [self.store.view(*place, self.digests) for place in self.places]
+        own = [self.digests, *[self.digests[self.trained]] * self.n_views]
+        return [
+            self.store.view(*place, digests)
+            for place, digests in zip(self.places, own, strict=True)
+        ]
 
     def __getstate__(self) -> dict[str, object]:
         # What was opened stays in its process.
@@ -83,13 +90,20 @@ class StoredMaps:
             Flattened, channels first.
         """
         number = 0 if view == 0 or not self.n_views else 1 + (view - 1) % self.n_views
-        return torch.from_numpy(self._views[number][images])
+        rows = images if number == 0 else self._rows[images]
+        return torch.from_numpy(self._views[number][rows])
+
+    @cached_property
+    def _rows(self) -> NDArray[np.intp]:
+        """Where each image is among those with random views."""
+        return np.cumsum(self.trained) - 1
 
 
 def store_maps(
     extraction: Extraction,
     starts: Sequence[Start],
     *,
+    trained: NDArray[np.bool_] | None = None,
     augment: tuple[str, ...],
     n_views: int | None,
     dtype: str,
@@ -103,6 +117,8 @@ def store_maps(
     extraction : Extraction
         The images, and the backbone.
     starts : sequence of Start
+    trained : ndarray of shape (n_images,), bool, optional
+        The images of which random views are needed. Default: all.
     augment : tuple of str
         Of `codes.augmentation.AUGMENTATIONS`; with none, the centre is the only view.
     n_views : int or None
@@ -123,9 +139,13 @@ def store_maps(
     OSError
         If the disk does not hold them; it says how many views it would.
     """
-    itemsize = np.dtype(dtype).itemsize
-    values = sum(int(np.prod(start.shape)) for start in starts)
-    per_view = values * itemsize * len(np.unique(extraction.digests, axis=0))
+    if trained is None:
+        trained = np.ones(len(extraction.images), bool)
+    values = sum(int(np.prod(start.shape)) for start in starts) * np.dtype(dtype).itemsize
+    center, per_view = (
+        values * len(np.unique(digests, axis=0))
+        for digests in (extraction.digests, extraction.digests[trained])
+    )
     free = extraction.store.storage.free_bytes()
     if not augment:
         n_views = 0
@@ -133,17 +153,18 @@ def store_maps(
         n_views = MOST_VIEWS
         if free is not None:
             n_views = int(np.clip(DISK_SHARE * free / per_view, 1, MOST_VIEWS))
-    gigabytes = (1 + n_views) * per_view / 1e9
+    gigabytes = (center + n_views * per_view) / 1e9
     if free is not None and gigabytes > free / 1e9:
         raise OSError(
             errno.ENOSPC,
             f"The centre and {n_views} random views take up to {gigabytes:.3g} GB, and the disk of "
             f"{extraction.store.name!r} has {free / 1e9:.3g} GB left: "
-            f"{max(0, int(free // per_view) - 1)} views would fit. Use --views-cached, a later "
-            "start or another --store.",
+            f"{max(0, int((free - center) // per_view))} views would fit. Use --views-cached, a "
+            "later start or another --store.",
         )
     progress.info(
-        f"Maps of the centre and {n_views} random views of {len(extraction.images):,} images at "
+        f"Maps of the centre of {len(extraction.images):,} images, and of {n_views} random views "
+        f"of the {int(trained.sum()):,} that train, at "
         f"{', '.join(start.name for start in starts)}: at most {gigabytes:.3g} GB in "
         f"{extraction.store.name}."
     )
@@ -153,12 +174,18 @@ def store_maps(
     for group, backbone in ((inner, extraction.backbone), (whole, _pixels(extraction.backbone))):
         if group:
             filled = _fill(
-                backbone, group, n_views, augment, random_state, dtype, extraction, progress
-            )
+                backbone, group, n_views, augment, random_state, dtype, extraction, trained,
+                progress,
+            )  # fmt: skip
             for name, place in filled:
                 places[name].append(place)
     return {
-        name: StoredMaps(store=extraction.store, places=tuple(found), digests=extraction.digests)
+        name: StoredMaps(
+            store=extraction.store,
+            places=tuple(found),
+            digests=extraction.digests,
+            trained=trained,
+        )
         for name, found in places.items()
     }
 
@@ -175,13 +202,14 @@ def _fill(
     random_state: int,
     dtype: str,
     extraction: Extraction,
+    trained: NDArray[np.bool_],
     progress: Progress,
 ) -> list[tuple[str, Place]]:
     """Fill the store with the centre, then with random views; say where each start's are."""
     options = replace(extraction.options, skip_unreadable=False)
     center = replace(backbone.preprocessing, views="center")
-    own = {field.name: getattr(center, field.name) for field in fields(Preprocessing)}
-    drawn = AugmentedPreprocessing(**own, augment=augment, random_state=random_state)
+    steps = {field.name: getattr(center, field.name) for field in fields(Preprocessing)}
+    drawn = AugmentedPreprocessing(**steps, augment=augment, random_state=random_state)
     found: list[tuple[str, Place]] = []
     for preprocessing, numbers in ((center, (0,)), (drawn, tuple(range(1, n_views + 1)))):
         if not numbers:
@@ -198,9 +226,10 @@ def _fill(
             )
             for tap in extractor.taps
         }
+        own = np.flatnonzero(trained) if preprocessing is drawn else np.arange(len(trained))
         fill_missing(
-            extraction.store, key, arrays, extraction.images, extraction.digests, extractor,
-            options=options, progress=progress,
+            extraction.store, key, arrays, extraction.images.take(own), extraction.digests[own],
+            extractor, options=options, progress=progress,
         )  # fmt: skip
         found += [(tap.start, (key, arrays[tap.name])) for tap in extractor.taps]
     return found
