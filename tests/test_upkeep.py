@@ -131,7 +131,7 @@ def test_swapped_chunks_and_foreign_files_are_found(tmp_path: Path) -> None:
         tmp_path / KEY.folder() / "notes.txt",
         one.parents[0] / "notes.txt",
         one.parents[1] / "notes.txt",
-        one.parents[0] / "c.999.0",
+        one.parents[0] / "c.99999.0",
     ]
     for file in foreign:
         file.parent.mkdir(exist_ok=True)

@@ -123,7 +123,7 @@ def choose_starts(traced: TracedGraph, wanted: str | Sequence[str] = "auto") -> 
     >>> from codes import load_backbone
     >>> graph = load_backbone("bundled").graph
     >>> [start.name for start in choose_starts(graph)]
-    ['input', 'conv4', 'fc6']
+    ['input', 'conv3', 'conv5']
     """
     starts = find_starts(traced)
     if not starts:
