@@ -136,9 +136,14 @@ class Study:
             n_jobs=self.n_jobs, progress=self.progress,
         )  # fmt: skip
 
+    @property
+    def linear(self) -> Comparison:
+        """The comparison of the linear classifiers alone."""
+        return self.comparison if self.finetuning is None else self.finetuning.linear
+
     @cached_property
     def controls(self) -> tuple[ControlScore, ...]:
-        """What the chosen depth should be compared with."""
+        """What the chosen depth of the linear classifiers should be compared with."""
         return self._controls[0]
 
     @property
@@ -155,7 +160,7 @@ class Study:
             for name in self.control_names:
                 try:
                     control = CONTROLS[name]
-                    readers[name] = control.read(extraction, self.best.layer, self.progress)
+                    readers[name] = control.read(extraction, self.linear.best.layer, self.progress)
                 except LeftOutError as why:
                     notes.append(f"the control {name} was left out: {why}")
             if any(CONTROLS[name].searches for name in readers):
@@ -166,7 +171,7 @@ class Study:
             with self.progress.step("Controls", len(readers)) as advance:
                 scores = run_controls(
                     readers,
-                    self.comparison,
+                    self.linear,
                     protocol=self.protocol,
                     n_jobs=self.n_jobs,
                     advance=advance,
@@ -205,8 +210,9 @@ class Study:
     @cached_property
     def cost(self) -> dict[str, float]:
         """Seconds of the network for an image, up to the chosen and to the recommended layer."""
-        layers = [self.best.layer, self.best.taken[0]]
-        return measure_cost(self.extraction, layers)
+        taps = {tap.name for tap in self.extraction.taps}
+        chosen = [self.best.layer, self.best.taken[0], self.linear.best.layer]
+        return measure_cost(self.extraction, [layer for layer in chosen if layer in taps])
 
     @cached_property
     def advice(self) -> Advice:
@@ -374,7 +380,9 @@ def _with_finetuned(
         layers={**scored.layers, **described},
     )
     everything = decide(scored, max_loss=protocol.max_loss, notes=comparison.notes)
-    return everything, Finetuning(trainer=trainer, codes=codes, found=tuple(found))
+    return everything, Finetuning(
+        trainer=trainer, codes=codes, found=tuple(found), linear=comparison
+    )
 
 
 def _settled(

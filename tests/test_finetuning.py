@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from codes.augmentation import AugmentedPreprocessing, parse_augmentations
 from codes.graph.starts import choose_starts
 from codes.graph.suffix import Suffix
 from pipelines import ExtractionOptions, LogisticCV, Protocol, compare, extract
+from pipelines.comparison.evaluate import Fit, evaluate_layer
 from pipelines.comparison.samples import Samples
 from pipelines.extraction.extract import Extraction
 from pipelines.finetuning.classifier import FineTuned
@@ -39,6 +41,7 @@ from pipelines.finetuning.search import DivergedError, draw_settings, search
 from pipelines.finetuning.training import Run, Setting, batches_of, train
 from pipelines.finetuning.trials import Head, Trainer, Trial
 from pipelines.progress import Silent
+from pipelines.report.report import make_report, write_report
 from tests.conftest import draw_image
 
 CPU = torch.device("cpu")
@@ -403,6 +406,32 @@ def test_fine_tuned_candidates_are_rows_of_the_report(
     assert trials == {f.name: f.stat().st_mtime_ns for f in (tmp_path / "out/trials").iterdir()}
     repeated = json.loads((tmp_path / "out" / "report.json").read_text())
     assert repeated["layers"] == report["layers"]
+
+
+def test_where_fine_tuning_is_chosen_controls_are_of_the_linear_classifiers(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def worse(*arguments: Any) -> list[Fit]:
+        return [replace(fit, cv_score=0.1) for fit in evaluate_layer(*arguments)]
+
+    monkeypatch.setattr("pipelines.comparison.evaluate.evaluate_layer", worse)
+    study = compare(
+        digits, backbone="bundled", layers="conv1.relu", Cs=(1e-3, 1e-1), cv=3,
+        controls="majority,shuffled,pixels,pre",
+        finetune=FinetuneOptions(starts="fc6", epochs=4, views_cached=1),
+    )  # fmt: skip
+    assert (study.best.layer, study.best.classifier) == ("fc6", "finetune")
+    assert study.linear.best.layer == "conv1.relu"
+    report = make_report(study)
+    write_report(tmp_path / "out", report, study)
+    assert [control["name"] for control in report["controls"]] == [
+        "majority", "shuffled", "pixels", "pre",
+    ]  # fmt: skip
+    assert "conv1.relu" in report["cost"]
+    assert "fine-tuned from fc6" in (tmp_path / "out" / "report.html").read_text()
+    fitted = study.fit()
+    taken = study.best.taken
+    assert (fitted.card["layer"], fitted.card["classifier"]) == taken
 
 
 def test_options_of_fine_tuning_need_it(

@@ -107,7 +107,9 @@ def advise(
     if any(
         it.name == "pixels" and it.finding and does_as_well(it.expected, best) for it in controls
     ):
-        case, instead = NO_NETWORK, f"Train {CLASSIFIER_NAMES[best.classifier]} on raw pixels."
+        kinds = [best.classifier, *(row.classifier for row in comparison.layers)]
+        linear = next(kind for kind in kinds if kind != FINETUNE)
+        case, instead = NO_NETWORK, f"Train {CLASSIFIER_NAMES[linear]} on raw pixels."
         text = f"{instead} If a network is wanted all the same, {text[0].lower()}{text[1:]}"
     text = " ".join([*against, text])
     return Advice(case=case, text=text, evidence=tuple(evidence), large=large, similar=similar)

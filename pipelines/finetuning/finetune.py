@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 
 from codes import Backbone
 from codes.augmentation import parse_augmentations
@@ -19,6 +21,7 @@ from codes.backbones.backbone import load_backbone
 from codes.extractor import PRECISIONS
 from codes.graph.heads import head_input
 from codes.graph.starts import WHOLE, Start, choose_starts
+from pipelines.comparison.compare import Comparison
 from pipelines.comparison.evaluate import Fit
 from pipelines.comparison.protocol import SCRATCH, Protocol
 from pipelines.comparison.samples import Samples
@@ -76,11 +79,14 @@ class Finetuning:
     codes : ndarray of shape (n_samples, n_features)
         What the classifier reads of the network as it is.
     found : tuple of Finetuned
+    linear : Comparison
+        Of the linear classifiers alone.
     """
 
     trainer: Trainer
     codes: NDArray[Any]
     found: tuple[Finetuned, ...]
+    linear: Comparison
 
 
 def prepare(
@@ -330,7 +336,11 @@ def _probe(X: NDArray[Any], numbers: NDArray[np.intp], protocol: Protocol) -> He
         # Probabilities that mean something: what is trained on has a loss that can fall.
         scoring="neg_log_loss",
         random_state=protocol.random_state,
-    ).fit(X, numbers)
+    )
+    with warnings.catch_warnings():
+        # Training goes on from here: it need not be the optimum.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, numbers)
     weight, bias = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
     if len(weight) == 1:  # Of two classes: a sigmoid is a softmax with zero for the first.
         weight, bias = np.vstack([0 * weight, weight]), np.append(0.0, bias)

@@ -78,6 +78,12 @@ def _recommendation(report: dict[str, Any]) -> str:
             f"{' from it' if everything else ''}, {end}"
         )
     first = rows[chosen]
+    if first["classifier"] == FINETUNE != rows[cheap]["classifier"]:
+        return (
+            f"{take}: it scores {expected(rows[cheap])[0]:.3f}, and trains nothing of the network, "
+            f"unlike {_named(report, first)}, which has the best validation score and scores "
+            f"{expected(first)[0]:.3f}; they cannot be distinguished."
+        )
     return (
         f"{take}: it scores {expected(rows[cheap])[0]:.3f}, and is cheaper to compute than "
         f"{_named(report, first)} (depth {first['depth']:.2f}), which has the best "
