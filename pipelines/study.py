@@ -275,6 +275,12 @@ def compare(
     control_names = parse_controls(controls)
     images = load_images(dataset, page=options.page)
     say_ignored(images, progress)
+    if finetune and images.test is None and protocol.repeats is None:
+        protocol = replace(protocol, repeats=1)
+        progress.info(
+            "Without test images, each fold of one cross-validation has a search of its own; "
+            "--repeats asks for more than one."
+        )
     # Before hours of extraction: whether every class has the images that the folds need.
     samples = Samples(y=images.labels, test=images.test, groups=images.groups)
     splits, _ = make_splits(samples, protocol)

@@ -32,7 +32,7 @@ from pipelines.comparison.evaluate import Fit, evaluate_layer
 from pipelines.comparison.samples import Samples
 from pipelines.extraction.extract import Extraction
 from pipelines.finetuning.classifier import FineTuned
-from pipelines.finetuning.finetune import fit_heads, last_codes, prepare
+from pipelines.finetuning.finetune import fit_heads, last_codes, prepare, start_head
 from pipelines.finetuning.handover import calibrate
 from pipelines.finetuning.maps import StoredMaps, store_maps
 from pipelines.finetuning.optimizers import limit_norms, make_optimizer, penalty, rate_at
@@ -228,6 +228,24 @@ def test_training_begins_where_the_logistic_regression_ends(
     probe = LogisticCV(Cs=np.array(protocol.grid), cv=3, scoring="neg_log_loss", random_state=0)
     expected = log_loss(numbers, probe.fit(codes, numbers).predict_proba(codes))
     assert outcome.first_loss == pytest.approx(expected, abs=2e-3)  # Maps are float16 here.
+
+
+def test_a_random_head_begins_by_guessing(image_folder: Path) -> None:
+    extraction = _extraction(image_folder)
+    labels = extraction.images.labels
+    numbers = np.unique(labels, return_inverse=True)[1]
+    options = FinetuneOptions(starts="fc6", views_cached=1, head="random")
+    trainer = prepare(extraction, numbers, options, folder=None, progress=Silent())
+    zeros = Head(weight=np.zeros((3, 512)), bias=np.zeros(3))
+    head = start_head(zeros, last_codes(extraction, Silent()), random=True, seed=0)
+    assert np.abs(head.weight).min() > 0
+    everything = np.arange(len(labels))
+    trial = Trial(
+        candidate="fc6", train=everything, test=everything, head=head,
+        setting=Setting(lr=1e-3, weight_decay=0.0, epochs=1), seed=0,
+    )  # fmt: skip
+    [outcome] = trainer.run([trial])
+    assert outcome.first_loss == pytest.approx(math.log(3), rel=0.1)
 
 
 def test_no_image_is_lost_and_no_batch_has_one() -> None:
@@ -432,6 +450,18 @@ def test_where_fine_tuning_is_chosen_controls_are_of_the_linear_classifiers(
     fitted = study.fit()
     taken = study.best.taken
     assert (fitted.card["layer"], fitted.card["classifier"]) == taken
+
+
+def test_without_test_images_each_fold_has_its_own_search(digits: Path) -> None:
+    study = compare(
+        digits / "train", backbone="bundled", layers="fc7.relu", Cs=(1e-2,), cv=3, controls="none",
+        finetune=FinetuneOptions(starts="fc7", epochs=2, views_cached=1, augment="flip"),
+    )  # fmt: skip
+    [found] = study.finetuned
+    assert len(found.chosen) == len(found.fits) == 3
+    tested = np.concatenate([split.test for split in study.comparison.scored.splits])
+    assert sorted(tested.tolist()) == list(range(42))
+    assert all(np.isfinite(fit.answers).all() for fit in found.fits)
 
 
 def test_options_of_fine_tuning_need_it(
