@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -79,8 +79,8 @@ class FittedPipeline:
     architecture: dict[str, Any]
     preprocessing: dict[str, Any]
     card: dict[str, Any]
-    digests: NDArray[np.uint8]
-    state: dict[str, Tensor] | None = None
+    digests: NDArray[np.uint8] = field(repr=False)
+    state: dict[str, Tensor] | None = field(default=None, repr=False)
 
     def trained_on(self, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Tell by their digests which images the classifier was trained on: ``(n_samples,)``."""

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codes import ImageList, load_images
+from codes.augmentation import parse_augmentations
+from codes.graph.starts import choose_starts
 from codes.wording import counted
 from pipelines.comparison.compare import Comparison, compare_layers, decide
 from pipelines.comparison.duplicates import (
@@ -36,7 +38,7 @@ from pipelines.diagnostics.advice import Advice, advise
 from pipelines.diagnostics.reproducibility import Reproducibility, measure_reproducibility
 from pipelines.diagnostics.similarity import Similarity, measure_similarity
 from pipelines.extraction.cost import measure_cost, multiply_adds
-from pipelines.extraction.extract import Extraction, extract
+from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.left_out import say_ignored
 from pipelines.extraction.normalization import NormalizationCheck, check_normalization
 from pipelines.extraction.options import ExtractionOptions
@@ -275,6 +277,10 @@ def compare(
     control_names = parse_controls(controls)
     images = load_images(dataset, page=options.page)
     say_ignored(images, progress)
+    if finetune:  # Before hours of extraction: whether there are such starts.
+        finetune = FinetuneOptions() if finetune is True else finetune
+        parse_augmentations(finetune.augment)
+        choose_starts(backbone_of(options).graph, finetune.starts)
     if finetune and images.test is None and protocol.repeats is None:
         protocol = replace(protocol, repeats=1)
         progress.info(
@@ -334,7 +340,6 @@ def compare(
         )
     finetuning = None
     if finetune:
-        finetune = FinetuneOptions() if finetune is True else finetune
         with timed(extraction.seconds, "finetune"):
             comparison, finetuning = _with_finetuned(
                 comparison, extraction, finetune, protocol, trials, n_jobs, progress
@@ -369,7 +374,7 @@ def _with_finetuned(
         trained=trained, folder=folder, progress=progress,
     )  # fmt: skip
     codes = last_codes(extraction, progress)
-    found = run_finetuning(
+    found, notes = run_finetuning(
         trainer, codes, scored.samples, scored.splits,
         protocol=protocol, scoring=scored.scoring, n_jobs=n_jobs, progress=progress,
     )  # fmt: skip
@@ -385,7 +390,7 @@ def _with_finetuned(
         fits=scored.fits | {(one.name, FINETUNE): one.fits for one in found},
         layers={**scored.layers, **described},
     )
-    everything = decide(scored, max_loss=protocol.max_loss, notes=comparison.notes)
+    everything = decide(scored, max_loss=protocol.max_loss, notes=(*comparison.notes, *notes))
     return everything, Finetuning(
         trainer=trainer, codes=codes, found=tuple(found), linear=comparison
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -358,7 +359,7 @@ def test_finished_trials_are_kept_and_others_are_run(image_folder: Path, tmp_pat
     assert file.stat().st_mtime_ns == changed
     np.testing.assert_array_equal(first.log_proba, again.log_proba)
     assert vars(first.curve) == vars(again.curve)
-    file.unlink()
+    file.write_bytes(file.read_bytes()[:100])  # Damaged: run again.
     [fresh] = trainer.run([trial])
     np.testing.assert_array_equal(first.log_proba, fresh.log_proba)
     trainer.run([replace(trial, setting=replace(trial.setting, lr=0.04)), replace(trial, seed=2)])
@@ -464,6 +465,25 @@ def test_without_test_images_each_fold_has_its_own_search(digits: Path) -> None:
     assert all(np.isfinite(fit.answers).all() for fit in found.fits)
 
 
+def test_a_start_that_diverges_leaves_the_others(digits: Path) -> None:
+    study = compare(
+        digits, backbone="bundled", layers="fc7.relu", Cs=(1e-2,), cv=3, controls="none",
+        finetune=FinetuneOptions(starts="fc7", epochs=3, views_cached=1, lr=1e8, weight_decay=0.0),
+    )  # fmt: skip
+    assert study.finetuned == ()
+    assert any("fc7 diverged" in note for note in study.notes)
+    assert study.best.layer == "fc7.relu"
+
+
+@pytest.mark.parametrize("wrong", [{"starts": "conv9"}, {"augment": "zoom"}])
+def test_what_is_not_available_is_refused_before_anything_is_extracted(
+    digits: Path, wrong: dict[str, str]
+) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong.values()))):
+        compare(digits, backbone="bundled", finetune=FinetuneOptions(**wrong))
+    assert not Path(os.environ["CNN_CODES_STORE"]).exists()
+
+
 def test_options_of_fine_tuning_need_it(
     digits: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -491,10 +511,10 @@ def test_a_fine_tuned_network_is_handed_over(
     file = tmp_path / "cells.safetensors"
     done = run_cli(
         "fit", digits, "--backbone", "bundled", "--layers", "fc7.relu", "--cv", 3,
-        "--Cs", "1e-3,1e-1", "--from", "fc6", "--epochs", 4, "--views-cached", 1, "--out", file,
+        "--Cs", "1e-3,1e-1", "--from", "conv5", "--epochs", 4, "--views-cached", 1, "--out", file,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "fine-tuned from fc6" in done.stdout
+    assert "fine-tuned from conv5" in done.stdout
     predicted = [run_cli("predict", file, digits / "test").stdout for _ in range(2)]
     assert predicted[0] == predicted[1]
     rows = list(csv.DictReader(predicted[0].splitlines()))
@@ -513,9 +533,9 @@ def test_a_fine_tuned_network_is_handed_over(
     # Before the start nothing has changed; after it, all has.
     before, after = load_backbone("bundled").model.state_dict(), network.model.state_dict()
     for name, value in before.items():
-        if name.startswith("conv"):
+        if name.startswith(("conv1", "conv2", "conv3", "conv4")):
             assert torch.equal(value, after[name]), name
-        elif name.startswith(("fc6", "fc7")):
+        elif name.startswith(("conv5", "fc6", "fc7")):
             assert not torch.equal(value, after[name]), name
     extracted = run_cli("extract", digits, "--backbone", "bundled", "--weights", file)
     assert extracted.returncode == 0, extracted.stderr
@@ -544,3 +564,9 @@ def test_temperatures_make_probabilities_right(too: float) -> None:
     sure = scores * too
     log_proba = sure - np.logaddexp.reduce(sure, axis=1, keepdims=True)
     assert calibrate([log_proba], [truth]) == pytest.approx(too, rel=0.1)
+    # Where every image is right, probabilities stay below 1: by as much as few images leave open.
+    few, right = log_proba[:12], log_proba[:12].argmax(1)
+    temperature = calibrate([few], [right])
+    scaled = few / temperature
+    probabilities = np.exp(scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)).max(1)
+    assert 0.6 < probabilities.mean() < 0.97

@@ -197,9 +197,10 @@ def _named(traced: TracedGraph, starts: Sequence[Start], name: str) -> Start:
             return start
     before = [start.name for start, place in zip(starts, places, strict=True) if place < first]
     after = [start.name for start, place in zip(starts, places, strict=True) if place >= first]
+    rest = nodes[first + 1 : nodes.index(head_input(traced)) + 1]
     why = (
         "what comes later also depends on values from before it"
-        if after
+        if after or any(_has_parameters(traced, node) for node in rest)
         else "no layer that is trained comes between it and the classifier"
     )
     raise ValueError(

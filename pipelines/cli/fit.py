@@ -64,6 +64,11 @@ def fit(
     named = training.starts != TRAINED_BY.starts
     if training != TRAINED_BY and not (finetune or named):
         raise ValueError("Options of fine-tuning were given without --finetune. Add it.")
+    if (finetune or named) and out.suffix != ".safetensors":
+        raise ValueError(
+            f"--out {str(out)!r}: a fine-tuned network is written as .safetensors, which --weights "
+            "takes too. Name it so."
+        )
     study = compare(
         dataset,
         options=options,
@@ -77,6 +82,8 @@ def fit(
     start = None
     if named:  # Of several, the one with the best validation score.
         rows = [row for row in study.comparison.layers if row.classifier == FINETUNE]
+        if not rows:
+            raise ValueError(f"{'. '.join(study.notes)}.")
         start = max(rows, key=lambda row: row.cv_score).layer
     fitted = study.fit(start)
     save(fitted, out)
@@ -105,7 +112,7 @@ def _described(card: dict[str, Any]) -> str:
         setting = card["setting"]
         return (
             f"{finetuned_name(card['layer'])}, learning rate {setting['lr']:.2g}, weight decay "
-            f"{setting['weight_decay']:.2g}, {counted(setting['epochs'], 'epoch')}"
+            f"{setting['weight_decay']:.2g}, {setting['epochs']} epochs"
         )
     return f"{card['layer']}, {card['classifier']}, C={card['C']:.2g}"
 

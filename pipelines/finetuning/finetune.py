@@ -30,7 +30,7 @@ from pipelines.comparison.splits import Fold, Split
 from pipelines.extraction.extract import Extraction, extract
 from pipelines.finetuning.maps import store_maps
 from pipelines.finetuning.options import FinetuneOptions
-from pipelines.finetuning.search import Chosen, most_tried, n_folds, search
+from pipelines.finetuning.search import Chosen, DivergedError, most_tried, n_folds, search
 from pipelines.finetuning.training import Setting
 from pipelines.finetuning.trials import Candidate, Head, Outcome, Trainer, Trial
 from pipelines.linear.estimators import LogisticCV
@@ -210,7 +210,7 @@ def finetune(
     scoring: str,
     n_jobs: int = 1,
     progress: Progress,
-) -> list[Finetuned]:
+) -> tuple[list[Finetuned], list[str]]:
     """Train every candidate on every split, with settings chosen among its training images.
 
     Where the test images are the same in several splits, settings are chosen in the first of each
@@ -232,6 +232,8 @@ def finetune(
     Returns
     -------
     finetuned : list of Finetuned
+    notes : list of str
+        Which candidates are left out, as every setting diverged.
     """
     score = scored(scoring, len(samples.classes))
     searches = _searches(splits, same_test=samples.test is not None)
@@ -242,8 +244,8 @@ def finetune(
     heads = fit_heads(codes, samples, subsets, protocol, n_jobs)
     own, rest = heads[: len(splits)], iter(heads[len(splits) :])
     of_folds = {i: [next(rest) for _ in of] for i, of in folds.items()}
-    found = []
-    for name, candidate in trainer.candidates.items():
+
+    def one(name: str, candidate: Candidate) -> Finetuned:
         seed = zlib.crc32(name.encode()) ^ protocol.random_state
         random = candidate.options.head == "random"
         total = _passes(trainer, name, splits, folds)
@@ -273,17 +275,23 @@ def finetune(
             _fit(split, of, samples, scoring, chosen[searches[i]], codes.shape[1])
             for i, (split, of) in enumerate(zip(splits, groups, strict=True))
         ]
-        found.append(
-            Finetuned(
-                name=name,
-                start=candidate.start,
-                fits=fits,
-                chosen=list(chosen.values()),
-                outcomes=[of[0] for of in groups],
-                memorized_loss=memorized.train_loss,
-            )
+        return Finetuned(
+            name=name,
+            start=candidate.start,
+            fits=fits,
+            chosen=list(chosen.values()),
+            outcomes=[of[0] for of in groups],
+            memorized_loss=memorized.train_loss,
         )
-    return found
+
+    found: list[Finetuned] = []
+    notes: list[str] = []
+    for name, candidate in trainer.candidates.items():
+        try:
+            found.append(one(name, candidate))
+        except DivergedError as error:  # The others, and the linear classifiers, stay.
+            notes.append(str(error).rstrip("."))
+    return found, notes
 
 
 def _to_memorize(trial: Trial) -> Trial:

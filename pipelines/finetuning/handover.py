@@ -121,21 +121,28 @@ def calibrate(log_proba: Sequence[NDArray[np.float64]], truth: Sequence[NDArray[
 
     References
     ----------
-    Guo, Pleiss, Sun and Weinberger, *On calibration of modern neural networks* (ICML 2017).
+    Guo, Pleiss, Sun and Weinberger, *On calibration of modern neural networks* (ICML 2017); Platt,
+    *Probabilistic outputs for support vector machines* (1999), section 2.2.
 
     Examples
     --------
-    >>> sure = np.log([[0.9, 0.1]] * 10)  # And right in 6 of 10.
-    >>> t = calibrate([sure], [np.array([0] * 6 + [1] * 4)])
+    >>> sure = np.log([[0.9, 0.1]] * 1000)  # And right in 6 of 10.
+    >>> t = calibrate([sure], [np.array([0] * 600 + [1] * 400)])
     >>> round(float(1 / (1 + np.exp(-(sure[0, 0] - sure[0, 1]) / t))), 2)
     0.6
     """
     scores, labels = np.concatenate(log_proba), np.concatenate(truth)
+    n, n_classes = scores.shape
+    # Where every image is right, no temperature would be low enough: as in Platt (1999), each class
+    # counts one image more than there are.
+    doubt = (n_classes - 1) / (n + n_classes)
 
     def loss(log_temperature: float) -> float:
         scaled = scores / np.exp(log_temperature)
-        norm = np.logaddexp.reduce(scaled, axis=1)
-        return float((norm - scaled[np.arange(len(labels)), labels]).mean())
+        losses = np.logaddexp.reduce(scaled, axis=1, keepdims=True) - scaled
+        right = losses[np.arange(n), labels]
+        wrong = (losses.sum(1) - right) / (n_classes - 1)
+        return float(((1 - doubt) * right + doubt * wrong).mean())
 
     found = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
@@ -172,7 +179,8 @@ def whole_state(trainer: Trainer, name: str, network: Suffix) -> dict[str, Tenso
             f"The classifier of {backbone.name} is not one layer on its last codes, so that the "
             "fine-tuned network cannot be written as a state dict of it."
         )
-    state |= {key: value.detach().cpu().clone() for key, value in trained.items()}
+    # Convolutions lie channels last while they are trained; safetensors takes the usual order.
+    state |= {key: value.detach().cpu().contiguous().clone() for key, value in trained.items()}
     key, old = found
     state[key] = weight.reshape(len(weight), *old.shape[1:]).contiguous().clone()
     state[f"{key.removesuffix('.weight')}.bias"] = network.head.bias.detach().clone()

@@ -7,6 +7,7 @@ depends on is its key, as for codes.
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -272,15 +273,16 @@ def _write(file: Path, outcome: Outcome) -> None:
 
 
 def _read(file: Path) -> Outcome | None:
-    if not file.exists():
-        return None
-    with np.load(file, allow_pickle=False) as found:
-        curve = {
-            name.removeprefix("curve."): found[name].tolist()
-            for name in found.files
-            if name.startswith("curve.")
-        }
-        own = {name: found[name] for name in found.files if not name.startswith("curve.")}
+    try:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as found:
+            curve = {
+                name.removeprefix("curve."): found[name].tolist()
+                for name in found.files
+                if name.startswith("curve.")
+            }
+            own = {name: found[name] for name in found.files if not name.startswith("curve.")}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None  # It is not there, or damaged: the trial is run again.
     return Outcome(
         curve=Curve(**curve),
         log_proba=own["log_proba"],
