@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from cache.key import canonical_json
 from codes import Backbone, ImageList
@@ -243,7 +243,11 @@ def fit_finetuned(
         backbone = backbone_of(replace(reading, weights=str(file)))
         own = center_of(extraction.backbone).preprocessing
         backbone = replace(backbone, preprocessing=own)
-        classifier = _softmax(trained.network.head, comparison.classes)
+        head = trained.network.head
+        weight, bias = (value.detach().double().numpy() for value in (head.weight, head.bias))
+        if len(weight) == 2:  # Of two classes, one function decides.
+            weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+        classifier = _softmax(weight, bias, comparison.classes)
         _require_same(trained.network, classifier, trainer, start, extraction, backbone, reading)
     setting = trained.chosen.best.setting
     images = extraction.images
@@ -306,11 +310,10 @@ def _preprocessing(fields: dict[str, Any]) -> Preprocessing:
     return Preprocessing(**known)
 
 
-def _softmax(head: nn.Linear, classes: Sequence[str]) -> LogisticCV:
-    """Make a classifier of a network's last layer."""
-    weight, bias = (value.detach().double().numpy() for value in (head.weight, head.bias))
-    if len(weight) == 2:
-        weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+def _softmax(
+    weight: NDArray[np.float64], bias: NDArray[np.float64], classes: Sequence[str]
+) -> LogisticCV:
+    """Make a classifier of weights that are known."""
     classifier = LogisticCV()
     classifier.classes_, classifier.n_features_in_ = np.array(classes), weight.shape[1]
     classifier.coef_, classifier.intercept_ = weight, bias
@@ -357,11 +360,9 @@ def _load_finetuned(file: Path) -> FittedPipeline:
     kept = json.loads(metadata)
     if kept.pop("format") != FORMAT:
         raise ValueError(f"its format is another than {FORMAT}")
-    head, classes = kept["classifier"], np.array(kept["card"]["classes"])
-    classifier = LogisticCV()
-    classifier.coef_, classifier.intercept_ = np.array(head["coef"]), np.array(head["intercept"])
-    classifier.classes_, classifier.n_features_in_ = classes, classifier.coef_.shape[1]
-    kept["classifier"] = classifier
+    head = kept["classifier"]
+    weight, bias = np.array(head["coef"]), np.array(head["intercept"])
+    kept["classifier"] = _softmax(weight, bias, kept["card"]["classes"])
     kept["options"] = ExtractionOptions(**(kept["options"] | {"weights": str(file)}))
     digests = np.frombuffer(bytes.fromhex(kept["digests"]), np.uint8)
     kept["digests"] = digests.reshape(-1, DIGEST_LENGTH)

@@ -342,8 +342,9 @@ def compare(
     if finetune:
         with timed(extraction.seconds, "finetune"):
             comparison, finetuning = _with_finetuned(
-                comparison, extraction, finetune, protocol, trials, n_jobs, progress
-            )
+                comparison, extraction, finetune, protocol, max(products.values()), trials, n_jobs,
+                progress,
+            )  # fmt: skip
     return Study(
         protocol=protocol,
         extraction=extraction,
@@ -360,11 +361,12 @@ def _with_finetuned(
     extraction: Extraction,
     options: FinetuneOptions,
     protocol: Protocol,
+    cost: float,
     folder: Path | None,
     n_jobs: int,
     progress: Progress,
 ) -> tuple[Comparison, Finetuning]:
-    """Train the network too, and choose among everything."""
+    """Train the network too, and choose among everything; to predict with it has a cost."""
     scored = comparison.scored
     trained = np.zeros(len(scored.samples.y), bool)
     for split in scored.splits:
@@ -378,10 +380,9 @@ def _with_finetuned(
         trainer, codes, scored.samples, scored.splits,
         protocol=protocol, scoring=scored.scoring, n_jobs=n_jobs, progress=progress,
     )  # fmt: skip
-    products = max(multiply_adds(extraction.backbone).values())
     described = {
         (one.name, FINETUNE): ComparedLayer(
-            layer=one.name, depth=one.start.depth, multiply_adds=products
+            layer=one.name, depth=one.start.depth, multiply_adds=cost
         )
         for one in found
     }

@@ -283,11 +283,24 @@ def answers_of(
     answers : ndarray of shape (n_samples,) or (n_samples, n_classes), float64
         As for `pipelines.comparison.scoring.score_answers`.
     """
+    if SCORINGS[scoring].reads == "probabilities":
+        values = np.asarray(model.predict_log_proba(X), np.float64)
+        return decision_values(model, X).argmax(1), read_values(values, truth, scoring)
     values = decision_values(model, X)
-    predicted: NDArray[np.intp] = values.argmax(1)  # Ties go to the first class, as in `predict`.
+    # Ties go to the first class, as in `predict`.
+    return values.argmax(1), read_values(values, truth, scoring)
+
+
+def read_values(
+    values: NDArray[np.float64], truth: NDArray[np.intp], scoring: str
+) -> NDArray[np.float64]:
+    """Take what a score reads out of values of shape (n_samples, n_classes).
+
+    These are decision values, or logarithms of probabilities where the score reads probabilities;
+    the result is as for `pipelines.comparison.scoring.score_answers`.
+    """
     reads = SCORINGS[scoring].reads
     if reads == "probabilities":
-        of_truth = model.predict_log_proba(X)[np.arange(len(truth)), truth]
         least = np.log(np.finfo(np.float64).eps)  # As scikit-learn's log_loss.
-        return predicted, np.maximum(np.asarray(of_truth, np.float64), least)
-    return predicted, values if reads == "decisions" else np.asarray(predicted, np.float64)
+        return np.maximum(values[np.arange(len(truth)), truth], least)
+    return values if reads == "decisions" else values.argmax(1).astype(np.float64)

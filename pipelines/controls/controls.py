@@ -7,6 +7,7 @@ chose; and where few layers were compared, the other controls choose C from a co
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -161,14 +162,14 @@ class Concatenated(Control):
         return partial(_side_by_side, list(extraction.readers.values()))
 
 
-class _Extracted(Control):
+class _Extracted(Control, ABC):
     """A control on other codes of the same images."""
 
+    @abstractmethod
     def options(
         self, of_best: ExtractionOptions, extraction: Extraction
     ) -> tuple[ExtractionOptions, Backbone | None]:
         """Say what is extracted instead, and with which backbone if that is not loaded by name."""
-        raise NotImplementedError
 
     def read(self, extraction: Extraction, best: str, progress: Progress) -> Reader:
         """Extract the codes that the store lacks."""

@@ -132,10 +132,9 @@ class FineTuned(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         extraction = self._extract(X)
         graph = extraction.backbone.graph
         start = choose_starts(graph, self.start)[-1]
-        samples = Samples(y=np.searchsorted(self.classes_, labels).astype(str))
-        # Numbers as words, so that classes stand in their own order.
-        width = len(str(len(self.classes_)))
-        samples = Samples(y=np.char.zfill(samples.y, width))
+        # Numbers as words of one length, so that classes stand in their own order.
+        numbers = np.searchsorted(self.classes_, labels).astype(str)
+        samples = Samples(y=np.char.zfill(numbers, len(str(len(self.classes_)))))
         options = FinetuneOptions(
             starts=(start.name,), lr=self.lr, weight_decay=self.weight_decay, epochs=self.epochs,
             augment=self.augment, views_cached=self.views_cached, head=self.head,

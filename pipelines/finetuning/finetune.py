@@ -22,10 +22,10 @@ from codes.extractor import PRECISIONS
 from codes.graph.heads import head_input
 from codes.graph.starts import WHOLE, Start, choose_starts
 from pipelines.comparison.compare import Comparison
-from pipelines.comparison.evaluate import Fit
+from pipelines.comparison.evaluate import Fit, read_values
 from pipelines.comparison.protocol import SCRATCH, Protocol
 from pipelines.comparison.samples import Samples
-from pipelines.comparison.scoring import SCORINGS, score_answers
+from pipelines.comparison.scoring import score_answers
 from pipelines.comparison.splits import Fold, Split
 from pipelines.extraction.extract import Extraction, extract
 from pipelines.finetuning.maps import store_maps
@@ -396,20 +396,10 @@ def scored(
     """
 
     def score(log_proba: NDArray[np.float64], truth: NDArray[np.intp]) -> float:
-        answers = _answers(log_proba, truth, scoring)
+        answers = read_values(log_proba, truth, scoring)
         return float(score_answers(scoring, truth, answers, n_classes)[0])
 
     return score
-
-
-def _answers(
-    log_proba: NDArray[np.float64], truth: NDArray[np.intp], scoring: str
-) -> NDArray[np.float64]:
-    reads = SCORINGS[scoring].reads
-    if reads == "probabilities":
-        least = np.log(np.finfo(np.float64).eps)
-        return np.maximum(log_proba[np.arange(len(truth)), truth], least)
-    return log_proba if reads == "decisions" else log_proba.argmax(1).astype(np.float64)
 
 
 def _fit(
@@ -434,5 +424,5 @@ def _fit(
         cv_score=chosen.best.score,
         train_score=score(outcomes[0].train_log_proba, trained),
         predicted=log_proba.argmax(1),
-        answers=_answers(log_proba, truth, scoring),
+        answers=read_values(log_proba, truth, scoring),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -57,16 +57,11 @@ class Curve:
     ----------
     loss : list of float
         Mean over the epoch's batches of random views, penalties aside.
-    validation_loss, validation_score, train_score : list of float
-        On the centres, after the epoch; empty where there is nothing to validate on.
     diverged : bool
         Whether it was given up: the loss was not finite, or three times the first epoch's.
     """
 
     loss: list[float] = field(default_factory=list)
-    validation_loss: list[float] = field(default_factory=list)
-    validation_score: list[float] = field(default_factory=list)
-    train_score: list[float] = field(default_factory=list)
     diverged: bool = False
 
 
@@ -199,21 +194,7 @@ class Run:
         self.epoch, self.curve = state["epoch"], Curve(**state["curve"])
 
 
-Score = Callable[[NDArray[np.float64], NDArray[np.intp]], float]
-"""From logarithms of probabilities and numbers of classes to a score."""
-
-
-def train(
-    run: Run,
-    epochs: int,
-    *,
-    validation: NDArray[np.intp] | None = None,
-    truth: NDArray[np.intp] | None = None,
-    sample: NDArray[np.intp] | None = None,
-    sample_truth: NDArray[np.intp] | None = None,
-    score: Score | None = None,
-    after: Callable[[Run], None] | None = None,
-) -> Curve:
+def train(run: Run, epochs: int) -> Curve:
     """Train until an epoch, or until a run diverges.
 
     Parameters
@@ -221,13 +202,6 @@ def train(
     run : Run
         Perhaps some epochs old.
     epochs : int
-    validation : ndarray of shape (n,), intp, optional
-        Images that are evaluated after each epoch, with their classes' numbers, `truth`.
-    sample : ndarray of shape (n,), intp, optional
-        Training images that are evaluated with them.
-    score : callable, optional
-    after : callable, optional
-        Called with the run after each epoch.
 
     Returns
     -------
@@ -235,12 +209,4 @@ def train(
     """
     while run.epoch < epochs and not run.curve.diverged:
         run.step_epoch()
-        if validation is not None and truth is not None and score is not None:
-            log_proba = run.log_proba(validation)
-            run.curve.validation_loss.append(float(-log_proba[np.arange(len(truth)), truth].mean()))
-            run.curve.validation_score.append(score(log_proba, truth))
-            if sample is not None and sample_truth is not None:
-                run.curve.train_score.append(score(run.log_proba(sample), sample_truth))
-        if after is not None:
-            after(run)
     return run.curve

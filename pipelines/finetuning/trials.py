@@ -23,6 +23,7 @@ from codes import Backbone
 from codes.graph.starts import Start
 from codes.graph.suffix import Suffix
 from codes.inference.devices import in_lanes, no_tf32
+from pipelines.drafts import replacing
 from pipelines.finetuning.options import FinetuneOptions
 from pipelines.finetuning.training import Curve, Maps, Run, Setting, train
 
@@ -266,10 +267,8 @@ def _write(file: Path, outcome: Outcome) -> None:
         f"curve.{name}": np.array(value) for name, value in vars(outcome.curve).items()
     }
     arrays |= {name: value for name, value in vars(outcome).items() if name != "curve"}
-    draft = file.with_suffix(".partial")
-    with draft.open("wb") as opened:
+    with replacing(file) as draft, draft.open("wb") as opened:
         np.savez_compressed(opened, **arrays)
-    draft.replace(file)
 
 
 def _read(file: Path) -> Outcome | None:
