@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--store", type=Path)
     parser.add_argument("--only", choices=["scores", "speed", "memory", "peak"])
     parser.add_argument("--toy", action="store_true")
@@ -51,6 +52,7 @@ def main() -> None:
             options.data, options.backbone = _toy_images(Path(scratch)), "bundled"
             options.weights, options.starts = None, ["fc6"]
             options.sizes, options.seeds, options.views = ["all"], 1, 1
+            options.epochs = 2
         if options.data is None:
             parser.error("--data is needed: a folder with train/ and test/ in it")
         if options.only in (None, "scores"):
@@ -77,58 +79,93 @@ def _toy_images(folder: Path) -> Path:
     return folder / "data"
 
 
-def _study(options: argparse.Namespace, seed: int, sizes: list[Any], starts: list[str]) -> Any:
+def _settings(options: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Give what is read of the images: the network's last codes."""
     from codes import load_backbone
     from codes.graph.heads import head_input
+
+    graph = load_backbone(options.backbone, weights=options.weights or "default").graph
+    return {
+        "backbone": options.backbone,
+        "weights": options.weights,
+        "layers": graph.names[head_input(graph)],
+        "pool": "avg",
+        "random_state": seed,
+        "precision": options.precision,
+        "device": options.device,
+        "store": options.store,
+    }
+
+
+def _study(options: argparse.Namespace, seed: int, size: str, start: str) -> Any:
     from pipelines import compare
     from pipelines.finetuning.options import FinetuneOptions
 
-    graph = load_backbone(options.backbone, weights=options.weights or "default").graph
     return compare(
         options.data,
-        backbone=options.backbone,
-        weights=options.weights,
-        layers=graph.names[head_input(graph)],
-        pool="avg",
+        **_settings(options, seed),
         classifier="logistic",
-        train_sizes=tuple(size if size == "all" else int(size) for size in sizes),
+        train_sizes=("all" if size == "all" else int(size),),
         repeats=1,
         cv=5,
-        random_state=seed,
-        precision=options.precision,
-        device=options.device,
-        store=options.store,
         controls="none",
         n_jobs=-1,
         finetune=FinetuneOptions(
-            starts=starts, views_cached=options.views, epochs=2 if options.toy else None
+            starts=start, views_cached=options.views, epochs=options.epochs
         ),
     )
 
 
+def _store(options: argparse.Namespace, seed: int) -> float:
+    """Store the maps of every start, and return the seconds that it took."""
+    from codes import load_images
+    from pipelines import ExtractionOptions, extract
+    from pipelines.finetuning.finetune import prepare
+    from pipelines.finetuning.options import FinetuneOptions
+    from pipelines.progress import Silent
+
+    begun = time.perf_counter()
+    images = load_images(options.data)
+    extraction = extract(images, ExtractionOptions(**_settings(options, seed)))
+    finetune = FinetuneOptions(starts=options.starts, views_cached=options.views)
+    numbers = np.unique(images.labels, return_inverse=True)[1]
+    trained = None if images.test is None else ~images.test
+    prepare(extraction, numbers, finetune, trained=trained, folder=None, progress=Silent())
+    return time.perf_counter() - begun
+
+
 def scores(options: argparse.Namespace) -> None:
-    """Print what each candidate scores at each size."""
+    """Print what each candidate scores at each size, and how long a command takes for it."""
     rows: dict[tuple[str, str], list[float]] = {}
+    seconds: dict[tuple[str, str], list[float]] = {}
     for seed in range(options.seeds):
-        begun = time.perf_counter()
-        study = _study(options, seed, options.sizes, options.starts)
-        for row in study.comparison.layers:
-            name = "logistic" if row.classifier == "logistic" else f"from {row.layer}"
-            rows.setdefault((str(row.train_size), name), []).append(row.score)
-            print(f"  {row.train_size} a class, {name}: {row.score:.3f}", flush=True)
-        print(f"seed {seed}: {time.perf_counter() - begun:.0f} s", flush=True)
-        for one in study.finetuned:
-            for found in one.chosen:
-                setting = found.best.setting
-                print(
-                    f"  {one.name}: lr {setting.lr:.2g}, weight decay {setting.weight_decay:.2g}, "
-                    f"{setting.epochs} epochs, validation {found.best.score:.3f}"
+        print(f"seed {seed}: maps stored in {_store(options, seed):.0f} s", flush=True)
+        for size in options.sizes:
+            for start in options.starts:
+                begun = time.perf_counter()
+                study = _study(options, seed, size, start)
+                took = time.perf_counter() - begun
+                [linear, found] = sorted(
+                    study.comparison.layers, key=lambda row: row.classifier == "finetune"
                 )
-    print(f"{'a class':>8} {'':<24} {'score':>6} {'gain':>7}   by seed")
-    for (size, name), found in rows.items():
-        gain = mean(found) - mean(rows[size, "logistic"])
-        own = " ".join(f"{score:.3f}" for score in found)
-        print(f"{size:>8} {name:<24} {mean(found):6.3f} {gain:+7.3f}   {own}")
+                if start == options.starts[0]:
+                    rows.setdefault((size, "logistic"), []).append(linear.score)
+                rows.setdefault((size, f"from {start}"), []).append(found.score)
+                seconds.setdefault((size, f"from {start}"), []).append(took)
+                best = study.finetuned[0].chosen[0].best
+                print(
+                    f"  {size} a class, from {start}: {linear.score:.3f} → {found.score:.3f} in "
+                    f"{took:.0f} s; lr {best.setting.lr:.2g}, weight decay "
+                    f"{best.setting.weight_decay:.2g}, {best.setting.epochs} epochs, validation "
+                    f"{best.score:.3f}",
+                    flush=True,
+                )
+    print(f"{'a class':>8} {'':<24} {'score':>6} {'gain':>7} {'minutes':>8}   by seed")
+    for (size, name), of in rows.items():
+        gain = mean(of) - mean(rows[size, "logistic"])
+        own = " ".join(f"{score:.3f}" for score in of)
+        took = mean(seconds.get((size, name), [0.0])) / 60
+        print(f"{size:>8} {name:<24} {mean(of):6.3f} {gain:+7.3f} {took:8.1f}   {own}")
 
 
 def speed(options: argparse.Namespace) -> None:
@@ -242,7 +279,7 @@ def speed(options: argparse.Namespace) -> None:
 
 def peak(options: argparse.Namespace) -> None:
     """Fine-tune, and print the peak memory of this process in MB."""
-    _study(options, 0, ["all"], options.starts[:1])
+    _study(options, 0, "all", options.starts[0])
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
@@ -263,7 +300,7 @@ def memory(options: argparse.Namespace) -> None:
             command = [
                 sys.executable, __file__, "--only", "peak", "--data", str(folder), "--backbone",
                 options.backbone, "--store", str(options.store), "--precision", options.precision,
-                "--views", "1", "--starts", *options.starts[:1],
+                "--views", "1", "--epochs", "2", "--starts", *options.starts[:1],
             ]  # fmt: skip
             if options.weights:
                 command += ["--weights", options.weights]
