@@ -110,9 +110,7 @@ def _study(options: argparse.Namespace, seed: int, size: str, start: str) -> Any
         cv=5,
         controls="none",
         n_jobs=-1,
-        finetune=FinetuneOptions(
-            starts=start, views_cached=options.views, epochs=options.epochs
-        ),
+        finetune=FinetuneOptions(starts=start, views_cached=options.views, epochs=options.epochs),
     )
 
 
@@ -120,8 +118,8 @@ def _store(options: argparse.Namespace, seed: int) -> float:
     """Store the maps of every start, and return the seconds that it took."""
     from codes import load_images
     from pipelines import ExtractionOptions, extract
-    from pipelines.finetuning.finetune import prepare
     from pipelines.finetuning.options import FinetuneOptions
+    from pipelines.finetuning.prepare import prepare
     from pipelines.progress import Silent
 
     begun = time.perf_counter()
@@ -130,7 +128,7 @@ def _store(options: argparse.Namespace, seed: int) -> float:
     finetune = FinetuneOptions(starts=options.starts, views_cached=options.views)
     numbers = np.unique(images.labels, return_inverse=True)[1]
     trained = None if images.test is None else ~images.test
-    prepare(extraction, numbers, finetune, trained=trained, folder=None, progress=Silent())
+    prepare(extraction, numbers, finetune, trained=trained, progress=Silent())
     return time.perf_counter() - begun
 
 

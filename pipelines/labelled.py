@@ -18,7 +18,7 @@ from pipelines.comparison.evaluate import answers_of, average_views
 from pipelines.comparison.intervals import HeldOut, score_interval
 from pipelines.comparison.scoring import score_answers
 from pipelines.extraction.extract import Extraction
-from pipelines.predictor import FittedPipeline
+from pipelines.fitted.pipeline import FittedPipeline
 
 _NAMED = ("sklearn:", "torchvision:", "hf:", "wds:")
 

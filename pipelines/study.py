@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from codes import ImageList, load_images
 from codes.augmentation import parse_augmentations
-from codes.graph.starts import choose_starts
+from codes.graph.starts import named_starts
 from codes.wording import counted
 from pipelines.comparison.compare import Comparison, compare_layers, decide
 from pipelines.comparison.duplicates import (
@@ -42,10 +42,14 @@ from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.left_out import say_ignored
 from pipelines.extraction.normalization import NormalizationCheck, check_normalization
 from pipelines.extraction.options import ExtractionOptions
-from pipelines.finetuning.finetune import Finetuned, Finetuning, last_codes, prepare
+from pipelines.finetuning.finetune import Finetuned, Finetuning
 from pipelines.finetuning.finetune import finetune as run_finetuning
 from pipelines.finetuning.options import FinetuneOptions
-from pipelines.predictor import FittedPipeline, fit, fit_finetuned
+from pipelines.finetuning.prepare import last_codes, prepare
+from pipelines.finetuning.processes import ALONE, Processes
+from pipelines.fitted.finetuned import fit_finetuned
+from pipelines.fitted.linear import fit
+from pipelines.fitted.pipeline import FittedPipeline
 from pipelines.progress import Progress, Silent, duration, timed
 
 SCORES_COLUMNS = (
@@ -230,7 +234,7 @@ def compare(
     controls: str | Sequence[str] = DEFAULT_CONTROLS,
     drop_leaks: bool = False,
     finetune: FinetuneOptions | bool = False,
-    trials: Path | None = None,
+    processes: Processes | None = None,
     n_jobs: int = 1,
     progress: Progress | None = None,
     **settings: Any,
@@ -251,8 +255,9 @@ def compare(
         Leave out the images that `pipelines.comparison.duplicates.without_leaks` finds.
     finetune : bool or FinetuneOptions, default=False
         Whether the network is trained as well; or from where on, and how.
-    trials : Path, optional
-        Folder in which finished trials of fine-tuning are kept, to go on with after a crash.
+    processes : Processes, optional
+        Those that fine-tune with this one, as `pipelines.finetuning.processes.join_processes` gives
+        them.
     n_jobs : int, default=1
         Processes that train classifiers.
     progress : Progress, optional
@@ -275,12 +280,20 @@ def compare(
     options, protocol = _settled(options, protocol, settings)
     progress = progress or Silent()
     control_names = parse_controls(controls)
+    if not finetune and processes is not None and not processes.alone:
+        raise ValueError(
+            f"torchrun started {processes.world_size} processes, which fine-tune a network "
+            "together; nothing is to be fine-tuned here. Use one process, or `cnn-codes extract` "
+            "with all of them first."
+        )
     images = load_images(dataset, page=options.page)
     say_ignored(images, progress)
     if finetune:  # Before hours of extraction: whether there are such starts.
         finetune = FinetuneOptions() if finetune is True else finetune
         parse_augmentations(finetune.augment)
-        choose_starts(backbone_of(options).graph, finetune.starts)
+        for wanted, start in named_starts(backbone_of(options).graph, finetune.starts):
+            if wanted != start:
+                progress.info(f"From {wanted} on, the first layer that is trained is {start}.")
     if finetune and images.test is None and protocol.repeats is None:
         protocol = replace(protocol, repeats=1)
         progress.info(
@@ -342,8 +355,8 @@ def compare(
     if finetune:
         with timed(extraction.seconds, "finetune"):
             comparison, finetuning = _with_finetuned(
-                comparison, extraction, finetune, protocol, max(products.values()), trials, n_jobs,
-                progress,
+                comparison, extraction, finetune, protocol, max(products.values()),
+                processes or ALONE, n_jobs, progress,
             )  # fmt: skip
     return Study(
         protocol=protocol,
@@ -362,7 +375,7 @@ def _with_finetuned(
     options: FinetuneOptions,
     protocol: Protocol,
     cost: float,
-    folder: Path | None,
+    processes: Processes,
     n_jobs: int,
     progress: Progress,
 ) -> tuple[Comparison, Finetuning]:
@@ -373,7 +386,7 @@ def _with_finetuned(
         trained[split.train] = True
     trainer = prepare(
         extraction, scored.samples.numbers, options,
-        trained=trained, folder=folder, progress=progress,
+        trained=trained, processes=processes, progress=progress,
     )  # fmt: skip
     codes = last_codes(extraction, progress)
     found, notes = run_finetuning(

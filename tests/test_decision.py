@@ -29,7 +29,7 @@ from pipelines.controls.findings import find_unneeded
 from pipelines.controls.run import run_controls
 from pipelines.diagnostics.advice import GUESSING, NO_NETWORK
 from pipelines.extraction.extract import extract
-from pipelines.predictor import load
+from pipelines.fitted.files import load
 from pipelines.report.answer import cautions, leaks_warning, sentence
 from tests.conftest import draw_image
 

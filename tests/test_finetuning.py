@@ -33,11 +33,13 @@ from pipelines.comparison.evaluate import Fit, evaluate_layer
 from pipelines.comparison.samples import Samples
 from pipelines.extraction.extract import Extraction
 from pipelines.finetuning.classifier import FineTuned
-from pipelines.finetuning.finetune import fit_heads, last_codes, prepare, start_head
+from pipelines.finetuning.finetune import fit_heads, start_head
 from pipelines.finetuning.handover import calibrate
+from pipelines.finetuning.kept import KeptTrials
 from pipelines.finetuning.maps import StoredMaps, store_maps
 from pipelines.finetuning.optimizers import limit_norms, make_optimizer, penalty, rate_at
 from pipelines.finetuning.options import FinetuneOptions
+from pipelines.finetuning.prepare import last_codes, prepare
 from pipelines.finetuning.search import DivergedError, draw_settings, search
 from pipelines.finetuning.training import Run, Setting, batches_of, train
 from pipelines.finetuning.trials import Head, Trainer, Trial
@@ -216,7 +218,7 @@ def test_training_begins_where_the_logistic_regression_ends(
     samples = extraction.images.labels
     numbers = np.unique(samples, return_inverse=True)[1]
     options = FinetuneOptions(starts="fc6", views_cached=1, epochs=1, lr=1e-3, weight_decay=0.0)
-    trainer = prepare(extraction, numbers, options, folder=None, progress=Silent())
+    trainer = prepare(extraction, numbers, options, progress=Silent())
     codes = last_codes(extraction, Silent())
     protocol = Protocol(cv=3)
     everything = np.arange(len(samples))
@@ -236,7 +238,7 @@ def test_a_random_head_begins_by_guessing(image_folder: Path) -> None:
     labels = extraction.images.labels
     numbers = np.unique(labels, return_inverse=True)[1]
     options = FinetuneOptions(starts="fc6", views_cached=1, head="random")
-    trainer = prepare(extraction, numbers, options, folder=None, progress=Silent())
+    trainer = prepare(extraction, numbers, options, progress=Silent())
     zeros = Head(weight=np.zeros((3, 512)), bias=np.zeros(3))
     head = start_head(zeros, last_codes(extraction, Silent()), random=True, seed=0)
     assert np.abs(head.weight).min() > 0
@@ -326,7 +328,8 @@ def _small(image_folder: Path, folder: Path | None, **options: object) -> tuple[
     extraction = _extraction(image_folder)
     numbers = np.unique(extraction.images.labels, return_inverse=True)[1]
     chosen = FinetuneOptions(starts="fc6", views_cached=2, **options)
-    trainer = prepare(extraction, numbers, chosen, folder=folder, progress=Silent())
+    trainer = prepare(extraction, numbers, chosen, progress=Silent())
+    trainer = replace(trainer, kept=None if folder is None else KeptTrials(folder))
     head = Head(weight=np.zeros((3, 512)), bias=np.zeros(3))
     setting = Setting(lr=0.05, weight_decay=1e-4, epochs=3)
     train, test = np.arange(0, 36, 2), np.arange(1, 36, 2)
@@ -354,9 +357,9 @@ def test_finished_trials_are_kept_and_others_are_run(image_folder: Path, tmp_pat
     trainer, trial = _small(image_folder, tmp_path / "trials")
     [first] = trainer.run([trial])
     [file] = (tmp_path / "trials").glob("*.npz")
-    changed = file.stat().st_mtime_ns
+    changed = file.stat().st_ino
     [again] = trainer.run([trial])
-    assert file.stat().st_mtime_ns == changed
+    assert file.stat().st_ino == changed
     np.testing.assert_array_equal(first.log_proba, again.log_proba)
     assert vars(first.curve) == vars(again.curve)
     file.write_bytes(file.read_bytes()[:100])  # Damaged: run again.

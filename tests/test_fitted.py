@@ -26,7 +26,7 @@ from codes.data.readers.datasets import list_images
 from pipelines import ExtractionOptions, LinearSVCCV
 from pipelines.extraction.extract import extract
 from pipelines.extraction.transformer import CodesTransformer
-from pipelines.predictor import load
+from pipelines.fitted.files import load
 
 Run = Callable[..., CompletedProcess[str]]
 LAYERS = ("--backbone", "bundled", "--layers", "fc6.relu,fc7.relu")

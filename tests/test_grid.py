@@ -15,8 +15,8 @@ from pipelines import ExtractionOptions
 from pipelines.cli.app import main
 from pipelines.diagnostics.grid_edges import Edge, edge_sentence, edges_of, uniform_sentence
 from pipelines.extraction.extract import extract
+from pipelines.fitted.files import load
 from pipelines.linear.validation import parse_grid
-from pipelines.predictor import load
 
 LAYER = "conv1.relu"
 

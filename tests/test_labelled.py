@@ -21,8 +21,9 @@ from pipelines import ExtractionOptions, Protocol
 from pipelines.cli.app import main
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.extraction.extract import extract
+from pipelines.fitted.files import load, save
+from pipelines.fitted.pipeline import FittedPipeline
 from pipelines.labelled import evaluate, list_to_predict
-from pipelines.predictor import FittedPipeline, load, save
 from pipelines.study import compare
 from tests.conftest import draw_image
 

@@ -23,7 +23,7 @@ from pipelines import ExtractionOptions, Protocol
 from pipelines.cli.app import main
 from pipelines.extraction.extract import backbone_of, extract, key_of
 from pipelines.extraction.normalization import check_normalization, compare_divergences
-from pipelines.predictor import load
+from pipelines.fitted.files import load
 from pipelines.study import compare
 from tests.test_similarity import STEPS, collect, photographs, save, stacked
 

@@ -20,7 +20,7 @@ from pipelines.comparison.evaluate import evaluate_layer
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import make_splits
 from pipelines.extraction.extract import extract
-from pipelines.predictor import load
+from pipelines.fitted.files import load
 
 Run = Callable[..., CompletedProcess[str]]
 

@@ -133,11 +133,45 @@ def choose_starts(traced: TracedGraph, wanted: str | Sequence[str] = "auto") -> 
         )
     if wanted == "auto":
         return _default_starts(traced, starts)
-    parts = wanted.split(",") if isinstance(wanted, str) else wanted
-    found = {
-        start.name: start for part in parts for start in [_named(traced, starts, part.strip())]
-    }
+    found = {_named(traced, starts, part).name for part in _parts(wanted)}
     return [start for start in starts if start.name in found]
+
+
+def named_starts(traced: TracedGraph, wanted: str | Sequence[str]) -> list[tuple[str, str]]:
+    """Find what each start that is asked for is called: where its first weights are.
+
+    Parameters
+    ----------
+    traced : TracedGraph
+        With its shapes measured.
+    wanted : str or sequence of str
+        As for `choose_starts`.
+
+    Returns
+    -------
+    names : list of (str, str)
+        What was asked for, and the start's name.
+
+    Raises
+    ------
+    ValueError
+        As `choose_starts`.
+
+    Examples
+    --------
+    >>> from codes import load_backbone
+    >>> named_starts(load_backbone("bundled").graph, "conv4.relu, fc6")
+    [('conv4.relu', 'conv5'), ('fc6', 'fc6')]
+    """
+    if wanted == "auto":
+        return [(start.name, start.name) for start in choose_starts(traced)]
+    starts = find_starts(traced)
+    return [(part, _named(traced, starts, part).name) for part in _parts(wanted)]
+
+
+def _parts(wanted: str | Sequence[str]) -> list[str]:
+    parts = wanted.split(",") if isinstance(wanted, str) else wanted
+    return [part.strip() for part in parts]
 
 
 def _default_starts(traced: TracedGraph, starts: Sequence[Start]) -> list[Start]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from codes.graph.copying import copy_network
@@ -18,7 +20,7 @@ from codes.preprocessing import Preprocessing
 BatchNorm = Literal["frozen", "train"]
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-_NORMS = nn.modules.batchnorm._BatchNorm
+NORMS = nn.modules.batchnorm._BatchNorm
 
 
 class SeededDropout(nn.Module):
@@ -118,10 +120,24 @@ class Suffix(nn.Module):
         self.training = mode
         for module in (self.dropout, *self.body.modules()):
             if isinstance(module, SeededDropout) or (
-                self._trains_norms and isinstance(module, _NORMS)
+                self._trains_norms and isinstance(module, NORMS)
             ):
                 module.train(mode)
         return self
+
+    def filters(self) -> NDArray[np.float32]:
+        """Return the filters of the first convolution, where it reads images.
+
+        Returns
+        -------
+        filters : ndarray of shape (n_filters, 3, height, width), float32
+            Without filters where training starts later, or where the first layer is another.
+        """
+        if self._start.name == WHOLE:
+            for module in self.body.modules():
+                if isinstance(module, nn.Conv2d):
+                    return first_filters(module)
+        return np.empty((0, 3, 0, 0), np.float32)
 
     def codes(self, values: Tensor) -> Tensor:
         """Compute what the classifier reads.
@@ -163,6 +179,12 @@ class Suffix(nn.Module):
         """
         logits: Tensor = self.head(self.dropout(self.codes(values)))
         return logits
+
+
+def first_filters(convolution: nn.Conv2d) -> NDArray[np.float32]:
+    """Read the filters of a convolution; none where it does not read three colours."""
+    weight = convolution.weight.detach().float().cpu().numpy()
+    return weight.copy() if weight.shape[1] == 3 else np.empty((0, 3, 0, 0), np.float32)
 
 
 def _cut_before(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -33,6 +33,9 @@ from pipelines.comparison.protocol import Protocol
 from pipelines.controls.controls import DEFAULT_CONTROLS
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.finetuning.options import FinetuneOptions
+
+if TYPE_CHECKING:
+    from pipelines.finetuning.processes import Processes
 
 
 def demo(
@@ -84,21 +87,31 @@ def compare(
         What the chosen depth is compared with, joined by commas: majority, shuffled (labels),
         pixels, random (weights), concatenated (all depths), pre (before the activation); or none.
     """
+    from pipelines.finetuning.prepare import work
+    from pipelines.finetuning.processes import join_processes
+    from pipelines.report.report import render_again
+
     protocol = replace(protocol, random_state=options.random_state)
     networks = of_each_backbone(options, backbone, weights)
     trained = training if finetune else False
     if not trained and training != TRAINED_BY:
         raise ValueError("Options of fine-tuning were given without --finetune. Add it.")
-    if len(networks) == 1:
-        _report(dataset, networks[0], protocol, out, jobs, controls, drop_leaks, trained)
-        return
-    from pipelines.report.report import render_again
-
     names = [re.sub(r"[^\w.-]", "_", name) for name in backbone]
     folders = [out / f"{number}-{name}" for number, name in enumerate(names, 1)]
-    for network, folder in zip(networks, folders, strict=True):
-        stdout().print(f"== {folder.name} ==")
-        _report(dataset, network, protocol, folder, jobs, controls, drop_leaks, trained)
+    with join_processes() as processes:
+        if processes.rank > 0:
+            work(processes)
+            return
+        if len(networks) == 1:
+            _report(
+                dataset, networks[0], protocol, out, jobs, controls, drop_leaks, trained, processes
+            )
+            return
+        for network, folder in zip(networks, folders, strict=True):
+            stdout().print(f"== {folder.name} ==")
+            _report(
+                dataset, network, protocol, folder, jobs, controls, drop_leaks, trained, processes
+            )
     page, standing = render_again(folders, out / "report.html")
     for line in (*(standing.sentences if standing else ()), f"Side by side: {page}"):
         stdout().print(line)
@@ -132,6 +145,7 @@ def _report(
     controls: str | Sequence[str],
     drop_leaks: bool = False,
     finetune: FinetuneOptions | bool = False,
+    processes: Processes | None = None,
 ) -> None:
     from pipelines.cli.summary import print_summary
     from pipelines.report.report import make_report, write_report
@@ -146,7 +160,7 @@ def _report(
         controls=controls,
         drop_leaks=drop_leaks,
         finetune=finetune,
-        trials=out / "trials",
+        processes=processes,
         n_jobs=jobs,
         progress=terminal(),
     )

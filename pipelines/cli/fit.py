@@ -55,7 +55,9 @@ def fit(
         Compare fine-tuning too, and train the network where that is recommended. With --from, train
         it from there in any case.
     """
-    from pipelines.predictor import save
+    from pipelines.finetuning.prepare import work
+    from pipelines.finetuning.processes import join_processes
+    from pipelines.fitted.files import save
     from pipelines.study import compare
 
     check_file(out)
@@ -69,23 +71,28 @@ def fit(
             f"--out {str(out)!r}: a fine-tuned network is written as .safetensors, which --weights "
             "takes too. Name it so."
         )
-    study = compare(
-        dataset,
-        options=options,
-        protocol=protocol,
-        controls=(),
-        drop_leaks=drop_leaks,
-        finetune=training if finetune or named else False,
-        n_jobs=jobs,
-        progress=terminal(),
-    )
-    start = None
-    if named:  # Of several, the one with the best validation score.
-        rows = [row for row in study.comparison.layers if row.classifier == FINETUNE]
-        if not rows:
-            raise ValueError(f"{'. '.join(study.notes)}.")
-        start = max(rows, key=lambda row: row.cv_score).layer
-    fitted = study.fit(start)
+    with join_processes() as processes:
+        if processes.rank > 0:
+            work(processes)
+            return
+        study = compare(
+            dataset,
+            options=options,
+            protocol=protocol,
+            controls=(),
+            drop_leaks=drop_leaks,
+            finetune=training if finetune or named else False,
+            processes=processes,
+            n_jobs=jobs,
+            progress=terminal(),
+        )
+        start = None
+        if named:  # Of several, the one with the best validation score.
+            rows = [row for row in study.comparison.layers if row.classifier == FINETUNE]
+            if not rows:
+                raise ValueError(f"{'. '.join(study.notes)}.")
+            start = max(rows, key=lambda row: row.cv_score).layer
+        fitted = study.fit(start)
     save(fitted, out)
     card = fitted.card
     score, low, high = card["expected"]
@@ -142,8 +149,8 @@ def predict(
     """
     from pipelines.cli.predictions import print_evaluated, say_unscored, write_predictions
     from pipelines.extraction.left_out import say_ignored
+    from pipelines.fitted.files import load
     from pipelines.labelled import list_to_predict
-    from pipelines.predictor import load
 
     if out is not None:
         check_file(out)

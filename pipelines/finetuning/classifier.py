@@ -20,10 +20,10 @@ from pipelines.comparison.samples import Samples
 from pipelines.comparison.scoring import default_scoring
 from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.options import ExtractionOptions
-from pipelines.finetuning.finetune import last_codes, prepare
 from pipelines.finetuning.handover import train_on_all
 from pipelines.finetuning.maps import store_maps
 from pipelines.finetuning.options import LR, WEIGHT_DECAY, FinetuneOptions
+from pipelines.finetuning.prepare import last_codes, prepare
 from pipelines.finetuning.training import EVALUATED
 from pipelines.progress import Silent
 
@@ -140,7 +140,7 @@ class FineTuned(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             augment=self.augment, views_cached=self.views_cached, head=self.head,
             batch_norm=self.batch_norm,
         )  # fmt: skip
-        trainer = prepare(extraction, samples.numbers, options, folder=None, progress=Silent())
+        trainer = prepare(extraction, samples.numbers, options, progress=Silent())
         trained = train_on_all(
             trainer, start.name, last_codes(extraction, Silent()), samples,
             protocol=Protocol(cv=self.cv, random_state=self.random_state),

@@ -6,33 +6,24 @@ import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from codes import Backbone
-from codes.augmentation import parse_augmentations
-from codes.backbones.backbone import load_backbone
-from codes.extractor import PRECISIONS
-from codes.graph.heads import head_input
-from codes.graph.starts import WHOLE, Start, choose_starts
+from codes.graph.starts import Start
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.evaluate import Fit, read_values
-from pipelines.comparison.protocol import SCRATCH, Protocol
+from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.scoring import score_answers
 from pipelines.comparison.splits import Fold, Split
-from pipelines.extraction.extract import Extraction, extract
-from pipelines.finetuning.maps import store_maps
-from pipelines.finetuning.options import FinetuneOptions
+from pipelines.finetuning.kept import Outcome
 from pipelines.finetuning.search import Chosen, DivergedError, most_tried, n_folds, search
 from pipelines.finetuning.training import Setting
-from pipelines.finetuning.trials import Candidate, Head, Outcome, Trainer, Trial
+from pipelines.finetuning.trials import Candidate, Head, Trainer, Trial
 from pipelines.linear.estimators import LogisticCV
 from pipelines.progress import Progress
 
@@ -87,117 +78,6 @@ class Finetuning:
     codes: NDArray[Any]
     found: tuple[Finetuned, ...]
     linear: Comparison
-
-
-def prepare(
-    extraction: Extraction,
-    numbers: NDArray[np.intp],
-    options: FinetuneOptions,
-    *,
-    trained: NDArray[np.bool_] | None = None,
-    folder: Path | None,
-    progress: Progress,
-) -> Trainer:
-    """Store the maps that candidates are trained on.
-
-    Parameters
-    ----------
-    extraction : Extraction
-    numbers : ndarray of shape (n_samples,), intp
-        Of the images' classes.
-    options : FinetuneOptions
-    trained : ndarray of shape (n_samples,), bool, optional
-        The images that train in some split. Default: all.
-    folder : Path or None
-        Where finished trials are kept.
-    progress : Progress
-
-    Returns
-    -------
-    trainer : Trainer
-
-    Raises
-    ------
-    ValueError
-        If a start is not available.
-    OSError
-        If the disk does not hold the maps.
-    """
-    backbone = center_of(extraction.backbone)
-    if extraction.options.dense:
-        raise ValueError(
-            "A network that is run densely cannot be fine-tuned: its fully-connected layers are "
-            "convolutions there. Leave out --dense."
-        )
-    starts = choose_starts(backbone.graph, options.starts)
-    [whole] = choose_starts(backbone.graph, WHOLE)
-    wanted = [*starts, *([whole] if options.scratch and whole not in starts else [])]
-    maps = store_maps(
-        extraction,
-        wanted,
-        trained=trained,
-        augment=parse_augmentations(options.augment),
-        n_views=options.views_cached,
-        dtype="float16",
-        random_state=extraction.options.random_state,
-        progress=progress,
-    )
-    candidates = {
-        start.name: Candidate(
-            backbone=backbone, start=start, maps=maps[start.name], options=options
-        )
-        for start in starts
-    }
-    if options.scratch:
-        of = extraction.options
-        random = load_backbone(
-            of.backbone, weights="none", image_size=of.image_size, random_state=of.random_state
-        )
-        random = replace(random, preprocessing=backbone.preprocessing)
-        candidates[SCRATCH] = Candidate(
-            backbone=random,
-            start=whole,
-            maps=maps[WHOLE],
-            options=replace(options, head="random", batch_norm="train", lr_ratio=1.0),
-        )
-    device = torch.device(extraction.device)
-    return Trainer(
-        candidates=candidates,
-        numbers=numbers,
-        digests=extraction.digests,
-        device=device,
-        dtype=PRECISIONS[extraction.options.precision],
-        folder=folder,
-    )
-
-
-def last_codes(extraction: Extraction, progress: Progress) -> NDArray[Any]:
-    """Read what the network's own classifier reads, averaged where that is a map.
-
-    Parameters
-    ----------
-    extraction : Extraction
-    progress : Progress
-
-    Returns
-    -------
-    codes : ndarray of shape (n_samples, n_features)
-    """
-    graph = extraction.backbone.graph
-    options = replace(
-        extraction.options, layers=graph.names[head_input(graph)], pool="avg", activation="post",
-        views="center", each_view=False,
-    )  # fmt: skip
-    found = extract(
-        extraction.images, options, backbone=center_of(extraction.backbone), progress=progress
-    )
-    [reader] = found.readers.values()
-    return reader()
-
-
-def center_of(backbone: Backbone) -> Backbone:
-    """Give the backbone that sees the centre of an image only."""
-    return replace(backbone, preprocessing=replace(backbone.preprocessing, views="center"))
 
 
 def finetune(

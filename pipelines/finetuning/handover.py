@@ -19,7 +19,6 @@ from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import inner_splits
 from pipelines.finetuning.finetune import fit_heads, scored, start_head
 from pipelines.finetuning.search import Chosen, n_folds, search
-from pipelines.finetuning.training import train
 from pipelines.finetuning.trials import Trainer, Trial
 from pipelines.progress import Progress
 
@@ -93,15 +92,14 @@ def train_on_all(
             candidate=name, train=everything, test=everything[:0], setting=chosen.best.setting,
             head=start_head(own, codes, random, seed), seed=seed,
         )  # fmt: skip
-        run = trainer.network(trial)
-        train(run, trial.setting.epochs)
+        network = trainer.train(trial)
     temperature = calibrate(
         [outcome.log_proba for outcome in chosen.best.outcomes],
         [samples.numbers[everything[validation]] for _, validation in folds],
     )
-    for parameter in run.network.head.parameters():
+    for parameter in network.head.parameters():
         parameter.data /= temperature
-    return TrainedNetwork(network=run.network.cpu(), chosen=chosen, temperature=temperature)
+    return TrainedNetwork(network=network.cpu(), chosen=chosen, temperature=temperature)
 
 
 def calibrate(log_proba: Sequence[NDArray[np.float64]], truth: Sequence[NDArray[np.intp]]) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,17 +51,24 @@ class StoredMaps:
     digests : ndarray of shape (n_images, 32), uint8
     trained : ndarray of shape (n_images,), bool
         The images that have random views.
+    n_bytes : int
+        Of all values, before the store compresses them.
     """
 
     store: CodeStore
     places: tuple[Place, ...]
     digests: NDArray[np.uint8]
     trained: NDArray[np.bool_]
+    n_bytes: int
 
     @property
     def n_views(self) -> int:
         """How many random views there are."""
         return len(self.places) - 1
+
+    def fields(self) -> dict[str, Any]:
+        """Return how the views were drawn, as plain values."""
+        return {"views": [key.preprocessing for key, _ in self.places]}
 
     @cached_property
     def _views(self) -> list[CodesView]:
@@ -141,7 +149,7 @@ def store_maps(
     """
     if trained is None:
         trained = np.ones(len(extraction.images), bool)
-    values = sum(int(np.prod(start.shape)) for start in starts) * np.dtype(dtype).itemsize
+    values = sum(_bytes(start, dtype) for start in starts)
     center, per_view = (
         values * len(np.unique(digests, axis=0))
         for digests in (extraction.digests, extraction.digests[trained])
@@ -162,9 +170,9 @@ def store_maps(
             f"{max(0, int((free - center) // per_view))} views would fit. Use --views-cached, a "
             "later start or another --store.",
         )
+    views = f"and of {n_views} random views of the {int(trained.sum()):,} that train, "
     progress.info(
-        f"Maps of the centre of {len(extraction.images):,} images, and of {n_views} random views "
-        f"of the {int(trained.sum()):,} that train, at "
+        f"Maps of the centre of {len(extraction.images):,} images, {views if n_views else ''}at "
         f"{', '.join(start.name for start in starts)}: at most {gigabytes:.3g} GB in "
         f"{extraction.store.name}."
     )
@@ -179,15 +187,22 @@ def store_maps(
             )  # fmt: skip
             for name, place in filled:
                 places[name].append(place)
+    n_stored = center + n_views * per_view
     return {
-        name: StoredMaps(
+        start.name: StoredMaps(
             store=extraction.store,
-            places=tuple(found),
+            places=tuple(places[start.name]),
             digests=extraction.digests,
             trained=trained,
+            n_bytes=n_stored // values * _bytes(start, dtype),
         )
-        for name, found in places.items()
+        for start in starts
     }
+
+
+def _bytes(start: Start, dtype: str) -> int:
+    """Count the bytes of what a start reads of an image."""
+    return int(np.prod(start.shape)) * np.dtype(dtype).itemsize
 
 
 def _pixels(backbone: Backbone) -> Backbone:

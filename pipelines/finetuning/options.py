@@ -73,6 +73,8 @@ class FinetuneOptions:
     views_cached : int, optional
         Random views of each image whose maps are stored. Default: as many as a fifth of the free
         disk holds, up to 8.
+    fresh : bool
+        Store maps of the centres only: every epoch draws new views, and computes their maps.
 
     Examples
     --------
@@ -101,6 +103,7 @@ class FinetuneOptions:
     batch_size: int = 64
     seeds: int = 1
     views_cached: int | None = None
+    fresh: bool = False
 
     def range(self, name: str) -> tuple[float, float]:
         """Give the lowest and the highest value of a setting that can be searched.
@@ -158,6 +161,11 @@ class FinetuneOptions:
         for name in ("lr_ratio", "l1"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)}: allowed are 0 or more.")
+        if self.fresh and self.views_cached is not None:
+            raise ValueError(
+                f"fresh, and views_cached={self.views_cached}: views are stored, or drawn anew in "
+                "every epoch. Leave one out."
+            )
         if self.max_norm is not None and not self.max_norm > 0:
             raise ValueError(f"max_norm={self.max_norm}: allowed are values above 0.")
         for name, least in (("epochs", 1), ("batch_size", 2), ("seeds", 1), ("views_cached", 1)):

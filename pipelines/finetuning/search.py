@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.comparison.splits import Fold
+from pipelines.finetuning.kept import Outcome
 from pipelines.finetuning.options import FinetuneOptions
 from pipelines.finetuning.training import Setting
-from pipelines.finetuning.trials import Head, Outcome, Trainer, Trial
+from pipelines.finetuning.trials import Head, Trainer, Trial
 
 N_COARSE, N_FINE = 4, 2
 VALIDATED = 400

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from codes.graph.suffix import Suffix
 from pipelines.finetuning.optimizers import limit_norms, make_optimizer, make_schedule, penalty
 from pipelines.finetuning.options import FinetuneOptions
+from pipelines.finetuning.processes import ALONE, Processes
 
 DIVERGED = 3.0
 """Times the first epoch's loss from which a run is given up."""
@@ -26,7 +27,10 @@ EVALUATED = 256
 
 
 class Maps(Protocol):
-    """Where the values that a start reads come from: `pipelines.finetuning.maps.StoredMaps`."""
+    """Where the values that a start reads come from, such as `pipelines.finetuning.maps`."""
+
+    def fields(self) -> dict[str, Any]:
+        """Return what the values depend on, beside the images, the network and the options."""
 
     def read(self, images: NDArray[np.intp], view: int) -> Tensor:
         """Read the values of some images, shape (n, n_values); view 0 is the centre."""
@@ -96,6 +100,8 @@ class Run:
     device : torch.device
     dtype : torch.dtype
         What is computed in; weights stay float32.
+    processes : Processes
+        Which train it together, each on its part of every batch.
     """
 
     def __init__(
@@ -110,8 +116,10 @@ class Run:
         seed: tuple[int, ...],
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        processes: Processes = ALONE,
     ) -> None:
         self.network = network.to(device)
+        self._processes, self._trained = processes, processes.shared(self.network, device)
         self._maps, self._images, self._labels = maps, images, torch.from_numpy(labels)
         self._options, self._setting, self._seed = options, setting, seed
         self._device, self._dtype = device, dtype
@@ -129,31 +137,39 @@ class Run:
         rng = np.random.default_rng([*self._seed, self.epoch])
         total = 0.0
         network.train()
-        network.generator.manual_seed(int(rng.integers(2**63)))
+        network.generator.manual_seed(int(rng.integers(2**63)) + self._processes.rank)
         for batch in batches_of(len(self._images), options.batch_size, rng):
-            values = self._maps.read(self._images[batch], 1 + self.epoch).to(self._device)
-            labels = self._labels[batch].to(self._device)
-            logits = self._logits(values)
-            loss = F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing)
+            loss = self._loss(batch)
+            share = loss * (self._processes.world_size / len(batch))  # Gradients are averaged.
             self._optimizer.zero_grad(set_to_none=True)
-            (loss + penalty(network, options.l1)).backward()  # type: ignore[no-untyped-call]
+            (share + penalty(network, options.l1)).backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
             self._optimizer.step()
             self._schedule.step()
             limit_norms(network, options.max_norm)
-            total += float(loss.detach()) * len(batch)
+            total += float(loss.detach())
         network.eval()
         self.epoch += 1
-        loss_of_epoch = total / len(self._images)
+        loss_of_epoch = self._processes.sum(total) / len(self._images)
         self.curve.loss.append(loss_of_epoch)
         first = self.curve.loss[0]
         if not math.isfinite(loss_of_epoch) or loss_of_epoch > DIVERGED * first:
             self.curve.diverged = True
 
-    def _logits(self, values: Tensor) -> Tensor:
+    def _loss(self, batch: NDArray[np.intp]) -> Tensor:
+        """Sum the loss over this process's part of a batch."""
+        own = self._processes.share(batch)
+        weight = float(len(own) > 0)  # Of fewer images than processes, some have none.
+        own = own if weight else batch[:1]
+        values = self._maps.read(self._images[own], 1 + self.epoch).to(self._device)
+        logits, labels = self._logits(values, self._trained), self._labels[own].to(self._device)
+        smoothing = self._options.label_smoothing
+        return weight * F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
+
+    def _logits(self, values: Tensor, network: nn.Module) -> Tensor:
         half = self._dtype != torch.float32
         with torch.autocast(self._device.type, self._dtype, enabled=half):
-            logits: Tensor = self.network(values if half else values.float())
+            logits: Tensor = network(values if half else values.float())
         return logits.float()
 
     def log_proba(self, images: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -169,12 +185,14 @@ class Run:
         log_proba : ndarray of shape (n, n_classes), float64
         """
         self.network.eval()
-        parts = []
+        own = self._processes.share(images)
+        parts = [np.empty((0, self.network.head.out_features))]
         with torch.inference_mode():
-            for start in range(0, len(images), EVALUATED):
-                values = self._maps.read(images[start : start + EVALUATED], 0).to(self._device)
-                parts.append(self._logits(values).double().log_softmax(1).cpu().numpy())
-        return np.concatenate(parts)
+            for start in range(0, len(own), EVALUATED):
+                values = self._maps.read(own[start : start + EVALUATED], 0).to(self._device)
+                logits = self._logits(values, self.network)
+                parts.append(logits.double().log_softmax(1).cpu().numpy())
+        return self._processes.joined(np.concatenate(parts))
 
     def state(self) -> dict[str, Any]:
         """Return all that is needed to go on."""
@@ -194,7 +212,7 @@ class Run:
         self.epoch, self.curve = state["epoch"], Curve(**state["curve"])
 
 
-def train(run: Run, epochs: int) -> Curve:
+def train(run: Run, epochs: int, after_epoch: Callable[[], None] | None = None) -> Curve:
     """Train until an epoch, or until a run diverges.
 
     Parameters
@@ -202,6 +220,8 @@ def train(run: Run, epochs: int) -> Curve:
     run : Run
         Perhaps some epochs old.
     epochs : int
+    after_epoch : callable, optional
+        Called after each.
 
     Returns
     -------
@@ -209,4 +229,6 @@ def train(run: Run, epochs: int) -> Curve:
     """
     while run.epoch < epochs and not run.curve.diverged:
         run.step_epoch()
+        if after_epoch is not None:
+            after_epoch()
     return run.curve

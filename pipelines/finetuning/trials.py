@@ -1,17 +1,17 @@
-"""Trials: one network trained with one setting, and what it answers; each is kept when it is done.
+"""Trials: one network trained with one setting, and what it answers.
 
-A comparison that is interrupted goes on with the trials that it has not finished: what a trial
-depends on is its key, as for codes.
+What a trial depends on is its key, as for codes: one that is finished is never run again, and one
+that was interrupted goes on from where it was left.
 """
 
 from __future__ import annotations
 
 import hashlib
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,19 @@ from cache.key import canonical_json
 from codes import Backbone
 from codes.graph.starts import Start
 from codes.graph.suffix import Suffix
-from codes.inference.devices import in_lanes, no_tf32
-from pipelines.drafts import replacing
+from codes.inference.devices import in_lanes, no_tf32, only_deterministic
+from pipelines.finetuning.kept import CHECKPOINT_SECONDS, KeptTrials, Outcome
 from pipelines.finetuning.options import FinetuneOptions
-from pipelines.finetuning.training import Curve, Maps, Run, Setting, train
+from pipelines.finetuning.processes import ALONE, Processes
+from pipelines.finetuning.training import Maps, Run, Setting, train
 
+TRAINING_VERSION = 1
+"""Raised whenever the same trial would give another network; part of every key."""
+AfterEpoch = Callable[[bool, Callable[[], dict[str, Any]]], None]
+"""Told whether it was the last one, and how to find all that is needed to go on."""
+OF_OTHERS = ("starts", "scratch", "seeds", "lr", "weight_decay", "epochs", "augment", "fresh",
+             "views_cached")  # fmt: skip
+"""Options that are a trial's own values, or those of its maps."""
 MOST_SAMPLED = 500
 """Training images of which predictions are scored."""
 
@@ -72,30 +80,6 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Outcome:
-    """What a trial gave.
-
-    Attributes
-    ----------
-    curve : Curve
-    log_proba : ndarray of shape (n_test, n_classes)
-        NaN where it diverged.
-    first_loss, train_loss : float
-        On the centres of training images, before the first step and at the end.
-    sampled : ndarray of shape (n_sampled,), intp
-        Training images that are looked at, places in the dataset.
-    train_log_proba : ndarray of shape (n_sampled, n_classes)
-    """
-
-    curve: Curve
-    log_proba: NDArray[np.float64]
-    first_loss: float
-    train_loss: float
-    sampled: NDArray[np.intp]
-    train_log_proba: NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Candidate:
     """A network that is fine-tuned from a start.
 
@@ -115,10 +99,13 @@ class Candidate:
 
 
 class _Centers:
-    """Maps whose every view is the centre."""
+    """Maps of which every view is the centre."""
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
+
+    def fields(self) -> dict[str, Any]:
+        return self._maps.fields()
 
     def read(self, images: NDArray[np.intp], view: int) -> torch.Tensor:
         return self._maps.read(images, 0)
@@ -128,6 +115,8 @@ class _Centers:
 class Trainer:
     """Runs trials beside each other, one on each core or two on a GPU.
 
+    Several processes run them one after another, all of them on each.
+
     Attributes
     ----------
     candidates : mapping of str to Candidate
@@ -136,8 +125,11 @@ class Trainer:
     digests : ndarray of shape (n_samples, 32), uint8
     device : torch.device
     dtype : torch.dtype
-    folder : Path or None
+    kept : KeptTrials or None
         Where finished trials are kept.
+    deterministic : bool
+        Use only algorithms that give the same each time on the same machine.
+    processes : Processes
     """
 
     candidates: Mapping[str, Candidate]
@@ -145,7 +137,9 @@ class Trainer:
     digests: NDArray[np.uint8]
     device: torch.device
     dtype: torch.dtype
-    folder: Path | None = None
+    kept: KeptTrials | None = None
+    deterministic: bool = False
+    processes: Processes = ALONE
 
     def run(
         self, trials: Sequence[Trial], advance: Callable[[int], None] | None = None
@@ -164,13 +158,27 @@ class Trainer:
             In their order.
         """
         outcomes = []
-        with no_tf32():
-            results = in_lanes(self.device, (partial(self._outcome, trial) for trial in trials))
+        tasks = (partial(self._outcome, trial) for trial in trials)
+        with self.exactly():
+            # One alone has all cores.
+            beside = self.processes.alone and len(trials) > 1
+            results = in_lanes(self.device, tasks) if beside else (task() for task in tasks)
             for trial, outcome in zip(trials, results, strict=True):
                 outcomes.append(outcome)
                 if advance is not None:
                     advance(len(trial.train) * trial.setting.epochs)
         return outcomes
+
+    def train(self, trial: Trial) -> Suffix:
+        """Train a network to its last epoch, or read it as it was then."""
+        with self.exactly():
+            return self._trained(trial, finished=True)[1].network
+
+    @contextmanager
+    def exactly(self) -> Iterator[None]:
+        """Compute in the precision that was asked for, and deterministically where that was."""
+        with no_tf32(), only_deterministic(self.deterministic):
+            yield
 
     def network(self, trial: Trial) -> Run:
         """Make a trial's network, ready to be trained."""
@@ -197,20 +205,68 @@ class Trainer:
             seed=(trial.seed,),
             device=self.device,
             dtype=self.dtype,
+            processes=self.processes,
         )
 
     def _outcome(self, trial: Trial) -> Outcome:
-        file = None
-        if self.folder is not None:
-            file = self.folder / f"{self._key(trial)}.npz"
-            kept = _read(file)
-            if kept is not None:
-                return kept
+        """Run a trial, or read what it gave before."""
+        if self.kept is None:
+            return self._trained(trial, finished=False)[0]
+        key = self.key(trial)
+        outcome = self.kept.outcome(key)
+        if outcome is None:
+            outcome, _ = self._trained(trial, finished=False)
+            self.kept.keep(key, outcome)
+            self.kept.remove_state(key)
+        return outcome
+
+    def _trained(self, trial: Trial, *, finished: bool) -> tuple[Outcome, Run]:
+        """Train from where a trial was left; keep how far it is, and, if wanted, its last epoch."""
+        key, kept = self.key(trial), self.kept
+        state = None if kept is None else kept.state(key)
+        self.processes.send((trial, state))
+        written = time.perf_counter()
+
+        def after_epoch(done: bool, state: Callable[[], dict[str, Any]]) -> None:
+            nonlocal written
+            due = time.perf_counter() - written > CHECKPOINT_SECONDS
+            if kept is not None and (due or (done and finished)):
+                kept.keep_state(key, state())
+                written = time.perf_counter()
+
+        return self.train_together(trial, state, after_epoch)
+
+    def train_together(
+        self,
+        trial: Trial,
+        state: dict[str, Any] | None,
+        after_epoch: Callable[[bool, Callable[[], dict[str, Any]]], None] = lambda done, state: (
+            None
+        ),
+    ) -> tuple[Outcome, Run]:
+        """Train, which all processes do; `after_epoch` is told if it was the last one."""
         run = self.network(trial)
         sample = np.random.default_rng(trial.seed).permutation(len(trial.train))[:MOST_SAMPLED]
         sampled = trial.train[np.sort(sample)]
-        first = self._loss(run.log_proba(sampled), sampled)
-        train(run, trial.setting.epochs)
+        if state is None:
+            first, before = self._loss(run.log_proba(sampled), sampled), 0.0
+        else:
+            run.load_state(state["run"])
+            first, before = state["first_loss"], state["seconds"]
+        begun = time.perf_counter()
+
+        def seconds() -> float:
+            return before + time.perf_counter() - begun
+
+        train(
+            run,
+            trial.setting.epochs,
+            lambda: after_epoch(
+                run.epoch == trial.setting.epochs,
+                lambda: {"run": run.state(), "first_loss": first, "seconds": seconds()},
+            ),
+        )
+        took = seconds()
         log_proba, of_train = run.log_proba(trial.test), run.log_proba(sampled)
         if run.curve.diverged:
             log_proba[:] = np.nan
@@ -221,25 +277,26 @@ class Trainer:
             train_loss=self._loss(of_train, sampled),
             sampled=sampled,
             train_log_proba=of_train,
+            filters=run.network.filters(),
+            seconds=took,
         )
-        if file is not None:
-            _write(file, outcome)
-        return outcome
+        return outcome, run
 
     def _loss(self, log_proba: NDArray[np.float64], images: NDArray[np.intp]) -> float:
         return float(-log_proba[np.arange(len(images)), self.numbers[images]].mean())
 
-    def _key(self, trial: Trial) -> str:
+    def key(self, trial: Trial) -> str:
         """Give the SHA-256 of all that a trial depends on."""
         candidate = self.candidates[trial.candidate]
         options = {
             name: value
             for name, value in asdict(candidate.options).items()
-            if name not in ("starts", "scratch", "seeds", "lr", "weight_decay", "epochs")
+            if name not in OF_OTHERS
         }
         sha = hashlib.sha256(
             canonical_json(
                 {
+                    "version": TRAINING_VERSION,
                     "start": candidate.start.name,
                     "weights": candidate.backbone.weights_digest,
                     "architecture": candidate.backbone.architecture,
@@ -248,8 +305,9 @@ class Trainer:
                     "setting": asdict(trial.setting),
                     "seed": trial.seed,
                     "centers": trial.centers,
+                    "device": self.device.type,
                     "dtype": str(self.dtype),
-                    "views": getattr(candidate.maps, "n_views", None),
+                    "maps": candidate.maps.fields(),
                 }
             ).encode()
         )
@@ -259,34 +317,3 @@ class Trainer:
         for values in (trial.head.weight, trial.head.bias):
             sha.update(values.astype("<f8").tobytes())
         return sha.hexdigest()
-
-
-def _write(file: Path, outcome: Outcome) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Any] = {
-        f"curve.{name}": np.array(value) for name, value in vars(outcome.curve).items()
-    }
-    arrays |= {name: value for name, value in vars(outcome).items() if name != "curve"}
-    with replacing(file) as draft, draft.open("wb") as opened:
-        np.savez_compressed(opened, **arrays)
-
-
-def _read(file: Path) -> Outcome | None:
-    try:
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as found:
-            curve = {
-                name.removeprefix("curve."): found[name].tolist()
-                for name in found.files
-                if name.startswith("curve.")
-            }
-            own = {name: found[name] for name in found.files if not name.startswith("curve.")}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return None  # It is not there, or damaged: the trial is run again.
-    return Outcome(
-        curve=Curve(**curve),
-        log_proba=own["log_proba"],
-        first_loss=float(own["first_loss"]),
-        train_loss=float(own["train_loss"]),
-        sampled=own["sampled"],
-        train_log_proba=own["train_log_proba"],
-    )

@@ -1,0 +1,122 @@
+"""Fresh views: random views that are new in every epoch, and never stored."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codes import Backbone, CodeExtractor, ImageList
+from codes.augmentation import AugmentedPreprocessing
+from codes.data.sources import ImageSource
+from codes.graph.starts import WHOLE, Start
+from codes.preprocessing import Preprocessing
+from pipelines.finetuning.maps import StoredMaps
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FreshMaps:
+    """What a start reads of random views that are drawn, and computed, whenever they are asked for.
+
+    View *v* of an image is the one that `pipelines.finetuning.maps.StoredMaps` would hold.
+
+    Attributes
+    ----------
+    stored : StoredMaps
+        Of the centres.
+    images : ImageList
+    backbone : Backbone
+    start : Start
+    augment : tuple of str
+    random_state : int
+    precision : str
+    device : str
+    """
+
+    stored: StoredMaps
+    images: ImageList
+    backbone: Backbone
+    start: Start
+    augment: tuple[str, ...]
+    random_state: int
+    precision: str
+    device: str
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the values that are stored."""
+        return self.stored.n_bytes
+
+    def fields(self) -> dict[str, Any]:
+        """Return how the views are drawn, as plain values."""
+        return {**self.stored.fields(), "fresh": self._drawn.fields()}
+
+    def read(self, images: NDArray[np.intp], view: int) -> Tensor:
+        """Compute the values of some images.
+
+        Parameters
+        ----------
+        images : ndarray of shape (n,), intp
+            Places in the dataset.
+        view : int
+            0 for the centre, which is stored; a random view from 1 on.
+
+        Returns
+        -------
+        values : Tensor of shape (n, n_values)
+            Flattened, channels first.
+        """
+        if view == 0:
+            return self.stored.read(images, 0)
+        drawn, digests = replace(self._drawn, numbers=(view,)), self.stored.digests
+
+        def crop(image: np.intp) -> Tensor:
+            return drawn.crops(self._source.open(int(image)), digests[image].tobytes())
+
+        # On the CPU, other trials have the other cores.
+        crops = torch.cat(list((map if self._threads is None else self._threads.map)(crop, images)))
+        if self._network is None:
+            return crops.flatten(1) / 255
+        return self._network(crops)[self._network.taps[0].name]
+
+    @property
+    def _source(self) -> ImageSource:
+        """The images, opened by this thread: not every source may be read by two at once."""
+        if not hasattr(self._own, "source"):
+            self._own.source = pickle.loads(pickle.dumps(self.images.source))
+        source: ImageSource = self._own.source
+        return source
+
+    @cached_property
+    def _own(self) -> threading.local:
+        return threading.local()
+
+    @cached_property
+    def _drawn(self) -> AugmentedPreprocessing:
+        center = replace(self.backbone.preprocessing, views="center")
+        steps = {field.name: getattr(center, field.name) for field in fields(Preprocessing)}
+        return AugmentedPreprocessing(**steps, augment=self.augment, random_state=self.random_state)
+
+    @cached_property
+    def _network(self) -> CodeExtractor | None:
+        """What comes before the start; None where that is nothing."""
+        if self.start.name == WHOLE:
+            return None
+        return CodeExtractor(
+            self.backbone, [self.start.reads], pool="flatten", precision=self.precision,
+            device=self.device,
+        )  # fmt: skip
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor | None:
+        device = torch.device(self.device)
+        return None if device.type == "cpu" else ThreadPoolExecutor(os.cpu_count())
