@@ -99,7 +99,7 @@ def _settings(options: argparse.Namespace, seed: int) -> dict[str, Any]:
 
 def _study(options: argparse.Namespace, seed: int, size: str, start: str) -> Any:
     from pipelines import compare
-    from pipelines.finetuning.options import FinetuneOptions
+    from pipelines.training.options import FinetuneOptions
 
     return compare(
         options.data,
@@ -118,9 +118,9 @@ def _store(options: argparse.Namespace, seed: int) -> float:
     """Store the maps of every start, and return the seconds that it took."""
     from codes import load_images
     from pipelines import ExtractionOptions, extract
-    from pipelines.finetuning.options import FinetuneOptions
     from pipelines.finetuning.prepare import prepare
     from pipelines.progress import Silent
+    from pipelines.training.options import FinetuneOptions
 
     begun = time.perf_counter()
     images = load_images(options.data)
@@ -179,10 +179,10 @@ def speed(options: argparse.Namespace) -> None:
     from codes.graph.starts import choose_starts
     from codes.graph.suffix import Suffix
     from pipelines import ExtractionOptions, extract
-    from pipelines.finetuning.maps import store_maps
-    from pipelines.finetuning.options import FinetuneOptions
-    from pipelines.finetuning.training import Run, Setting
     from pipelines.progress import Silent
+    from pipelines.training.maps import store_maps
+    from pipelines.training.options import FinetuneOptions
+    from pipelines.training.run import Run, Setting
 
     backbone = load_backbone(options.backbone, weights=options.weights or "default")
     images = load_images(options.data)

@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from pipelines.extraction.options import ExtractionOptions
     from pipelines.extraction.transformer import CodesTransformer
     from pipelines.finetuning.classifier import FineTuned
-    from pipelines.finetuning.options import FinetuneOptions
     from pipelines.linear.estimators import LinearSVCCV, LogisticCV
     from pipelines.study import Study, compare
+    from pipelines.training.options import FinetuneOptions
 
 _HOMES = {
     "CodesTransformer": "pipelines.extraction.transformer",
     "Comparison": "pipelines.comparison.compare",
     "ExtractionOptions": "pipelines.extraction.options",
     "FineTuned": "pipelines.finetuning.classifier",
-    "FinetuneOptions": "pipelines.finetuning.options",
+    "FinetuneOptions": "pipelines.training.options",
     "LinearSVCCV": "pipelines.linear.estimators",
     "LogisticCV": "pipelines.linear.estimators",
     "Protocol": "pipelines.comparison.protocol",

@@ -44,13 +44,13 @@ from pipelines.extraction.normalization import NormalizationCheck, check_normali
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.finetuning.finetune import Finetuned, Finetuning
 from pipelines.finetuning.finetune import finetune as run_finetuning
-from pipelines.finetuning.options import FinetuneOptions
 from pipelines.finetuning.prepare import last_codes, prepare
-from pipelines.finetuning.processes import ALONE, Processes
 from pipelines.fitted.finetuned import fit_finetuned
 from pipelines.fitted.linear import fit
 from pipelines.fitted.pipeline import FittedPipeline
 from pipelines.progress import Progress, Silent, duration, timed
+from pipelines.training.options import FinetuneOptions
+from pipelines.training.processes import ALONE, Processes
 
 SCORES_COLUMNS = (
     "layer", "depth", "pool", "n_features", "classifier", "train_size", "repeat", "fold", "C",
@@ -256,7 +256,7 @@ def compare(
     finetune : bool or FinetuneOptions, default=False
         Whether the network is trained as well; or from where on, and how.
     processes : Processes, optional
-        Those that fine-tune with this one, as `pipelines.finetuning.processes.join_processes` gives
+        Those that fine-tune with this one, as `pipelines.training.processes.join_processes` gives
         them.
     n_jobs : int, default=1
         Processes that train classifiers.

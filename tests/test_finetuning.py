@@ -35,16 +35,16 @@ from pipelines.extraction.extract import Extraction
 from pipelines.finetuning.classifier import FineTuned
 from pipelines.finetuning.finetune import fit_heads, start_head
 from pipelines.finetuning.handover import calibrate
-from pipelines.finetuning.kept import KeptTrials
-from pipelines.finetuning.maps import StoredMaps, store_maps
-from pipelines.finetuning.optimizers import limit_norms, make_optimizer, penalty, rate_at
-from pipelines.finetuning.options import FinetuneOptions
 from pipelines.finetuning.prepare import last_codes, prepare
 from pipelines.finetuning.search import DivergedError, draw_settings, search
-from pipelines.finetuning.training import Run, Setting, batches_of, train
-from pipelines.finetuning.trials import Head, Trainer, Trial
 from pipelines.progress import Silent
 from pipelines.report.report import make_report, write_report
+from pipelines.training.kept import KeptTrials
+from pipelines.training.maps import StoredMaps, store_maps
+from pipelines.training.optimizers import limit_norms, make_optimizer, penalty, rate_at
+from pipelines.training.options import FinetuneOptions
+from pipelines.training.run import Run, Setting, batches_of, train
+from pipelines.training.trials import Head, Trainer, Trial
 from tests.conftest import draw_image
 
 CPU = torch.device("cpu")
@@ -422,10 +422,12 @@ def test_fine_tuned_candidates_are_rows_of_the_report(
     scores = {row["layer"]: float(row["score"]) for row in folds if row["classifier"] == "finetune"}
     assert scores["fc6"] == pytest.approx(rows["fc6", "finetune"]["score"])
     assert report["best"]["layer"] in {layer for layer, _ in rows}
-    trials = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out/trials").iterdir()}
+    folder = Path(os.environ["CNN_CODES_STORE"]) / "trials"
+    trials = {file.name: file.stat().st_ino for file in folder.iterdir()}
+    assert trials
     again = run_cli(*words)
     assert again.returncode == 0
-    assert trials == {f.name: f.stat().st_mtime_ns for f in (tmp_path / "out/trials").iterdir()}
+    assert trials == {file.name: file.stat().st_ino for file in folder.iterdir()}
     repeated = json.loads((tmp_path / "out" / "report.json").read_text())
     assert repeated["layers"] == report["layers"]
 

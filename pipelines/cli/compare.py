@@ -32,10 +32,10 @@ from pipelines.cli.terminal import stdout, terminal
 from pipelines.comparison.protocol import Protocol
 from pipelines.controls.controls import DEFAULT_CONTROLS
 from pipelines.extraction.options import ExtractionOptions
-from pipelines.finetuning.options import FinetuneOptions
+from pipelines.training.options import FinetuneOptions
 
 if TYPE_CHECKING:
-    from pipelines.finetuning.processes import Processes
+    from pipelines.training.processes import Processes
 
 
 def demo(
@@ -88,8 +88,8 @@ def compare(
         pixels, random (weights), concatenated (all depths), pre (before the activation); or none.
     """
     from pipelines.finetuning.prepare import work
-    from pipelines.finetuning.processes import join_processes
     from pipelines.report.report import render_again
+    from pipelines.training.processes import join_processes
 
     protocol = replace(protocol, random_state=options.random_state)
     networks = of_each_backbone(options, backbone, weights)

@@ -56,9 +56,9 @@ def fit(
         it from there in any case.
     """
     from pipelines.finetuning.prepare import work
-    from pipelines.finetuning.processes import join_processes
     from pipelines.fitted.files import save
     from pipelines.study import compare
+    from pipelines.training.processes import join_processes
 
     check_file(out)
     check_jobs(jobs)

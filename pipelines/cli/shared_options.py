@@ -20,8 +20,8 @@ from cyclopts import Parameter
 from codes.wording import counted
 from pipelines.comparison.protocol import Protocol
 from pipelines.extraction.options import ExtractionOptions
-from pipelines.finetuning.options import LR, WEIGHT_DECAY, FinetuneOptions
 from pipelines.linear.validation import DEFAULT_GRID
+from pipelines.training.options import LR, WEIGHT_DECAY, FinetuneOptions
 
 _DOCSTRING = inspect.getdoc(ExtractionOptions) or ""
 _HELP = dict(re.findall(r"^(\w+) : .*\n((?: +.*\n?)+)", _DOCSTRING, re.MULTILINE))

@@ -1,1 +1,1 @@
-"""A dataset and a start in a network → what comes after it, trained on stored maps."""
+"""A dataset and starts in a network → each fine-tuned with the setting that validation chooses."""

@@ -21,11 +21,11 @@ from pipelines.comparison.scoring import default_scoring
 from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.finetuning.handover import train_on_all
-from pipelines.finetuning.maps import store_maps
-from pipelines.finetuning.options import LR, WEIGHT_DECAY, FinetuneOptions
 from pipelines.finetuning.prepare import last_codes, prepare
-from pipelines.finetuning.training import EVALUATED
 from pipelines.progress import Silent
+from pipelines.training.maps import store_maps
+from pipelines.training.options import LR, WEIGHT_DECAY, FinetuneOptions
+from pipelines.training.run import EVALUATED
 
 
 class FineTuned(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -41,7 +41,7 @@ class FineTuned(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         The first module that is trained; "auto" is the last stage.
     weights : str, optional
     lr, weight_decay : float or str
-        As for `pipelines.finetuning.options.FinetuneOptions`.
+        As for `pipelines.training.options.FinetuneOptions`.
     epochs : int, optional
     augment : str, default="crop,flip"
     views_cached : int, optional

@@ -20,12 +20,12 @@ from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.scoring import score_answers
 from pipelines.comparison.splits import Fold, Split
-from pipelines.finetuning.kept import Outcome
 from pipelines.finetuning.search import Chosen, DivergedError, most_tried, n_folds, search
-from pipelines.finetuning.training import Setting
-from pipelines.finetuning.trials import Candidate, Head, Trainer, Trial
 from pipelines.linear.estimators import LogisticCV
 from pipelines.progress import Progress
+from pipelines.training.kept import Outcome
+from pipelines.training.run import Setting
+from pipelines.training.trials import Candidate, Head, Trainer, Trial
 
 N_MEMORIZED, EPOCHS_MEMORIZED = 20, 60
 """Images that a network must be able to learn by heart, and in how many passes

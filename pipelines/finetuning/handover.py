@@ -19,8 +19,8 @@ from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import inner_splits
 from pipelines.finetuning.finetune import fit_heads, scored, start_head
 from pipelines.finetuning.search import Chosen, n_folds, search
-from pipelines.finetuning.trials import Trainer, Trial
 from pipelines.progress import Progress
+from pipelines.training.trials import Trainer, Trial
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

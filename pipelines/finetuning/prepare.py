@@ -19,14 +19,14 @@ from codes.inference.devices import find_device
 from pipelines.comparison.protocol import SCRATCH
 from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.options import ExtractionOptions
-from pipelines.finetuning.fresh import FreshMaps
-from pipelines.finetuning.kept import KeptTrials
-from pipelines.finetuning.maps import StoredMaps, store_maps
-from pipelines.finetuning.options import FinetuneOptions
-from pipelines.finetuning.processes import ALONE, Processes
-from pipelines.finetuning.training import Maps
-from pipelines.finetuning.trials import Candidate, Trainer
 from pipelines.progress import Progress
+from pipelines.training.fresh import FreshMaps
+from pipelines.training.kept import KeptTrials
+from pipelines.training.maps import StoredMaps, store_maps
+from pipelines.training.options import FinetuneOptions
+from pipelines.training.processes import ALONE, Processes
+from pipelines.training.run import Maps
+from pipelines.training.trials import Candidate, Trainer
 
 
 def prepare(

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.comparison.splits import Fold
-from pipelines.finetuning.kept import Outcome
-from pipelines.finetuning.options import FinetuneOptions
-from pipelines.finetuning.training import Setting
-from pipelines.finetuning.trials import Head, Trainer, Trial
+from pipelines.training.kept import Outcome
+from pipelines.training.options import FinetuneOptions
+from pipelines.training.run import Setting
+from pipelines.training.trials import Head, Trainer, Trial
 
 N_COARSE, N_FINE = 4, 2
 VALIDATED = 400

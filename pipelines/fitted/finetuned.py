@@ -23,11 +23,11 @@ from pipelines.extraction.options import ExtractionOptions
 from pipelines.finetuning.finetune import Finetuning
 from pipelines.finetuning.handover import train_on_all, whole_state
 from pipelines.finetuning.prepare import center_of, prepare
-from pipelines.finetuning.trials import Trainer
 from pipelines.fitted.pipeline import DIGEST_LENGTH, FittedPipeline
 from pipelines.linear.estimators import LogisticCV
 from pipelines.progress import Progress
 from pipelines.provenance import versions
+from pipelines.training.trials import Trainer
 
 N_COMPARED, MOST_APART = 8, 0.02
 """Images that a fine-tuned network is asked again when it is loaded, and how much probabilities may

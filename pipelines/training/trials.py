@@ -23,10 +23,10 @@ from codes import Backbone
 from codes.graph.starts import Start
 from codes.graph.suffix import Suffix
 from codes.inference.devices import in_lanes, no_tf32, only_deterministic
-from pipelines.finetuning.kept import CHECKPOINT_SECONDS, KeptTrials, Outcome
-from pipelines.finetuning.options import FinetuneOptions
-from pipelines.finetuning.processes import ALONE, Processes
-from pipelines.finetuning.training import Maps, Run, Setting, train
+from pipelines.training.kept import CHECKPOINT_SECONDS, KeptTrials, Outcome
+from pipelines.training.options import FinetuneOptions
+from pipelines.training.processes import ALONE, Processes
+from pipelines.training.run import Maps, Run, Setting, train
 
 TRAINING_VERSION = 1
 """Raised whenever the same trial would give another network; part of every key."""

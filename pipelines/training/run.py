@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codes.graph.suffix import Suffix
-from pipelines.finetuning.optimizers import limit_norms, make_optimizer, make_schedule, penalty
-from pipelines.finetuning.options import FinetuneOptions
-from pipelines.finetuning.processes import ALONE, Processes
+from pipelines.training.optimizers import limit_norms, make_optimizer, make_schedule, penalty
+from pipelines.training.options import FinetuneOptions
+from pipelines.training.processes import ALONE, Processes
 
 DIVERGED = 3.0
 """Times the first epoch's loss from which a run is given up."""
@@ -27,7 +27,7 @@ EVALUATED = 256
 
 
 class Maps(Protocol):
-    """Where the values that a start reads come from, such as `pipelines.finetuning.maps`."""
+    """Where the values that a start reads come from, such as `pipelines.training.maps`."""
 
     def fields(self) -> dict[str, Any]:
         """Return what the values depend on, beside the images, the network and the options."""

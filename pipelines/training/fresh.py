@@ -20,14 +20,14 @@ from codes.augmentation import AugmentedPreprocessing
 from codes.data.sources import ImageSource
 from codes.graph.starts import WHOLE, Start
 from codes.preprocessing import Preprocessing
-from pipelines.finetuning.maps import StoredMaps
+from pipelines.training.maps import StoredMaps
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FreshMaps:
     """What a start reads of random views that are drawn, and computed, whenever they are asked for.
 
-    View *v* of an image is the one that `pipelines.finetuning.maps.StoredMaps` would hold.
+    View *v* of an image is the one that `pipelines.training.maps.StoredMaps` would hold.
 
     Attributes
     ----------

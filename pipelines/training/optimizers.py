@@ -11,7 +11,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from codes.graph.suffix import Suffix
-from pipelines.finetuning.options import FinetuneOptions
+from pipelines.training.options import FinetuneOptions
 
 
 def make_optimizer(
@@ -81,7 +81,7 @@ def rate_at(step: int, n_steps: int, *, n_warmup: int = 0, kind: str = "cosine")
     n_warmup : int, default=0
         Steps in which the rate rises.
     kind : str, default="cosine"
-        Of `pipelines.finetuning.options.SCHEDULES`.
+        Of `pipelines.training.options.SCHEDULES`.
 
     Returns
     -------

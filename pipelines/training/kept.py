@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.drafts import replacing
-from pipelines.finetuning.training import Curve
+from pipelines.training.run import Curve
 
 CHECKPOINT_SECONDS = 30.0
 """Of training, after which a trial that is not done is written to the disk again."""
