@@ -42,6 +42,7 @@ def _best(
     n_test: int = N_TEST,
     costs: dict[str, float] | None = None,
     max_loss: float = 0.02,
+    starts: dict[str, float] | None = None,
 ) -> Best:
     """Decide between candidates of known cross-validation scores and known hits in the test."""
     y = np.array(["a", "b"] * ((N_TRAIN + n_test) // 2))
@@ -52,7 +53,7 @@ def _best(
         inner=[(test, test)] * 5,
     )  # fmt: skip
     fits = {
-        (layer, "svm"): [
+        (layer, "finetune" if layer in (starts or {}) else "svm"): [
             Fit(
                 C=1.0, C_at_edge=None, converged=True, cv_scores=np.array([cv]), cv_score=cv,
                 train_score=1.0, predicted=np.where(right, numbers[test], 1 - numbers[test]),
@@ -63,7 +64,10 @@ def _best(
     }  # fmt: skip
     scored = ScoredFits(
         samples=Samples(y=y), splits=[split], fits=fits, scoring="accuracy", random_state=0,
-        layers=_costing(costs or {}),
+        layers=_costing(costs or {}) | {
+            (name, "finetune"): ComparedLayer(layer=name, depth=depth, multiply_adds=100)
+            for name, depth in (starts or {}).items()
+        },
     )  # fmt: skip
     return Decision(scored=scored, max_loss=max_loss).best("all")
 
@@ -204,6 +208,22 @@ def _compare(
     assert status == 0
     report: dict[str, Any] = json.loads((out / "report.json").read_text())
     return report
+
+
+def test_of_fine_tuned_networks_that_are_tied_the_one_that_trains_least_is_recommended() -> None:
+    right = {name: _right(0.8, shift=shift) for shift, name in enumerate("abcd")}
+    starts = {"a": 0.0, "b": 0.5, "c": 0.9}
+    hits = {name: (0.80 - 0.01 * i, right[name]) for i, name in enumerate("abc")}
+    best = _best(hits, starts=starts)
+    assert (best.layer, best.recommended, best.recommended_classifier) == ("a", "c", "finetune")
+    # A linear classifier trains nothing, also where it costs as much to predict with.
+    last = _best(hits | {"d": (0.70, right["d"])}, starts=starts, costs={"d": 100})
+    assert (last.recommended, last.recommended_classifier) == ("d", "svm")
+    worse = _best(hits | {"c": (0.78, _right(0.7))}, starts=starts)
+    assert worse.recommended == "b"
+    # Where the linear one is chosen, none that trains more replaces it.
+    first = _best(hits | {"d": (0.90, right["d"])}, starts=starts, costs={"d": 100})
+    assert (first.recommended, first.recommended_classifier) == ("d", "svm")
 
 
 def test_nothing_is_recommended_where_nothing_beats_guessing(

@@ -80,7 +80,10 @@ class Decision:
     def _recommended(
         self, winner: Candidate, tied: Sequence[Candidate], tests: PairedTests
     ) -> Candidate:
-        """Find the cheapest of the winner and its ties that gives up next to nothing."""
+        """Find the cheapest of the winner and its ties that gives up next to nothing.
+
+        Cheapest to predict with; of those that cost the same, to train.
+        """
         candidates = list(self.scored.fits)
         layers = list(dict.fromkeys(layer for layer, _ in candidates))
         costs, share = self.scored.costs, SAVES
@@ -94,10 +97,16 @@ class Decision:
             if loss[candidate] <= most[candidate]
             and (
                 saves(costs[candidate], costs[winner], share)
-                or (winner[1] == FINETUNE != candidate[1])  # Nothing of the network is trained.
+                or self._trained(candidate) < self._trained(winner)
             )
         ]
-        return min(eligible, key=lambda c: (costs[c], loss[c]), default=winner)
+        key = {c: (costs[c], self._trained(c), loss[c]) for c in eligible}
+        return min(eligible, key=key.__getitem__, default=winner)
+
+    def _trained(self, candidate: Candidate) -> float:
+        """Give the share of the network's depth that is trained: none for a linear classifier."""
+        start = self.scored.layers.get(candidate)
+        return 0.0 if candidate[1] != FINETUNE or start is None else 1.0 - start.depth
 
 
 def saves(cost: float, chosen: float, share: float = SAVES) -> bool:

@@ -123,8 +123,8 @@ class Best:
     recommended : str or None
         The decision: of it and those, the cheapest to compute whose own score is lower by no more
         than one standard error of the difference, and by no more than ``Protocol.max_loss``; a
-        cheaper one has to save 5 % of what the chosen one costs. None where nothing is shown to be
-        better than guessing.
+        cheaper one has to save 5 % of what the chosen one costs, or to train less of the network.
+        None where nothing is shown to be better than guessing.
     recommended_classifier : str or None
     tied_classifiers : tuple of (str, str)
         As `tied`, each layer with the classifier that cannot be distinguished from it there.

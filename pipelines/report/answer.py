@@ -78,11 +78,13 @@ def _recommendation(report: dict[str, Any]) -> str:
             f"{' from it' if everything else ''}, {end}"
         )
     first = rows[chosen]
-    if first["classifier"] == FINETUNE != rows[cheap]["classifier"]:
+    if first["classifier"] == FINETUNE:
+        less = "less" if rows[cheap]["classifier"] == FINETUNE else "nothing"
+        than = "than" if less == "less" else "unlike"
         return (
-            f"{take}: it scores {expected(rows[cheap])[0]:.3f}, and trains nothing of the network, "
-            f"unlike {_named(report, first)}, which has the best validation score and scores "
-            f"{expected(first)[0]:.3f}; they cannot be distinguished."
+            f"{take}: it scores {expected(rows[cheap])[0]:.3f}, and trains {less} of the network"
+            f"{'' if less == 'less' else ','} {than} {_named(report, first)}, which has the best "
+            f"validation score and scores {expected(first)[0]:.3f}; they cannot be distinguished."
         )
     return (
         f"{take}: it scores {expected(rows[cheap])[0]:.3f}, and is cheaper to compute than "
