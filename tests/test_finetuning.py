@@ -7,6 +7,7 @@ import json
 import math
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -39,10 +40,12 @@ from pipelines.finetuning.prepare import last_codes, prepare
 from pipelines.finetuning.search import DivergedError, draw_settings, search
 from pipelines.progress import Silent
 from pipelines.report.report import make_report, write_report
+from pipelines.training.fresh import FreshMaps
 from pipelines.training.kept import KeptTrials
 from pipelines.training.maps import StoredMaps, store_maps
 from pipelines.training.optimizers import limit_norms, make_optimizer, penalty, rate_at
 from pipelines.training.options import FinetuneOptions
+from pipelines.training.processes import Processes
 from pipelines.training.run import Run, Setting, batches_of, train
 from pipelines.training.trials import Head, Trainer, Trial
 from tests.conftest import draw_image
@@ -324,10 +327,10 @@ def test_options_that_cannot_be_are_refused(wrong: dict[str, object], named: str
         FinetuneOptions(**wrong)
 
 
-def _small(image_folder: Path, folder: Path | None, **options: object) -> tuple[Trainer, Trial]:
+def _small(image_folder: Path, folder: Path | None, **options: Any) -> tuple[Trainer, Trial]:
     extraction = _extraction(image_folder)
     numbers = np.unique(extraction.images.labels, return_inverse=True)[1]
-    chosen = FinetuneOptions(starts="fc6", views_cached=2, **options)
+    chosen = FinetuneOptions(**({"starts": "fc6", "views_cached": 2} | options))
     trainer = prepare(extraction, numbers, chosen, progress=Silent())
     trainer = replace(trainer, kept=None if folder is None else KeptTrials(folder))
     head = Head(weight=np.zeros((3, 512)), bias=np.zeros(3))
@@ -336,21 +339,6 @@ def _small(image_folder: Path, folder: Path | None, **options: object) -> tuple[
     return trainer, Trial(
         candidate="fc6", train=train, test=test, head=head, setting=setting, seed=1
     )
-
-
-def test_a_run_that_was_left_goes_on_to_the_same_bits(image_folder: Path) -> None:
-    trainer, trial = _small(image_folder, None, dropout=0.3)
-    whole = trainer.network(trial)
-    train(whole, 3)
-    left = trainer.network(trial)
-    train(left, 1)
-    state = left.state()
-    resumed = trainer.network(trial)
-    resumed.load_state(state)
-    train(resumed, 3)
-    assert resumed.curve.loss == whole.curve.loss
-    for name, value in whole.network.state_dict().items():
-        assert torch.equal(value, resumed.network.state_dict()[name]), name
 
 
 def test_finished_trials_are_kept_and_others_are_run(image_folder: Path, tmp_path: Path) -> None:
@@ -367,6 +355,84 @@ def test_finished_trials_are_kept_and_others_are_run(image_folder: Path, tmp_pat
     np.testing.assert_array_equal(first.log_proba, fresh.log_proba)
     trainer.run([replace(trial, setting=replace(trial.setting, lr=0.04)), replace(trial, seed=2)])
     assert len(list((tmp_path / "trials").glob("*.npz"))) == 3
+
+
+def test_a_trial_that_was_interrupted_goes_on_from_its_last_epoch(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, trial = _small(image_folder, tmp_path / "trials", dropout=0.3, optimizer="adam")
+    alone = replace(trainer, kept=None)
+    [undisturbed] = alone.run([trial])
+    monkeypatch.setattr("pipelines.training.trials.CHECKPOINT_SECONDS", 0.0)
+    step, done = Run.step_epoch, []
+
+    def interrupted(run: Run) -> None:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        step(run)
+        done.append(run.epoch)
+
+    monkeypatch.setattr(Run, "step_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run([trial])
+    done.clear()
+    [outcome] = trainer.run([trial])
+    assert done == [3]  # The first two are not repeated.
+    np.testing.assert_array_equal(outcome.log_proba, undisturbed.log_proba)
+    assert outcome.curve == undisturbed.curve
+    assert outcome.first_loss == undisturbed.first_loss
+    assert outcome.seconds > 0
+    assert [file.suffix for file in (tmp_path / "trials").iterdir()] == [".npz"]
+
+
+def test_a_damaged_checkpoint_is_not_gone_on_with(image_folder: Path, tmp_path: Path) -> None:
+    trainer, trial = _small(image_folder, tmp_path / "trials")
+    network = trainer.train(trial)
+    [file] = (tmp_path / "trials").glob("*.pt")
+    again = trainer.train(trial)  # Read, not trained.
+    file.write_bytes(file.read_bytes()[:500])
+    anew = trainer.train(trial)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+        assert torch.equal(value, anew.state_dict()[name])
+
+
+def test_trials_that_were_not_used_for_long_are_removed(image_folder: Path, tmp_path: Path) -> None:
+    trainer, trial = _small(image_folder, tmp_path / "trials")
+    trainer.run([trial, replace(trial, seed=5)])
+    old, young = sorted((tmp_path / "trials").iterdir())
+    os.utime(old, (0, 0))
+    assert trainer.kept is not None
+    assert trainer.kept.prune(24 * 3600) == 1
+    assert list((tmp_path / "trials").iterdir()) == [young]
+
+
+@pytest.mark.parametrize("start", ["input", "conv4"])
+def test_fresh_views_are_those_that_a_store_would_hold(image_folder: Path, start: str) -> None:
+    extraction = _extraction(image_folder)
+    stored = _maps(extraction, start, n_views=3)[start]
+    fresh = FreshMaps(
+        stored=_maps(extraction, start, n_views=0)[start], images=extraction.images,
+        backbone=extraction.backbone, start=choose_starts(extraction.backbone.graph, start)[0],
+        augment=("crop", "flip"), random_state=3, precision="float32", device="cpu",
+    )  # fmt: skip
+    images = np.array([7, 0, 12])
+    for view in (0, 1, 2, 3):
+        expected = stored.read(images, view)
+        assert torch.allclose(fresh.read(images, view).float(), expected, atol=1e-5), view
+    # The fourth is new, where a store begins anew with the first.
+    assert torch.equal(stored.read(images, 4), stored.read(images, 1))
+    assert not torch.allclose(fresh.read(images, 4), fresh.read(images, 1), atol=1e-2)
+
+
+def test_new_views_in_every_epoch_train_as_stored_ones_do(image_folder: Path) -> None:
+    kept, trial = _small(image_folder, None, views_cached=3)
+    fresh, _ = _small(image_folder, None, fresh=True, views_cached=None)
+    assert kept.key(trial) != fresh.key(trial)
+    ours, theirs = fresh.run([trial, replace(trial, seed=2)]), kept.run([trial])
+    # Stored maps are float16.
+    np.testing.assert_allclose(ours[0].curve.loss, theirs[0].curve.loss, rtol=2e-3)
+    np.testing.assert_allclose(ours[0].log_proba, theirs[0].log_proba, atol=0.02)
 
 
 def test_rates_that_diverge_are_named_and_never_chosen(image_folder: Path) -> None:
@@ -575,3 +641,39 @@ def test_temperatures_make_probabilities_right(too: float) -> None:
     scaled = few / temperature
     probabilities = np.exp(scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)).max(1)
     assert 0.6 < probabilities.mean() < 0.97
+
+
+def test_two_processes_train_as_one_does(digits: Path, tmp_path: Path) -> None:
+    words = [
+        "-m", "pipelines.cli", "compare", str(digits), "--backbone", "bundled", "--layers",
+        "fc7.relu", "--cv", "3", "--Cs", "1e-3,1e-1", "--controls", "none", "--finetune", "--from",
+        "fc6", "--epochs", "3", "--views-cached", "1", "--batch-size", "7", "--jobs", "1",
+    ]  # fmt: skip
+    reports = []
+    for n in (1, 2):
+        out, environment = tmp_path / str(n), {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment["CNN_CODES_STORE"] = str(tmp_path / f"store-{n}")
+        starting = [] if n == 1 else ["-m", "torch.distributed.run", "--standalone",
+                                      "--nproc-per-node", str(n)]  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, *starting, *words, "--out", str(out)],
+            env=environment, check=False, capture_output=True, text=True, timeout=240,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("report.html") == 1
+        reports.append(json.loads((out / "report.json").read_text()))
+    [alone], [together] = (report["finetune"] for report in reports)
+    np.testing.assert_allclose(together["loss"], alone["loss"], rtol=1e-4)
+    assert together["setting"] == alone["setting"]
+    for one, two in zip(alone["trials"], together["trials"], strict=True):
+        np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-4)
+        assert two["score"] == one["score"]
+    assert [row["score"] for row in reports[1]["layers"]] == [
+        row["score"] for row in reports[0]["layers"]
+    ]
+
+
+def test_several_processes_are_for_fine_tuning(digits: Path) -> None:
+    two = Processes(rank=0, world_size=2)
+    with pytest.raises(ValueError, match="2 processes"):
+        compare(digits, backbone="bundled", processes=two)

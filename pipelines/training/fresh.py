@@ -86,7 +86,8 @@ class FreshMaps:
         crops = torch.cat(list((map if self._threads is None else self._threads.map)(crop, images)))
         if self._network is None:
             return crops.flatten(1) / 255
-        return self._network(crops)[self._network.taps[0].name]
+        # What inference mode gives cannot be trained on.
+        return self._network(crops)[self._network.taps[0].name].clone()
 
     @property
     def _source(self) -> ImageSource:
