@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
+
+
+class Advance(Protocol):
+    """Says that so many units of a step are done, and perhaps how it goes."""
+
+    def __call__(self, n: int, /, note: str = "") -> None:
+        """Say so; from any thread."""
 
 
 class Progress(Protocol):
@@ -14,7 +21,7 @@ class Progress(Protocol):
     def info(self, text: str) -> None:
         """Say one thing."""
 
-    def step(self, name: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    def step(self, name: str, total: int) -> AbstractContextManager[Advance]:
         """Begin a step of `total` units; yields a function to advance it."""
 
 
@@ -25,9 +32,9 @@ class Silent:
         """Say nothing."""
 
     @contextmanager
-    def step(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+    def step(self, name: str, total: int) -> Iterator[Advance]:
         """Count nothing."""
-        yield lambda n: None
+        yield lambda n, note="": None
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,8 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from pipelines.finetuning.finetune import fit_heads, start_head
 from pipelines.finetuning.handover import calibrate
 from pipelines.finetuning.prepare import last_codes, prepare
 from pipelines.finetuning.search import DivergedError, draw_settings, search
-from pipelines.progress import Silent
+from pipelines.progress import Advance, Silent
 from pipelines.report.report import make_report, write_report
 from pipelines.training.fresh import FreshMaps
 from pipelines.training.kept import KeptTrials
@@ -522,6 +523,35 @@ def test_where_fine_tuning_is_chosen_controls_are_of_the_linear_classifiers(
     fitted = study.fit()
     taken = study.best.taken
     assert (fitted.card["layer"], fitted.card["classifier"]) == taken
+
+
+def test_progress_is_of_all_images_and_says_the_loss(digits: Path) -> None:
+    class Counted(Silent):
+        def __init__(self) -> None:
+            self.steps: dict[str, list[int]] = {}
+            self.notes: list[str] = []
+
+        @contextmanager
+        def step(self, name: str, total: int) -> Iterator[Advance]:
+            counts = self.steps[name] = [total, 0]
+
+            def advance(n: int, /, note: str = "") -> None:
+                counts[1] += n
+                self.notes.append(note)
+
+            yield advance
+
+    said = []
+    for _ in range(2):  # And where every trial was finished before.
+        progress = Counted()
+        compare(
+            digits, backbone="bundled", layers="fc7.relu", Cs=(1e-3, 1e-1), cv=3, controls="none",
+            finetune=FinetuneOptions(starts="fc6", epochs=4, views_cached=1), progress=progress,
+        )  # fmt: skip
+        total, done = progress.steps["Fine-tuning from fc6"]
+        assert done == total > 0
+        said.append(any(note.startswith("loss ") for note in progress.notes))
+    assert said == [True, False]
 
 
 def test_without_test_images_each_fold_has_its_own_search(digits: Path) -> None:

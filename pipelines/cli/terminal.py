@@ -6,7 +6,7 @@ import io
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.cli.output import results
-from pipelines.progress import duration
+from pipelines.progress import Advance, duration
 
 EVERY = 30.0
 """Seconds between the lines of a step, where there is no terminal for a bar."""
@@ -58,7 +58,7 @@ class Terminal:
         self._console.print(table, highlight=False, markup=False)
 
     @contextmanager
-    def step(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+    def step(self, name: str, total: int) -> Iterator[Advance]:
         """Show a bar with the rate and the time left, or a line now and then."""
         if not self._console.is_terminal:
             with self._lines(name, total) as advance:
@@ -73,12 +73,18 @@ class Terminal:
             console=self._console,
         ) as bars:
             task = bars.add_task(name, total=total)
-            yield lambda n: bars.advance(task, n)
+
+            def show(n: int, /, note: str = "") -> None:
+                said = f"{name}: {note}" if note else None
+                bars.update(task, advance=n, description=said)
+
+            yield show
 
     @contextmanager
-    def _lines(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+    def _lines(self, name: str, total: int) -> Iterator[Advance]:
         """Print the progress from a thread of its own, also while nothing is finished."""
-        begun, done, ended = time.perf_counter(), 0, threading.Event()
+        begun, done, ended, lock = time.perf_counter(), 0, threading.Event(), threading.Lock()
+        how = ""
         # The time of what came first includes the start: the rest is not estimated from it.
         first: tuple[float, int] | None = None
         estimated = False
@@ -89,18 +95,20 @@ class Terminal:
             return (time.perf_counter() - first[0]) * (total - done) / (done - first[1])
 
         def report() -> None:
-            self.info(_progress_line(name, done, total, time.perf_counter() - begun, left()))
+            seconds = time.perf_counter() - begun
+            self.info(_progress_line(name, done, total, seconds, left(), how))
 
-        def advance(n: int) -> None:
-            nonlocal done, estimated, first
-            done += n
-            if first is None:
-                first = time.perf_counter(), done
-            remaining = left()
-            if not estimated and remaining is not None and done - first[1] >= total * FIRST_SHARE:
-                estimated = True
-                if remaining > self._every:
-                    report()
+        def advance(n: int, /, note: str = "") -> None:
+            nonlocal done, estimated, first, how
+            with lock:
+                done, how = done + n, note
+                if first is None:
+                    first = time.perf_counter(), done
+                rest = left()
+                if not estimated and rest is not None and done - first[1] >= total * FIRST_SHARE:
+                    estimated = True
+                    if rest > self._every:
+                        report()
 
         def tick() -> None:
             while not ended.wait(self._every):
@@ -115,7 +123,9 @@ class Terminal:
             reporter.join()
 
 
-def _progress_line(name: str, done: int, total: int, seconds: float, left: float | None) -> str:
+def _progress_line(
+    name: str, done: int, total: int, seconds: float, left: float | None, note: str = ""
+) -> str:
     """Say how far a step is.
 
     Examples
@@ -124,9 +134,12 @@ def _progress_line(name: str, done: int, total: int, seconds: float, left: float
     'Comparing: 10 of 40 after 60 s, about 3 min left'
     >>> _progress_line("Comparing", 0, 40, 30.0, None)
     'Comparing: 0 of 40 after 30 s'
+    >>> _progress_line("Fine-tuning", 1, 4, 30.0, 90.0, "loss 0.5")
+    'Fine-tuning: 1 of 4 after 30 s, about 2 min left, loss 0.5'
     """
     about = "" if left is None else f", about {duration(left)} left"
-    return f"{name}: {done:,} of {total:,} after {duration(seconds)}{about}"
+    how = f", {note}" if note else ""
+    return f"{name}: {done:,} of {total:,} after {duration(seconds)}{about}{how}"
 
 
 class _Rate(ProgressColumn):

@@ -92,7 +92,7 @@ def train_on_all(
             candidate=name, train=everything, test=everything[:0], setting=chosen.best.setting,
             head=start_head(own, codes, random, seed), seed=seed,
         )  # fmt: skip
-        network = trainer.train(trial)
+        network = trainer.train(trial, advance)
     temperature = calibrate(
         [outcome.log_proba for outcome in chosen.best.outcomes],
         [samples.numbers[everything[validation]] for _, validation in folds],

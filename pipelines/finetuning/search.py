@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.comparison.splits import Fold
+from pipelines.progress import Advance
 from pipelines.training.kept import Outcome
 from pipelines.training.options import FinetuneOptions
 from pipelines.training.run import Setting
@@ -135,7 +136,7 @@ def search(
     score: Score,
     *,
     seed: int,
-    advance: Callable[[int], None] | None = None,
+    advance: Advance | None = None,
 ) -> Chosen:
     """Choose a setting by validation.
 
@@ -151,7 +152,7 @@ def search(
         What the classifier starts as, fitted on each fold's training images.
     score : callable
     seed : int
-    advance : callable, optional
+    advance : Advance, optional
         As for `Trainer.run`.
 
     Returns

@@ -23,6 +23,7 @@ from codes import Backbone
 from codes.graph.starts import Start
 from codes.graph.suffix import Suffix
 from codes.inference.devices import in_lanes, no_tf32, only_deterministic
+from pipelines.progress import Advance
 from pipelines.training.kept import CHECKPOINT_SECONDS, KeptTrials, Outcome
 from pipelines.training.options import FinetuneOptions
 from pipelines.training.processes import ALONE, Processes
@@ -30,8 +31,8 @@ from pipelines.training.run import Maps, Run, Setting, train
 
 TRAINING_VERSION = 1
 """Raised whenever the same trial would give another network; part of every key."""
-AfterEpoch = Callable[[bool, Callable[[], dict[str, Any]]], None]
-"""Told whether it was the last one, and how to find all that is needed to go on."""
+AfterEpoch = Callable[[Run, Callable[[], dict[str, Any]]], None]
+"""Called with what is trained, and with what gives all that is needed to go on."""
 OF_OTHERS = ("starts", "scratch", "seeds", "lr", "weight_decay", "epochs", "augment", "fresh",
              "views_cached")  # fmt: skip
 """Options that are a trial's own values, or those of its maps."""
@@ -98,6 +99,10 @@ class Candidate:
     options: FinetuneOptions
 
 
+def _say_nothing(n: int, /, note: str = "") -> None:
+    """Report no progress."""
+
+
 class _Centers:
     """Maps of which every view is the centre."""
 
@@ -141,38 +146,30 @@ class Trainer:
     deterministic: bool = False
     processes: Processes = ALONE
 
-    def run(
-        self, trials: Sequence[Trial], advance: Callable[[int], None] | None = None
-    ) -> list[Outcome]:
+    def run(self, trials: Sequence[Trial], advance: Advance | None = None) -> list[Outcome]:
         """Run trials, or read what they gave before.
 
         Parameters
         ----------
         trials : sequence of Trial
-        advance : callable, optional
-            Called with the images that a trial was trained on, times its epochs, when it is done.
+        advance : Advance, optional
+            Told of each epoch the images that were trained on, and the loss.
 
         Returns
         -------
         outcomes : list of Outcome
             In their order.
         """
-        outcomes = []
-        tasks = (partial(self._outcome, trial) for trial in trials)
+        tasks = [partial(self._outcome, trial, advance or _say_nothing) for trial in trials]
         with self.exactly():
             # One alone has all cores.
             beside = self.processes.alone and len(trials) > 1
-            results = in_lanes(self.device, tasks) if beside else (task() for task in tasks)
-            for trial, outcome in zip(trials, results, strict=True):
-                outcomes.append(outcome)
-                if advance is not None:
-                    advance(len(trial.train) * trial.setting.epochs)
-        return outcomes
+            return list(in_lanes(self.device, tasks)) if beside else [task() for task in tasks]
 
-    def train(self, trial: Trial) -> Suffix:
+    def train(self, trial: Trial, advance: Advance | None = None) -> Suffix:
         """Train a network to its last epoch, or read it as it was then."""
         with self.exactly():
-            return self._trained(trial, finished=True)[1].network
+            return self._trained(trial, advance or _say_nothing, finished=True)[1].network
 
     @contextmanager
     def exactly(self) -> Iterator[None]:
@@ -208,43 +205,47 @@ class Trainer:
             processes=self.processes,
         )
 
-    def _outcome(self, trial: Trial) -> Outcome:
+    def _outcome(self, trial: Trial, advance: Advance) -> Outcome:
         """Run a trial, or read what it gave before."""
         if self.kept is None:
-            return self._trained(trial, finished=False)[0]
+            return self._trained(trial, advance, finished=False)[0]
         key = self.key(trial)
         outcome = self.kept.outcome(key)
-        if outcome is None:
-            outcome, _ = self._trained(trial, finished=False)
-            self.kept.keep(key, outcome)
-            self.kept.remove_state(key)
+        if outcome is not None:
+            advance(len(trial.train) * trial.setting.epochs)
+            return outcome
+        outcome, _ = self._trained(trial, advance, finished=False)
+        self.kept.keep(key, outcome)
+        self.kept.remove_state(key)
         return outcome
 
-    def _trained(self, trial: Trial, *, finished: bool) -> tuple[Outcome, Run]:
+    def _trained(self, trial: Trial, advance: Advance, *, finished: bool) -> tuple[Outcome, Run]:
         """Train from where a trial was left; keep how far it is, and, if wanted, its last epoch."""
         key, kept = self.key(trial), self.kept
         state = None if kept is None else kept.state(key)
         self.processes.send((trial, state))
-        written = time.perf_counter()
+        written, told = time.perf_counter(), 0
 
-        def after_epoch(done: bool, state: Callable[[], dict[str, Any]]) -> None:
-            nonlocal written
+        def after_epoch(run: Run, state: Callable[[], dict[str, Any]]) -> None:
+            nonlocal written, told
             due = time.perf_counter() - written > CHECKPOINT_SECONDS
-            if kept is not None and (due or (done and finished)):
+            if kept is not None and (due or (run.epoch == trial.setting.epochs and finished)):
                 kept.keep_state(key, state())
                 written = time.perf_counter()
+            advance((run.epoch - told) * len(trial.train), f"loss {run.curve.loss[-1]:.3g}")
+            told = run.epoch
 
-        return self.train_together(trial, state, after_epoch)
+        outcome, run = self.train_together(trial, state, after_epoch)
+        advance((trial.setting.epochs - told) * len(trial.train))
+        return outcome, run
 
     def train_together(
         self,
         trial: Trial,
         state: dict[str, Any] | None,
-        after_epoch: Callable[[bool, Callable[[], dict[str, Any]]], None] = lambda done, state: (
-            None
-        ),
+        after_epoch: AfterEpoch = lambda run, state: None,
     ) -> tuple[Outcome, Run]:
-        """Train, which all processes do; `after_epoch` is told if it was the last one."""
+        """Train, which all processes do; `after_epoch` is called after each."""
         run = self.network(trial)
         sample = np.random.default_rng(trial.seed).permutation(len(trial.train))[:MOST_SAMPLED]
         sampled = trial.train[np.sort(sample)]
@@ -262,8 +263,7 @@ class Trainer:
             run,
             trial.setting.epochs,
             lambda: after_epoch(
-                run.epoch == trial.setting.epochs,
-                lambda: {"run": run.state(), "first_loss": first, "seconds": seconds()},
+                run, lambda: {"run": run.state(), "first_loss": first, "seconds": seconds()}
             ),
         )
         took = seconds()
