@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,6 +131,40 @@ def prune(
             elif holding.n_images:
                 busy.append(holding)
     return removed, busy
+
+
+def prune_results(
+    storage: Storage, *, older_than: float | None = None, dry_run: bool = False
+) -> list[int]:
+    """Remove what others keep beside codes and did not use for long.
+
+    Parameters
+    ----------
+    storage : Storage
+    older_than : float, optional
+        Seconds.
+    dry_run : bool, default=False
+
+    Returns
+    -------
+    sizes : list of int
+        Bytes of each file that went, or would go.
+    """
+    sizes = []
+    for file in sorted(storage.results.glob("*")) if storage.results is not None else ():
+        with suppress(FileNotFoundError):
+            stat = file.stat()
+            if older_than is not None and stat.st_mtime < time.time() - older_than:
+                sizes.append(stat.st_size)
+                if not dry_run:
+                    file.unlink()
+    return sizes
+
+
+def size_of_results(storage: Storage) -> int:
+    """Count the bytes of what others keep beside codes."""
+    files = () if storage.results is None else storage.results.glob("*")
+    return sum(file.stat().st_size for file in files)
 
 
 def _remove(storage: Storage, holding: Holding) -> bool:

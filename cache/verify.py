@@ -13,7 +13,7 @@ from cache.chunks import chunk_path, decode
 from cache.errors import DamagedCodesError, StoreError
 from cache.part import COMMITTED, IMAGES, Part
 from cache.records import groups, parts, read_record, write_record
-from cache.storage.base import DIGESTS, FILE, USE, Storage
+from cache.storage.base import DIGESTS, FILE, RESULTS, USE, Storage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ def verify(storage: Storage, *, advance: Callable[[int], None] | None = None) ->
     ------
     fault : Fault
     """
-    known = {DIGESTS, f"{DIGESTS}-journal", f"{DIGESTS}-wal", f"{DIGESTS}-shm", USE}
+    known = {DIGESTS, f"{DIGESTS}-journal", f"{DIGESTS}-wal", f"{DIGESTS}-shm", USE, RESULTS}
     known |= set(groups(storage))
     for name in sorted({file.path.split("/")[0] for file in storage.files("")} - known):
         yield _foreign(name)

@@ -398,14 +398,20 @@ def test_a_damaged_checkpoint_is_not_gone_on_with(image_folder: Path, tmp_path: 
         assert torch.equal(value, anew.state_dict()[name])
 
 
-def test_trials_that_were_not_used_for_long_are_removed(image_folder: Path, tmp_path: Path) -> None:
-    trainer, trial = _small(image_folder, tmp_path / "trials")
+def test_trainings_are_kept_beside_the_store_and_removed_with_what_is_old(
+    image_folder: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    folder = Path(os.environ["CNN_CODES_STORE"]) / "trials"
+    trainer, trial = _small(image_folder, folder)
     trainer.run([trial, replace(trial, seed=5)])
-    old, young = sorted((tmp_path / "trials").iterdir())
+    old, young = sorted(folder.iterdir())
     os.utime(old, (0, 0))
-    assert trainer.kept is not None
-    assert trainer.kept.prune(24 * 3600) == 1
-    assert list((tmp_path / "trials").iterdir()) == [young]
+    assert "of trainings" in run_cli("cache", "list").stderr
+    assert run_cli("cache", "verify").returncode == 0
+    assert "1 file of trainings" in run_cli("cache", "prune", "--older-than", "1d").stderr
+    assert list(folder.iterdir()) == [young]
+    trainer.run([replace(trial, seed=5), trial])
+    assert len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.parametrize("start", ["input", "conv4"])

@@ -21,6 +21,8 @@ FILE = "zarr.json"
 """What Zarr calls the description of a group or an array."""
 DIGESTS = "digests.sqlite"
 """File of remembered digests."""
+RESULTS = "trials"
+"""Folder of what others keep beside codes, in files found by what they depend on: trainings."""
 USE = "use"
 """Folder of what is not codes: when each part was last used, and who uses each group now."""
 
@@ -44,6 +46,7 @@ class Storage(Protocol):
     n_threads: int  # how many files are best read or written side by side
     busy: str  # why `lock_exclusive` was refused, and until when
     digests: Path  # on this machine: where the digests of its files are remembered
+    results: Path | None  # on this machine: where others keep theirs; None where nowhere
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process has locks and connections of its own.

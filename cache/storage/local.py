@@ -16,7 +16,7 @@ from filelock import ReadWriteLock, Timeout
 from zarr.storage import LocalStore
 
 from cache.errors import StoreError
-from cache.storage.base import DIGESTS, USE, File, Storage
+from cache.storage.base import DIGESTS, RESULTS, USE, File, Storage
 from cache.storage.locks import missing_locks, said_if_long
 
 
@@ -35,7 +35,7 @@ class LocalStorage(Storage):
             raise StoreError(f"The store {self.name!r} is or lies in a file; a folder is needed.")
         self.busy = "is used by a running process; wait until it has ended."
         self.n_threads = min(4, os.cpu_count() or 1)
-        self.digests = self.root / DIGESTS
+        self.digests, self.results = self.root / DIGESTS, self.root / RESULTS
         self._held: dict[str, ReadWriteLock] = {}
 
     def exists(self) -> bool:

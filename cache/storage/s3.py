@@ -16,7 +16,7 @@ from obstore.store import from_url
 from zarr.storage import ObjectStore
 
 from cache.errors import StoreError
-from cache.storage.base import DIGESTS, USE, File, Storage, user_folder
+from cache.storage.base import DIGESTS, RESULTS, USE, File, Storage, user_folder
 
 # An object store does not know its readers: what was used within this time is in use.
 IN_USE = 24 * 3600.0
@@ -51,8 +51,9 @@ class S3Storage(Storage):
             "is; wait until nobody has for as long."
         )
         self.n_threads = 16
+        self.results = None
         try:
-            self.digests = user_folder() / DIGESTS
+            self.digests, self.results = user_folder() / DIGESTS, user_folder() / RESULTS
         except StoreError:
             self.digests = Path(os.devnull, DIGESTS)  # Nothing is remembered.
         self._objects = self._open("")

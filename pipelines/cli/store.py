@@ -13,7 +13,15 @@ from cache import CodeStore, DamagedCodesError, StoreError
 from cache.contents import Entry, list_entries
 from cache.records import groups, parts
 from cache.storage.base import Storage
-from cache.upkeep import AGES, SIZES, Holding, list_parts, parse_quantity
+from cache.upkeep import (
+    AGES,
+    SIZES,
+    Holding,
+    list_parts,
+    parse_quantity,
+    prune_results,
+    size_of_results,
+)
 from cache.upkeep import prune as prune_parts
 from cache.verify import Fault, repair
 from cache.verify import verify as find_faults
@@ -62,7 +70,9 @@ def list_(*, store: Store = None, json_: Annotated[bool, Parameter(name="--json"
     for line in lines:
         print(line, file=console.file)
     total = megabytes(sum(holding.size for holding in holdings))
-    terminal().info(f"{storage.name}: {total}")
+    kept = size_of_results(storage)
+    beside = f", and {megabytes(kept)} of trainings" if kept else ""
+    terminal().info(f"{storage.name}: {total}{beside}")
 
 
 def _plain(entry: Entry) -> dict[str, Any]:
@@ -130,7 +140,7 @@ def prune(
 ) -> None:
     """Make room: remove the least recently used codes, and what crashes left behind.
 
-    Nothing that a running process reads is removed.
+    Nothing that a running process reads is removed. With --older-than, finished trainings go too.
 
     Parameters
     ----------
@@ -151,9 +161,13 @@ def prune(
         stdout().print(f"{'would remove' if dry_run else 'removed'} {_name(holding)}")
     for holding in busy:
         stdout().print(f"kept, in use by a running process: {_name(holding)}")
+    trainings = prune_results(storage, older_than=age, dry_run=dry_run)
     total = megabytes(sum(holding.size for holding in removed))
     done = "To remove" if dry_run else "Removed"
     terminal().info(f"{done}: {counted(len(removed), 'part')}, {total}")
+    if trainings:
+        of = counted(len(trainings), "file")
+        terminal().info(f"{done}: {of} of trainings, {megabytes(sum(trainings))}")
 
 
 def _open(store: str | Path | None) -> Storage:

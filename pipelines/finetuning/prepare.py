@@ -92,7 +92,8 @@ def prepare(
         numbers=numbers,
         maps=maps,
     )
-    kept = KeptTrials(extraction.store.storage.digests.with_name("trials"))
+    folder = extraction.store.storage.results
+    kept = None if folder is None else KeptTrials(folder)
     trainer = ingredients.trainer(extraction.backbone, kept, processes)
     processes.send(ingredients)
     return trainer

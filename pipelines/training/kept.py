@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,17 +110,6 @@ class KeptTrials:
     def remove_state(self, key: str) -> None:
         """Forget how far a trial came, as it is finished."""
         self._file(key, "pt").unlink(missing_ok=True)
-
-    def prune(self, seconds: float) -> int:
-        """Remove trials that were not used for some time; how many."""
-        limit = time.time() - seconds
-        old = [file for file in self._files() if file.stat().st_mtime < limit]
-        for file in old:
-            file.unlink(missing_ok=True)
-        return len(old)
-
-    def _files(self) -> list[Path]:
-        return [*self.folder.glob("*.npz"), *self.folder.glob("*.pt")]
 
     def _file(self, key: str, kind: str) -> Path:
         return self.folder / f"{key}.{kind}"
