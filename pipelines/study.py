@@ -44,7 +44,7 @@ from pipelines.extraction.normalization import NormalizationCheck, check_normali
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.finetuning.finetune import Finetuned, Finetuning
 from pipelines.finetuning.finetune import finetune as run_finetuning
-from pipelines.finetuning.prepare import last_codes, prepare
+from pipelines.finetuning.prepare import last_codes, prepare, require_trainable
 from pipelines.fitted.finetuned import fit_finetuned
 from pipelines.fitted.linear import fit
 from pipelines.fitted.pipeline import FittedPipeline
@@ -291,6 +291,7 @@ def compare(
     if finetune:  # Before hours of extraction: whether there are such starts.
         finetune = FinetuneOptions() if finetune is True else finetune
         parse_augmentations(finetune.augment)
+        require_trainable(options)
         for wanted, start in named_starts(backbone_of(options).graph, finetune.starts):
             if wanted != start:
                 progress.info(f"From {wanted} on, the first layer that is trained is {start}.")

@@ -591,6 +591,18 @@ def test_what_is_not_available_is_refused_before_anything_is_extracted(
     assert not Path(os.environ["CNN_CODES_STORE"]).exists()
 
 
+@pytest.mark.parametrize("wrong", [{"precision": "float16"}, {"precision": "bfloat16"},
+                                   {"dense": True}])  # fmt: skip
+def test_what_a_device_or_network_cannot_train_in_is_refused(
+    digits: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("pipelines.finetuning.prepare.computes_in",
+                        lambda device, dtype: dtype == torch.float32)  # fmt: skip
+    with pytest.raises(ValueError, match=str(next(iter(wrong)))):
+        compare(digits, backbone="bundled", finetune=True, **wrong)
+    assert not Path(os.environ["CNN_CODES_STORE"]).exists()
+
+
 def test_options_of_fine_tuning_need_it(
     digits: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

@@ -15,7 +15,7 @@ from codes.extractor import PRECISIONS
 from codes.graph.heads import head_input
 from codes.graph.starts import WHOLE, Start, choose_starts
 from codes.graph.suffix import NORMS
-from codes.inference.devices import find_device
+from codes.inference.devices import computes_in, find_device
 from pipelines.comparison.protocol import SCRATCH
 from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.options import ExtractionOptions
@@ -60,16 +60,12 @@ def prepare(
     Raises
     ------
     ValueError
-        If a start is not available.
+        If a start or the precision is not available.
     OSError
         If the disk does not hold the maps.
     """
     graph = extraction.backbone.graph
-    if extraction.options.dense:
-        raise ValueError(
-            "A network that is run densely cannot be fine-tuned: its fully-connected layers are "
-            "convolutions there. Leave out --dense."
-        )
+    require_trainable(extraction.options)
     starts = choose_starts(graph, options.starts)
     [whole] = choose_starts(graph, WHOLE)
     wanted = [*starts, *([whole] if options.scratch and whole not in starts else [])]
@@ -97,6 +93,32 @@ def prepare(
     trainer = ingredients.trainer(extraction.backbone, kept, processes)
     processes.send(ingredients)
     return trainer
+
+
+def require_trainable(options: ExtractionOptions) -> None:
+    """Refuse to train in what a device does not compute in, or gradients do not fit into.
+
+    Raises
+    ------
+    ValueError
+        If the precision is not available for training, or the network is run densely.
+    """
+    device, precision = find_device(options.device), options.precision
+    if precision == "float16":
+        raise ValueError(
+            "precision='float16': gradients of training are often too small for it. Allowed: "
+            "float32, bfloat16."
+        )
+    if not computes_in(device, PRECISIONS[precision]):
+        raise ValueError(
+            f"precision={precision!r}: {device} has no instructions for it, and training would be "
+            "several times slower than in float32. Use float32, or another device."
+        )
+    if options.dense:
+        raise ValueError(
+            "A network that is run densely cannot be fine-tuned: its fully-connected layers are "
+            "convolutions there. Leave out --dense."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
