@@ -15,7 +15,7 @@ from codes import ImageList, load_images
 from codes.augmentation import parse_augmentations
 from codes.graph.starts import named_starts
 from codes.wording import counted
-from pipelines.comparison.compare import Comparison, compare_layers, decide
+from pipelines.comparison.compare import Comparison, compare_layers
 from pipelines.comparison.duplicates import (
     copies_in_test,
     group_copies,
@@ -42,9 +42,8 @@ from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.left_out import say_ignored
 from pipelines.extraction.normalization import NormalizationCheck, check_normalization
 from pipelines.extraction.options import ExtractionOptions
-from pipelines.finetuning.finetune import Finetuned, Finetuning
-from pipelines.finetuning.finetune import finetune as run_finetuning
-from pipelines.finetuning.prepare import last_codes, prepare, require_trainable
+from pipelines.finetuning.finetune import Finetuned, Finetuning, compare_finetuned
+from pipelines.finetuning.prepare import require_trainable
 from pipelines.fitted.finetuned import fit_finetuned
 from pipelines.fitted.linear import fit
 from pipelines.fitted.pipeline import FittedPipeline
@@ -355,9 +354,10 @@ def compare(
     finetuning = None
     if finetune:
         with timed(extraction.seconds, "finetune"):
-            comparison, finetuning = _with_finetuned(
-                comparison, extraction, finetune, protocol, max(products.values()),
-                processes or ALONE, n_jobs, progress,
+            comparison, finetuning = compare_finetuned(
+                comparison, extraction, finetune, protocol=protocol,
+                multiply_adds=max(products.values()), processes=processes or ALONE, n_jobs=n_jobs,
+                progress=progress,
             )  # fmt: skip
     return Study(
         protocol=protocol,
@@ -367,47 +367,6 @@ def compare(
         control_names=control_names,
         n_jobs=n_jobs,
         progress=progress,
-    )
-
-
-def _with_finetuned(
-    comparison: Comparison,
-    extraction: Extraction,
-    options: FinetuneOptions,
-    protocol: Protocol,
-    cost: float,
-    processes: Processes,
-    n_jobs: int,
-    progress: Progress,
-) -> tuple[Comparison, Finetuning]:
-    """Train the network too, and choose among everything; to predict with it has a cost."""
-    scored = comparison.scored
-    trained = np.zeros(len(scored.samples.y), bool)
-    for split in scored.splits:
-        trained[split.train] = True
-    trainer = prepare(
-        extraction, scored.samples.numbers, options,
-        trained=trained, processes=processes, progress=progress,
-    )  # fmt: skip
-    codes = last_codes(extraction, progress)
-    found, notes = run_finetuning(
-        trainer, codes, scored.samples, scored.splits,
-        protocol=protocol, scoring=scored.scoring, n_jobs=n_jobs, progress=progress,
-    )  # fmt: skip
-    described = {
-        (one.name, FINETUNE): ComparedLayer(
-            layer=one.name, depth=one.start.depth, multiply_adds=cost
-        )
-        for one in found
-    }
-    scored = replace(
-        scored,
-        fits=scored.fits | {(one.name, FINETUNE): one.fits for one in found},
-        layers={**scored.layers, **described},
-    )
-    everything = decide(scored, max_loss=protocol.max_loss, notes=(*comparison.notes, *notes))
-    return everything, Finetuning(
-        trainer=trainer, codes=codes, found=tuple(found), linear=comparison
     )
 
 

@@ -35,8 +35,8 @@ from pipelines.comparison.evaluate import Fit, evaluate_layer
 from pipelines.comparison.samples import Samples
 from pipelines.extraction.extract import Extraction
 from pipelines.finetuning.classifier import FineTuned
-from pipelines.finetuning.finetune import fit_heads, start_head
 from pipelines.finetuning.handover import calibrate
+from pipelines.finetuning.heads import fit_heads, start_head
 from pipelines.finetuning.prepare import last_codes, prepare
 from pipelines.finetuning.search import DivergedError, draw_settings, search
 from pipelines.progress import Advance, Silent

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
 
 from codes.graph.starts import Start
-from pipelines.comparison.compare import Comparison
+from pipelines.comparison.compare import Comparison, decide
 from pipelines.comparison.evaluate import Fit, read_values
-from pipelines.comparison.protocol import Protocol
+from pipelines.comparison.protocol import FINETUNE, Protocol
+from pipelines.comparison.results import ComparedLayer
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.scoring import score_answers
 from pipelines.comparison.splits import Fold, Split
+from pipelines.extraction.extract import Extraction
+from pipelines.finetuning.heads import fit_heads, start_head
+from pipelines.finetuning.prepare import last_codes, prepare
 from pipelines.finetuning.search import Chosen, DivergedError, most_tried, n_folds, search
-from pipelines.linear.estimators import LogisticCV
 from pipelines.progress import Progress
 from pipelines.training.kept import Outcome
+from pipelines.training.options import FinetuneOptions
+from pipelines.training.processes import ALONE, Processes
 from pipelines.training.run import Setting
 from pipelines.training.trials import Candidate, Head, Trainer, Trial
 
@@ -78,6 +80,68 @@ class Finetuning:
     codes: NDArray[Any]
     found: tuple[Finetuned, ...]
     linear: Comparison
+
+
+def compare_finetuned(
+    comparison: Comparison,
+    extraction: Extraction,
+    options: FinetuneOptions,
+    *,
+    protocol: Protocol,
+    multiply_adds: float,
+    processes: Processes = ALONE,
+    n_jobs: int = 1,
+    progress: Progress,
+) -> tuple[Comparison, Finetuning]:
+    """Train the network too, on the splits of a comparison, and choose among everything.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        Of the linear classifiers.
+    extraction : Extraction
+    options : FinetuneOptions
+    protocol : Protocol
+    multiply_adds : float
+        Of the whole network: what it costs to predict with it, once it is trained.
+    processes : Processes, default=ALONE
+    n_jobs : int, default=1
+    progress : Progress
+
+    Returns
+    -------
+    comparison : Comparison
+        Of the linear classifiers and of what was trained.
+    finetuning : Finetuning
+    """
+    scored = comparison.scored
+    trained = np.zeros(len(scored.samples.y), bool)
+    for split in scored.splits:
+        trained[split.train] = True
+    trainer = prepare(
+        extraction, scored.samples.numbers, options,
+        trained=trained, processes=processes, progress=progress,
+    )  # fmt: skip
+    codes = last_codes(extraction, progress)
+    found, notes = finetune(
+        trainer, codes, scored.samples, scored.splits,
+        protocol=protocol, scoring=scored.scoring, n_jobs=n_jobs, progress=progress,
+    )  # fmt: skip
+    described = {
+        (one.name, FINETUNE): ComparedLayer(
+            layer=one.name, depth=one.start.depth, multiply_adds=multiply_adds
+        )
+        for one in found
+    }
+    scored = replace(
+        scored,
+        fits=scored.fits | {(one.name, FINETUNE): one.fits for one in found},
+        layers={**scored.layers, **described},
+    )
+    everything = decide(scored, max_loss=protocol.max_loss, notes=(*comparison.notes, *notes))
+    return everything, Finetuning(
+        trainer=trainer, codes=codes, found=tuple(found), linear=comparison
+    )
 
 
 def finetune(
@@ -188,61 +252,6 @@ def _searches(splits: Sequence[Split], *, same_test: bool) -> list[int]:
         return list(range(len(splits)))
     first: dict[Any, int] = {}
     return [first.setdefault(split.train_size, i) for i, split in enumerate(splits)]
-
-
-def fit_heads(
-    codes: NDArray[Any],
-    samples: Samples,
-    subsets: Sequence[NDArray[np.intp]],
-    protocol: Protocol,
-    n_jobs: int,
-) -> list[Head]:
-    """Fit the logistic regression that each training begins with.
-
-    Parameters
-    ----------
-    codes : ndarray of shape (n_samples, n_features)
-    samples : Samples
-    subsets : sequence of ndarray of intp
-        Training images of each.
-    protocol : Protocol
-    n_jobs : int
-
-    Returns
-    -------
-    heads : list of Head
-    """
-    tasks = (delayed(_probe)(codes[train], samples.numbers[train], protocol) for train in subsets)
-    return list(Parallel(n_jobs=n_jobs)(tasks))
-
-
-def _probe(X: NDArray[Any], numbers: NDArray[np.intp], protocol: Protocol) -> Head:
-    n = int(np.unique(numbers, return_counts=True)[1].min())
-    model = LogisticCV(
-        Cs=np.array(protocol.grid),
-        cv=max(2, min(protocol.cv, n)),
-        # Probabilities that mean something: what is trained on has a loss that can fall.
-        scoring="neg_log_loss",
-        random_state=protocol.random_state,
-    )
-    with warnings.catch_warnings():
-        # Training goes on from here: it need not be the optimum.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(X, numbers)
-    weight, bias = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
-    if len(weight) == 1:  # Of two classes: a sigmoid is a softmax with zero for the first.
-        weight, bias = np.vstack([0 * weight, weight]), np.append(0.0, bias)
-    return Head(weight=weight, bias=bias)
-
-
-def start_head(head: Head, codes: NDArray[Any], random: bool, seed: int) -> Head:
-    """Give the classifier to start with: the fitted one, or small random weights."""
-    if not random:
-        return head
-    rng = np.random.default_rng(seed)
-    norm = float(np.sqrt((codes.astype(np.float64) ** 2).sum(1).mean()))
-    weight = rng.normal(size=head.weight.shape) * 0.05 / max(norm, 1e-12)
-    return Head(weight=weight, bias=np.zeros_like(head.bias))
 
 
 def _passes(

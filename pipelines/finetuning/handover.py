@@ -17,7 +17,8 @@ from codes.graph.suffix import Suffix
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import inner_splits
-from pipelines.finetuning.finetune import fit_heads, scored, start_head
+from pipelines.finetuning.finetune import scored
+from pipelines.finetuning.heads import fit_heads, start_head
 from pipelines.finetuning.search import Chosen, n_folds, search
 from pipelines.progress import Progress
 from pipelines.training.trials import Trainer, Trial

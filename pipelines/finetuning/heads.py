@@ -1,0 +1,72 @@
+"""Heads: the classifier that training begins with, fitted on the network's last codes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+
+from pipelines.comparison.protocol import Protocol
+from pipelines.comparison.samples import Samples
+from pipelines.linear.estimators import LogisticCV
+from pipelines.training.trials import Head
+
+
+def fit_heads(
+    codes: NDArray[Any],
+    samples: Samples,
+    subsets: Sequence[NDArray[np.intp]],
+    protocol: Protocol,
+    n_jobs: int,
+) -> list[Head]:
+    """Fit the logistic regression that each training begins with.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples, n_features)
+    samples : Samples
+    subsets : sequence of ndarray of intp
+        Training images of each.
+    protocol : Protocol
+    n_jobs : int
+
+    Returns
+    -------
+    heads : list of Head
+    """
+    tasks = (delayed(_probe)(codes[train], samples.numbers[train], protocol) for train in subsets)
+    return list(Parallel(n_jobs=n_jobs)(tasks))
+
+
+def _probe(X: NDArray[Any], numbers: NDArray[np.intp], protocol: Protocol) -> Head:
+    n = int(np.unique(numbers, return_counts=True)[1].min())
+    model = LogisticCV(
+        Cs=np.array(protocol.grid),
+        cv=max(2, min(protocol.cv, n)),
+        # Probabilities that mean something: what is trained on has a loss that can fall.
+        scoring="neg_log_loss",
+        random_state=protocol.random_state,
+    )
+    with warnings.catch_warnings():
+        # Training goes on from here: it need not be the optimum.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, numbers)
+    weight, bias = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
+    if len(weight) == 1:  # Of two classes: a sigmoid is a softmax with zero for the first.
+        weight, bias = np.vstack([0 * weight, weight]), np.append(0.0, bias)
+    return Head(weight=weight, bias=bias)
+
+
+def start_head(head: Head, codes: NDArray[Any], random: bool, seed: int) -> Head:
+    """Give the classifier to start with: the fitted one, or small random weights."""
+    if not random:
+        return head
+    rng = np.random.default_rng(seed)
+    norm = float(np.sqrt((codes.astype(np.float64) ** 2).sum(1).mean()))
+    weight = rng.normal(size=head.weight.shape) * 0.05 / max(norm, 1e-12)
+    return Head(weight=weight, bias=np.zeros_like(head.bias))
