@@ -32,9 +32,9 @@ from pipelines import ExtractionOptions, LogisticCV, Protocol, compare, extract
 from pipelines.comparison.evaluate import Fit, evaluate_layer
 from pipelines.comparison.samples import Samples
 from pipelines.extraction.extract import Extraction
+from pipelines.finetuning.calibration import calibrate
 from pipelines.finetuning.classifier import FineTuned
 from pipelines.finetuning.finetune import fit_heads, start_head
-from pipelines.finetuning.handover import calibrate
 from pipelines.finetuning.kept import KeptTrials
 from pipelines.finetuning.maps import StoredMaps, store_maps
 from pipelines.finetuning.optimizers import limit_norms, make_optimizer, penalty, rate_at

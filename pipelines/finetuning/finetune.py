@@ -44,7 +44,7 @@ class Finetuned:
     fits : list of Fit
         One for each split.
     chosen : list of Chosen
-        What was found by each search.
+        What was found by each search, in the order of the splits (see `searched_in`).
     outcomes : list of Outcome
         Of each split, the first seed's.
     memorized_loss : float
@@ -116,9 +116,9 @@ def finetune(
         Which candidates are left out, as every setting diverged.
     """
     score = scored(scoring, len(samples.classes))
-    searches = _searches(splits, same_test=samples.test is not None)
+    searches = searched_in(splits, same_test=samples.test is not None)
     folds = {i: splits[i].inner[: n_folds(len(splits[i].train), len(splits[i].inner))]
-             for i in set(searches)}  # fmt: skip
+             for i in dict.fromkeys(searches)}  # fmt: skip
     subsets = [split.train for split in splits]
     subsets += [splits[i].train[train] for i, of in folds.items() for train, _ in of]
     heads = fit_heads(codes, samples, subsets, protocol, n_jobs)
@@ -182,8 +182,20 @@ def _to_memorize(trial: Trial) -> Trial:
     return replace(trial, train=few, test=few, head=head, setting=setting, centers=True)
 
 
-def _searches(splits: Sequence[Split], *, same_test: bool) -> list[int]:
-    """Give the split in which each one's setting is chosen."""
+def searched_in(splits: Sequence[Split], *, same_test: bool) -> list[int]:
+    """Give the split in which each one's setting is chosen.
+
+    Parameters
+    ----------
+    splits : sequence of Split
+    same_test : bool
+        Whether all test on the same images.
+
+    Returns
+    -------
+    numbers : list of int
+        Of splits, one for each of them.
+    """
     if not same_test:
         return list(range(len(splits)))
     first: dict[Any, int] = {}
