@@ -17,10 +17,10 @@ APART = 0.1
 LEARNED = 0.05
 """Loss below which images are learned by heart."""
 REMEDIES = {
-    "overfitting": "Against overfitting: more images, more to --augment, a higher --weight-decay, "
-    "--dropout, a later start.",
-    "underfitting": "Against underfitting: more --epochs, a higher --lr, an earlier start; check "
-    "that the labels are right.",
+    "overfitting": "Against overfitting: more images, more augmentation, a higher weight decay, "
+    "dropout, a later start.",
+    "underfitting": "Against underfitting: more epochs, a higher learning rate, an earlier start; "
+    "check that the labels are right.",
 }
 
 Row = dict[str, Any]
@@ -78,8 +78,8 @@ def _is_learned(loss: float | None) -> bool:
 
 def linear_rows(rows: Sequence[Row]) -> list[Row]:
     """Give the linear classifiers to compare fine-tuning with: the deepest and the best one."""
-    of_last, earlier = _last_and_earlier(rows)
-    [last], [best] = _best(of_last), _best([*of_last, *earlier])
+    linear = [row for row in rows if row["classifier"] != FINETUNE]
+    [last], [best] = _best(_deepest(linear)), _best(linear)
     return [last | {"place": "the last depth"}] * (last is not best) + [
         best | {"place": "the best depth"}
     ]
@@ -98,30 +98,26 @@ def measured_cases(rows: Sequence[Row]) -> dict[tuple[bool, bool], list[Row]]:
         As `pipelines.diagnostics.advice.CASES`; rows with their ``name``. Of several that fit a
         case, that with the best validation score.
     """
-    last, earlier = _last_and_earlier(rows)
+    linear = [row for row in rows if row["classifier"] != FINETUNE]
+    last = _deepest(linear)
     starts = {row["layer"]: row for row in rows if row["classifier"] == FINETUNE}
     inner = [row for start, row in starts.items() if start not in (WHOLE, SCRATCH)]
     found = {
         (False, True): _best(last),
-        (False, False): _best(earlier),
+        (False, False): _best([row for row in linear if row not in last]),
         (True, True): _best(inner),
         (True, False): [starts[start] for start in (WHOLE, SCRATCH) if start in starts],
     }
     return {case: [row | {"name": _named(row)} for row in of] for case, of in found.items()}
 
 
-def _last_and_earlier(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Give the linear classifiers on the last depth, and on those before it."""
-    linear = [row for row in rows if row["classifier"] != FINETUNE]
-    deepest = max(row["depth"] for row in linear)
-    return (
-        [row for row in linear if row["depth"] == deepest],
-        [row for row in linear if row["depth"] < deepest],
-    )
+def _deepest(rows: Sequence[Row]) -> list[Row]:
+    """Give the rows of the last depth."""
+    return [row for row in rows if row["depth"] == max(row["depth"] for row in rows)]
 
 
 def _best(rows: Sequence[Row]) -> list[Row]:
-    """Take the row with the best validation score, if there are any."""
+    """Take the row with the best validation score, the first of equal ones, if there are any."""
     return sorted(rows, key=lambda row: -row["cv_score"])[:1]
 
 
