@@ -41,21 +41,27 @@ from tests.test_page import CHROMIUM, _seen
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Three digits, fine-tuned at three sizes; the smaller ones are drawn five times."""
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three digits of 20 images each."""
     folder = tmp_path_factory.mktemp("digits")
     images, labels = load_digits(return_X_y=True)
     for label, name in enumerate(("none", "one", "two")):
         for i, row in enumerate(images[labels == label][:20]):
-            of = folder / "data" / ("test" if i >= 11 else "train") / name
+            of = folder / ("test" if i >= 11 else "train") / name
             of.mkdir(parents=True, exist_ok=True)
             pixels = Image.fromarray((row.reshape(8, 8) * 15).astype(np.uint8))
             pixels.resize((48, 48), Image.Resampling.BICUBIC).save(of / f"{i:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Fine-tuning at three sizes, of which the smaller ones are drawn five times."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipelines.finetuning.finetune.EPOCHS_MEMORIZED", 2)
         return compare(
-            folder / "data", backbone="bundled", layers="conv5.relu,fc7.relu", Cs=(1e-3, 1e-1),
-            cv=3, train_sizes=(3, 4, "all"), controls="none", store=str(folder / "store"),
+            digits, backbone="bundled", layers="conv5.relu,fc7.relu", Cs=(1e-3, 1e-1), cv=3,
+            train_sizes=(3, 4, "all"), controls="none", store=str(tmp_path_factory.mktemp("store")),
             finetune=FinetuneOptions(
                 starts="input,fc6", scratch=True, epochs=2, views_cached=1, lr=1e-3,
                 weight_decay=1e-4,
@@ -137,6 +143,36 @@ def test_confidence_is_calibrated_on_the_validation_images_of_the_chosen_setting
         assert sum(bin["n"] for bin in reliability["bins"]) == len(truth)
         accuracy = sum(bin["n"] * bin["accuracy"] for bin in reliability["bins"]) / len(truth)
         assert accuracy == pytest.approx(accuracy_score(truth, tested.argmax(1)))
+
+
+def test_without_test_images_each_fold_is_calibrated_by_its_own_search(
+    digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.finetuning.finetune.EPOCHS_MEMORIZED", 2)
+    nested = compare(
+        digits / "train", backbone="bundled", layers="fc7.relu", Cs=(1e-2,), cv=3, controls="none",
+        finetune=FinetuneOptions(starts="fc7", epochs=2, views_cached=1, augment="flip", lr=0.01),
+    )  # fmt: skip
+    numbers, splits = nested.comparison.scored.samples.numbers, nested.comparison.scored.splits
+    [found], [record] = nested.finetuned, make_report(nested)["finetune"]
+    temperatures = [
+        calibrate(
+            [outcome.log_proba for outcome in chosen.best.outcomes],
+            [numbers[split.train[validation]] for _, validation in split.inner],
+        )
+        for split, chosen in zip(splits, found.chosen, strict=True)
+    ]
+    after = np.concatenate(
+        [
+            log_softmax(outcome.log_proba / temperature, axis=1)
+            for outcome, temperature in zip(found.outcomes, temperatures, strict=True)
+        ]
+    )
+    truth = np.concatenate([numbers[split.test] for split in splits])
+    assert sorted(np.concatenate([split.test for split in splits]).tolist()) == list(range(33))
+    assert len({round(temperature, 4) for temperature in temperatures}) == 3
+    assert record["reliability"]["error"] == pytest.approx(_error(after, truth))
+    assert record["reliability"]["temperature"] == pytest.approx(np.median(temperatures))
 
 
 def test_what_is_shown_of_a_start_is_of_the_largest_training_size(
