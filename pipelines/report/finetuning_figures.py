@@ -36,7 +36,7 @@ def loss_curves(records: Sequence[dict[str, Any]], width: float) -> str | None:
             entries.append((line, record["start"]))
         axes.set_xlabel("epoch")
         axes.set_ylabel("training loss")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend(figure, entries)
         return to_svg(figure, "Training loss of every setting that was tried")

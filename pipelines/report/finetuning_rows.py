@@ -113,7 +113,8 @@ def measured_cases(rows: Sequence[Row]) -> dict[tuple[bool, bool], list[Row]]:
 
 def _deepest(rows: Sequence[Row]) -> list[Row]:
     """Give the rows of the last depth."""
-    return [row for row in rows if row["depth"] == max(row["depth"] for row in rows)]
+    deepest = max(row["depth"] for row in rows)
+    return [row for row in rows if row["depth"] == deepest]
 
 
 def _best(rows: Sequence[Row]) -> list[Row]:
