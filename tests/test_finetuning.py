@@ -34,20 +34,20 @@ from pipelines import ExtractionOptions, LogisticCV, Protocol, compare, extract
 from pipelines.comparison.evaluate import Fit, evaluate_layer
 from pipelines.comparison.samples import Samples
 from pipelines.extraction.extract import Extraction
+from pipelines.finetuning.calibration import calibrate
 from pipelines.finetuning.classifier import FineTuned
-from pipelines.finetuning.handover import calibrate
 from pipelines.finetuning.heads import fit_heads, start_head
 from pipelines.finetuning.prepare import last_codes, prepare
-from pipelines.finetuning.search import DivergedError, draw_settings, search
+from pipelines.finetuning.search import DivergedError, Score, draw_settings, search
 from pipelines.progress import Advance, Silent
 from pipelines.report.report import make_report, write_report
 from pipelines.training.fresh import FreshMaps
-from pipelines.training.kept import KeptTrials
+from pipelines.training.kept import KeptTrials, Outcome
 from pipelines.training.maps import StoredMaps, store_maps
 from pipelines.training.optimizers import limit_norms, make_optimizer, penalty, rate_at
 from pipelines.training.options import FinetuneOptions
 from pipelines.training.processes import Processes
-from pipelines.training.run import Run, Setting, batches_of, train
+from pipelines.training.run import Curve, Run, Setting, batches_of, train
 from pipelines.training.trials import Head, Trainer, Trial
 from tests.conftest import draw_image
 
@@ -444,13 +444,49 @@ def test_new_views_in_every_epoch_train_as_stored_ones_do(image_folder: Path) ->
 
 def test_rates_that_diverge_are_named_and_never_chosen(image_folder: Path) -> None:
     trainer, trial = _small(image_folder, None, lr=1e7, weight_decay=0.0, epochs=4)
-
-    def score(log_proba: np.ndarray, truth: np.ndarray) -> float:
-        return float((log_proba.argmax(1) == truth).mean())
-
+    score = Score(scoring="accuracy", n_classes=3)
     folds = [(np.arange(12), np.arange(12, 18))]
     with pytest.raises(DivergedError, match="1e\\+07"):
         search(trainer, "fc6", trial.train, folds, [trial.head], score, seed=0)
+
+
+@pytest.mark.parametrize(("few", "many", "epochs"), [(0.80, 0.79, 20), (0.80, 0.70, 5),
+                                                     (0.80, 0.82, 20)])  # fmt: skip
+def test_fewer_epochs_are_chosen_only_where_that_is_no_chance(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch, few: float, many: float, epochs: int
+) -> None:
+    n, rng = 1000, np.random.default_rng(0)
+    numbers = np.arange(n) % 2
+    right = {5: rng.random(n) < few, 20: rng.random(n) < many}
+
+    def run(trainer: Trainer, trials: list[Trial], advance: object) -> list[Outcome]:
+        shares = []
+        for trial in trials:
+            hit = right[trial.setting.epochs][trial.test]
+            wrong = np.where(hit, numbers[trial.test], 1 - numbers[trial.test])
+            shares.append(np.log(np.eye(2)[wrong] * 0.8 + 0.1))
+        return [
+            Outcome(
+                curve=Curve(loss=[1.0]), log_proba=log_proba, first_loss=1.0, train_loss=1.0,
+                sampled=trials[0].train[:1], train_log_proba=log_proba[:1],
+                filters=np.empty((0, 3, 0, 0), np.float32), seconds=1.0,
+            )
+            for log_proba in shares
+        ]  # fmt: skip
+
+    monkeypatch.setattr(Trainer, "run", run)
+    trainer, _ = _small(image_folder, None)
+    trainer = replace(trainer, numbers=numbers)
+    folds = [(np.arange(0, 800), np.arange(800, 1000)), (np.arange(200, 1000), np.arange(200))]
+    head = Head(weight=np.zeros((2, 512)), bias=np.zeros(2))
+    score = Score(scoring="accuracy", n_classes=2)
+    chosen = search(trainer, "fc6", np.arange(n), folds, [head, head], score, seed=0)
+    assert chosen.best.setting.epochs == epochs
+    # By hand: on the 400 images that validate.
+    validated = np.r_[800:1000, 0:200]
+    difference = right[5][validated].astype(float) - right[20][validated]
+    by_hand = difference.mean() > difference.std(ddof=1) / math.sqrt(400)
+    assert (epochs == 5) == by_hand
 
 
 def test_settings_are_drawn_over_the_whole_range() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +16,11 @@ from pipelines.comparison.evaluate import Fit, read_values
 from pipelines.comparison.protocol import FINETUNE, Protocol
 from pipelines.comparison.results import ComparedLayer
 from pipelines.comparison.samples import Samples
-from pipelines.comparison.scoring import score_answers
 from pipelines.comparison.splits import Fold, Split
 from pipelines.extraction.extract import Extraction
 from pipelines.finetuning.heads import fit_heads, start_head
 from pipelines.finetuning.prepare import last_codes, prepare
-from pipelines.finetuning.search import Chosen, DivergedError, most_tried, n_folds, search
+from pipelines.finetuning.search import Chosen, DivergedError, Score, most_tried, n_folds, search
 from pipelines.progress import Progress
 from pipelines.training.kept import Outcome
 from pipelines.training.options import FinetuneOptions
@@ -46,7 +45,7 @@ class Finetuned:
     fits : list of Fit
         One for each split.
     chosen : list of Chosen
-        What was found by each search.
+        What was found by each search, in the order of the splits (see `searched_in`).
     outcomes : list of Outcome
         Of each split, the first seed's.
     memorized_loss : float
@@ -179,10 +178,10 @@ def finetune(
     notes : list of str
         Which candidates are left out, as every setting diverged.
     """
-    score = scored(scoring, len(samples.classes))
-    searches = _searches(splits, same_test=samples.test is not None)
+    score = Score(scoring=scoring, n_classes=len(samples.classes))
+    searches = searched_in(splits, same_test=samples.test is not None)
     folds = {i: splits[i].inner[: n_folds(len(splits[i].train), len(splits[i].inner))]
-             for i in set(searches)}  # fmt: skip
+             for i in dict.fromkeys(searches)}  # fmt: skip
     subsets = [split.train for split in splits]
     subsets += [splits[i].train[train] for i, of in folds.items() for train, _ in of]
     heads = fit_heads(codes, samples, subsets, protocol, n_jobs)
@@ -246,8 +245,20 @@ def _to_memorize(trial: Trial) -> Trial:
     return replace(trial, train=few, test=few, head=head, setting=setting, centers=True)
 
 
-def _searches(splits: Sequence[Split], *, same_test: bool) -> list[int]:
-    """Give the split in which each one's setting is chosen."""
+def searched_in(splits: Sequence[Split], *, same_test: bool) -> list[int]:
+    """Give the split in which each one's setting is chosen.
+
+    Parameters
+    ----------
+    splits : sequence of Split
+    same_test : bool
+        Whether all test on the same images.
+
+    Returns
+    -------
+    numbers : list of int
+        Of splits, one for each of them.
+    """
     if not same_test:
         return list(range(len(splits)))
     first: dict[Any, int] = {}
@@ -267,30 +278,6 @@ def _passes(
     return n + N_MEMORIZED * EPOCHS_MEMORIZED
 
 
-def scored(
-    scoring: str, n_classes: int
-) -> Callable[[NDArray[np.float64], NDArray[np.intp]], float]:
-    """Make a function that scores logarithms of probabilities.
-
-    Parameters
-    ----------
-    scoring : str
-        Of `pipelines.comparison.scoring.SCORINGS`.
-    n_classes : int
-
-    Returns
-    -------
-    score : callable
-        Takes them, and numbers of classes.
-    """
-
-    def score(log_proba: NDArray[np.float64], truth: NDArray[np.intp]) -> float:
-        answers = read_values(log_proba, truth, scoring)
-        return float(score_answers(scoring, truth, answers, n_classes)[0])
-
-    return score
-
-
 def _fit(
     split: Split,
     outcomes: Sequence[Outcome],
@@ -303,7 +290,7 @@ def _fit(
     log_proba = np.logaddexp.reduce([one.log_proba for one in outcomes]) - np.log(len(outcomes))
     truth = samples.numbers[split.test]
     trained = samples.numbers[outcomes[0].sampled]
-    score = scored(scoring, len(samples.classes))
+    score = Score(scoring=scoring, n_classes=len(samples.classes))
     return Fit(
         n_features=n_features,
         C=float("nan"),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from codes.graph.heads import class_weights
@@ -17,9 +15,9 @@ from codes.graph.suffix import Suffix
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import inner_splits
-from pipelines.finetuning.finetune import scored
+from pipelines.finetuning.calibration import calibrate
 from pipelines.finetuning.heads import fit_heads, start_head
-from pipelines.finetuning.search import Chosen, n_folds, search
+from pipelines.finetuning.search import Chosen, Score, n_folds, search
 from pipelines.progress import Progress
 from pipelines.training.trials import Trainer, Trial
 
@@ -87,7 +85,7 @@ def train_on_all(
         chosen = search(
             trainer, name, everything, folds,
             [start_head(head, codes, random, seed) for head in of_folds],
-            scored(scoring, len(samples.classes)), seed=seed, advance=advance,
+            Score(scoring=scoring, n_classes=len(samples.classes)), seed=seed, advance=advance,
         )  # fmt: skip
         trial = Trial(
             candidate=name, train=everything, test=everything[:0], setting=chosen.best.setting,
@@ -101,50 +99,6 @@ def train_on_all(
     for parameter in network.head.parameters():
         parameter.data /= temperature
     return TrainedNetwork(network=network.cpu(), chosen=chosen, temperature=temperature)
-
-
-def calibrate(log_proba: Sequence[NDArray[np.float64]], truth: Sequence[NDArray[np.intp]]) -> float:
-    """Find what to divide the classes' scores by, so that probabilities are right on average.
-
-    Parameters
-    ----------
-    log_proba : sequence of ndarray of shape (n, n_classes)
-        Logarithms of the probabilities of images that did not train.
-    truth : sequence of ndarray of shape (n,)
-        Numbers of their classes.
-
-    Returns
-    -------
-    temperature : float
-        From 0.05 to 20.
-
-    References
-    ----------
-    Guo, Pleiss, Sun and Weinberger, *On calibration of modern neural networks* (ICML 2017); Platt,
-    *Probabilistic outputs for support vector machines* (1999), section 2.2.
-
-    Examples
-    --------
-    >>> sure = np.log([[0.9, 0.1]] * 1000)  # And right in 6 of 10.
-    >>> t = calibrate([sure], [np.array([0] * 600 + [1] * 400)])
-    >>> round(float(1 / (1 + np.exp(-(sure[0, 0] - sure[0, 1]) / t))), 2)
-    0.6
-    """
-    scores, labels = np.concatenate(log_proba), np.concatenate(truth)
-    n, n_classes = scores.shape
-    # Where every image is right, no temperature would be low enough: as in Platt (1999), each class
-    # counts one image more than there are.
-    doubt = (n_classes - 1) / (n + n_classes)
-
-    def loss(log_temperature: float) -> float:
-        scaled = scores / np.exp(log_temperature)
-        losses = np.logaddexp.reduce(scaled, axis=1, keepdims=True) - scaled
-        right = losses[np.arange(n), labels]
-        wrong = (losses.sum(1) - right) / (n_classes - 1)
-        return float(((1 - doubt) * right + doubt * wrong).mean())
-
-    found = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
 
 
 def whole_state(trainer: Trainer, name: str, network: Suffix) -> dict[str, Tensor]:

@@ -7,12 +7,14 @@ are folds of the training images; those that test have no part in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.comparison.evaluate import read_values
+from pipelines.comparison.scoring import SCORINGS, score_answers
 from pipelines.comparison.splits import Fold
 from pipelines.progress import Advance
 from pipelines.training.kept import Outcome
@@ -26,8 +28,40 @@ VALIDATED = 400
 FEW = 10
 """Training images of the rarest class below which a choice by validation would be noise."""
 
-Score = Callable[[NDArray[np.float64], NDArray[np.intp]], float]
-"""From logarithms of probabilities, and numbers of classes, to a score."""
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A score of logarithms of probabilities.
+
+    Attributes
+    ----------
+    scoring : str
+        Of `pipelines.comparison.scoring.SCORINGS`.
+    n_classes : int
+
+    Examples
+    --------
+    >>> score, truth = Score(scoring="accuracy", n_classes=2), np.array([0, 0, 1])
+    >>> log_proba = np.log([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
+    >>> round(score(log_proba, truth), 3), score.by_image(log_proba, truth).tolist()
+    (0.667, [1.0, 0.0, 1.0])
+    """
+
+    scoring: str
+    n_classes: int
+
+    def __call__(self, log_proba: NDArray[np.float64], truth: NDArray[np.intp]) -> float:
+        """Score some images whose classes' numbers are known."""
+        answers = read_values(log_proba, truth, self.scoring)
+        return float(score_answers(self.scoring, truth, answers, self.n_classes)[0])
+
+    def by_image(
+        self, log_proba: NDArray[np.float64], truth: NDArray[np.intp]
+    ) -> NDArray[np.float64]:
+        """Give what each image adds: whether it is right, or its log-probability."""
+        if SCORINGS[self.scoring].reads == "probabilities":
+            return read_values(log_proba, truth, self.scoring)
+        return np.asarray(log_proba.argmax(1) == truth, np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,12 +76,15 @@ class Tried:
         Mean of the folds' validation scores; NaN where one diverged.
     loss : float
         And of their validation losses.
+    by_image : ndarray of shape (n_validated,)
+        What each validation image adds to the score.
     """
 
     setting: Setting
     outcomes: list[Outcome]
     score: float
     loss: float
+    by_image: NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,6 +177,9 @@ def search(
 ) -> Chosen:
     """Choose a setting by validation.
 
+    Fewer epochs are chosen only where they are better by more than a standard error: their
+    networks are as good on few validation images by chance.
+
     Parameters
     ----------
     trainer : Trainer
@@ -150,7 +190,7 @@ def search(
         Places in `train`.
     heads : sequence of Head
         What the classifier starts as, fitted on each fold's training images.
-    score : callable
+    score : Score
     seed : int
     advance : Advance, optional
         As for `Trainer.run`.
@@ -184,24 +224,34 @@ def search(
         ]
 
     def _tried(setting: Setting, trials: list[Trial], outcomes: list[Outcome]) -> Tried:
-        scores, losses = [], []
+        scores, losses, by_image = [], [], []
         for trial, outcome in zip(trials, outcomes, strict=True):
             truth = trainer.numbers[trial.test]
             scores.append(score(outcome.log_proba, truth) if not outcome.curve.diverged else np.nan)
             losses.append(-outcome.log_proba[np.arange(len(truth)), truth].mean())
+            by_image.append(score.by_image(outcome.log_proba, truth))
         return Tried(
-            setting=setting, outcomes=outcomes,
-            score=float(np.mean(scores)), loss=float(np.mean(losses)),
+            setting=setting, outcomes=outcomes, score=float(np.mean(scores)),
+            loss=float(np.mean(losses)), by_image=np.concatenate(by_image),
         )  # fmt: skip
 
     if _are_few(trainer.numbers[train]):
         found = tried([default_setting(options, len(train))])
-        searched = False
-    else:
-        found = tried(draw_settings(options, len(train), rng))
-        found += tried(refine(_best(found, candidate).setting, options, len(train), rng))
-        searched = True
-    return Chosen(best=_best(found, candidate), tried=found, searched=searched)
+        return Chosen(best=_best(found, candidate), tried=found, searched=False)
+    coarse = tried(draw_settings(options, len(train), rng))
+    best = _best(coarse, candidate)
+    fine = tried(refine(best.setting, options, len(train), rng))
+    if any(np.isfinite(one.score) for one in fine):
+        longer = _best(fine, candidate)
+        best = best if _is_better(best, longer) else longer
+    return Chosen(best=best, tried=[*coarse, *fine], searched=True)
+
+
+def _is_better(one: Tried, other: Tried) -> bool:
+    """Tell whether a score is higher by more than a standard error of the paired difference."""
+    difference = one.by_image - other.by_image
+    error = difference.std(ddof=1) / np.sqrt(len(difference))
+    return one.score > other.score and bool(difference.mean() > error)
 
 
 def most_tried(options: FinetuneOptions, numbers: NDArray[np.intp]) -> int:

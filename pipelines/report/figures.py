@@ -34,7 +34,7 @@ MOST_CURVES = 12
 HEIGHT = 3.4
 """Inches, without legends and names of layers."""
 
-_DASHED: dict[str, Any] = {"color": INK, "alpha": 0.45, "linewidth": 1, "linestyle": (0, (4, 3))}
+DASHED: dict[str, Any] = {"color": INK, "alpha": 0.45, "linewidth": 1, "linestyle": (0, (4, 3))}
 
 
 def depth_curve(
@@ -48,7 +48,7 @@ def depth_curve(
     The rows are of one training size, each with its ``roles``.
     """
     with drawing():
-        figure, axes = _axes(width, HEIGHT)
+        figure, axes = new_axes(width, HEIGHT)
         _depths(axes)
         entries: list[tuple[Any, str]] = []
         for i, series in enumerate(dict.fromkeys(map(_series, rows))):
@@ -67,7 +67,7 @@ def depth_curve(
         axes.set_ylabel(f"{scoring}, 95 % interval")
         _levels(axes, controls, name=width == WIDE)
         if controls:
-            entries.append((Line2D([], [], **_DASHED), "controls"))
+            entries.append((Line2D([], [], **DASHED), "controls"))
         _name_layers(figure, axes, rows)
         legend(figure, entries)
         return to_svg(figure, "Score against depth")
@@ -80,31 +80,10 @@ def _series(row: dict[str, Any]) -> str:
     return "from scratch" if row["layer"] == SCRATCH else "fine-tuned from here on"
 
 
-def loss_curves(records: Sequence[dict[str, Any]], width: float) -> str | None:
-    """Draw the loss of every setting that was tried, epoch by epoch; None where none was."""
-    if not records:
-        return None
-    with drawing():
-        figure, axes = _axes(width, HEIGHT)
-        entries: list[tuple[Any, str]] = []
-        for i, record in enumerate(records):
-            for trial in record["trials"]:
-                epochs = range(1, 1 + len(trial["loss"]))
-                axes.plot(epochs, trial["loss"], **look(i) | {"marker": "", "alpha": 0.35})
-            epochs = range(1, 1 + len(record["loss"]))
-            [line] = axes.plot(epochs, record["loss"], **look(i) | {"marker": "", "linewidth": 2.2})
-            entries.append((line, record["start"]))
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("training loss")
-        axes.set_ylim(bottom=0)
-        legend(figure, entries)
-        return to_svg(figure, "Training loss of every setting that was tried")
-
-
 def depth_curves(reports: Sequence[dict[str, Any]], labels: Sequence[str], width: float) -> str:
     """Draw score against depth of several reports, each by its chosen classifier."""
     with drawing():
-        figure, axes = _axes(width, HEIGHT)
+        figure, axes = new_axes(width, HEIGHT)
         _depths(axes)
         entries = []
         for i, (report, label) in enumerate(zip(reports, labels, strict=True)):
@@ -131,7 +110,7 @@ def C_curves(  # noqa: N802
         ]
         named = [row for row in rows if row in first]
     with drawing():
-        figure, axes = _axes(width, HEIGHT)
+        figure, axes = new_axes(width, HEIGHT)
         entries: list[tuple[Any, str]] = []
         names = short_names([row["layer"] for row in named], min(30, letters(width) - 20))
         for i, (row, name) in enumerate(zip(named, names, strict=True)):
@@ -166,7 +145,7 @@ def similarity_by_layer(similarity: dict[str, Any], border: float, width: float)
     if not layers:
         return None
     with drawing():
-        figure, axes = _axes(width, 2.6)
+        figure, axes = new_axes(width, 2.6)
         _depths(axes)
         if similarity["side"]:
             axes.axhline(border, color=INK, linewidth=0.8, linestyle="--")
@@ -179,7 +158,8 @@ def similarity_by_layer(similarity: dict[str, Any], border: float, width: float)
         return to_svg(figure, "Similarity at each batch normalisation against depth")
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """Begin a figure of a size in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
@@ -207,7 +187,7 @@ def _levels(axes: Axes, controls: Sequence[dict[str, Any]], *, name: bool) -> No
     """Draw controls as levels; their names beside them, where there is room."""
     controls = sorted(controls, key=lambda control: float(control["score"]))
     for control in controls:
-        axes.axhline(control["score"], **_DASHED)
+        axes.axhline(control["score"], **DASHED)
     if not name:
         return
     low, high = axes.get_ylim()

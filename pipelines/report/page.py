@@ -11,20 +11,26 @@ import jinja2
 from markupsafe import Markup, escape
 
 from codes.wording import counted
-from pipelines.comparison.protocol import FINETUNE, finetuned_name
+from pipelines.comparison.protocol import FINETUNE
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.diagnostics.advice import CASES
 from pipelines.diagnostics.grid_edges import edge_sentence, edges_of
 from pipelines.diagnostics.similarity import BORDER
 from pipelines.extraction.counts import Counts
-from pipelines.finetuning.records import fit_verdict
+from pipelines.progress import duration
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence, size_sentence
 from pipelines.report.figures import (
     C_curves,
     depth_curve,
     depth_curves,
-    loss_curves,
     similarity_by_layer,
+)
+from pipelines.report.finetuning_figures import loss_curves, reliability_curves
+from pipelines.report.finetuning_rows import (
+    REMEDIES,
+    finetuned_rows,
+    linear_rows,
+    measured_cases,
 )
 from pipelines.report.maps import confusion_matrix, size_map
 from pipelines.report.networks import Standing, dataset_name
@@ -67,6 +73,7 @@ def _environment(*, html: bool) -> jinja2.Environment:
     )
     environment.filters["score"] = lambda value: f"{value:.3f}"
     environment.filters["counted"] = counted
+    environment.filters["duration"] = duration
     environment.filters["breakable"] = _breakable
     environment.filters["text"] = lambda words: str(words) if html else _as_markdown(words)
     return environment
@@ -104,18 +111,10 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
         "edges": edge_sentence(edges_of(rows), report["protocol"]["Cs"]),
         "alarm": next((c for c in report["controls"] if c["alarm"]), None),
         "cases": CASES,
-        "linear": _linear(at_best),
-        "finetuned": [
-            {
-                "name": finetuned_name(record["start"]),
-                "record": record,
-                "row": row,
-                "verdict": fit_verdict(row["train_score"], row["cv_score"]),
-            }
-            for record in report["finetune"]
-            for row in at_best
-            if (row["layer"], row["classifier"]) == (record["start"], FINETUNE)
-        ],
+        "measured": measured_cases(at_best),
+        "linear": linear_rows(at_best),
+        "finetuned": finetuned_rows(report["finetune"], at_best, report["protocol"]["scoring"]),
+        "remedies": REMEDIES,
         "counts": Counts(
             extracted=report["images_extracted"],
             copies=report["images_copies"],
@@ -125,17 +124,6 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
         "border": BORDER,
         "figures": _draw(report, at_best, scoring) if draw else {},
     }
-
-
-def _linear(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Give the linear classifiers to compare fine-tuning with: the deepest and the best one."""
-    linear = [row for row in rows if row["classifier"] != FINETUNE]
-    deepest = max(row["depth"] for row in linear)
-    last = max((r for r in linear if r["depth"] == deepest), key=lambda row: row["cv_score"])
-    best = max(linear, key=lambda row: row["cv_score"])
-    return [last | {"place": "the last depth"}] * (last is not best) + [
-        best | {"place": "the best depth"}
-    ]
 
 
 def _draw(
@@ -157,5 +145,6 @@ def _draw(
         "confusion": partial(confusion_matrix, report["classes"], report["confusion"]),
         "similarity": partial(similarity_by_layer, similarity, BORDER),
         "losses": partial(loss_curves, report["finetune"]),
+        "reliability": partial(reliability_curves, report["finetune"]),
     }
     return {name: both_widths(draw) for name, draw in figures_of.items()}

@@ -21,8 +21,8 @@ from pipelines.comparison.duplicates import find_leaks
 from pipelines.comparison.held_out_answers import ANSWERS, by_content, read_answers, write_answers
 from pipelines.controls.controls import CONTROLS
 from pipelines.drafts import replacing
-from pipelines.finetuning.records import describe_finetuning
 from pipelines.provenance import versions
+from pipelines.report.finetuning_records import describe_finetuning
 from pipelines.report.networks import Standing, side_by_side
 from pipelines.report.page import render, render_markdown
 from pipelines.study import SCORES_COLUMNS, Study
@@ -80,7 +80,7 @@ def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
             "random_state": protocol.random_state,
         },
         "environment": {"versions": versions(), "device": extraction.device},
-        "finetune": describe_finetuning(study.finetuned),
+        "finetune": describe_finetuning(study.finetuning, comparison),
         "best": asdict(comparison.best),
         "by_size": [asdict(best) for best in comparison.by_size],
         "layers": [asdict(row) for row in comparison.layers],

@@ -19,7 +19,8 @@ from pipelines.training.options import FinetuneOptions
 from pipelines.training.processes import ALONE, Processes
 
 DIVERGED = 3.0
-"""Times the first epoch's loss from which a run is given up."""
+"""Times the first epoch's loss, or that of guessing, from which a run is given up: after a linear
+classifier the first loss is small, and a few times that is no sign of anything."""
 GRADIENT_NORM = 5.0
 """Most that the gradient of all weights may have as its norm."""
 EVALUATED = 256
@@ -28,6 +29,10 @@ EVALUATED = 256
 
 class Maps(Protocol):
     """Where the values that a start reads come from, such as `pipelines.training.maps`."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all that is stored, before the store compresses it."""
 
     def fields(self) -> dict[str, Any]:
         """Return what the values depend on, beside the images, the network and the options."""
@@ -62,7 +67,8 @@ class Curve:
     loss : list of float
         Mean over the epoch's batches of random views, penalties aside.
     diverged : bool
-        Whether it was given up: the loss was not finite, or three times the first epoch's.
+        Whether it was given up: the loss was not finite, or three times the first epoch's and that
+        of guessing.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -152,8 +158,8 @@ class Run:
         self.epoch += 1
         loss_of_epoch = self._processes.sum(total) / len(self._images)
         self.curve.loss.append(loss_of_epoch)
-        first = self.curve.loss[0]
-        if not math.isfinite(loss_of_epoch) or loss_of_epoch > DIVERGED * first:
+        most = max(self.curve.loss[0], math.log(network.head.out_features))
+        if not math.isfinite(loss_of_epoch) or loss_of_epoch > DIVERGED * most:
             self.curve.diverged = True
 
     def _loss(self, batch: NDArray[np.intp]) -> Tensor:

@@ -109,6 +109,10 @@ class _Centers:
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
 
+    @property
+    def n_bytes(self) -> int:
+        return self._maps.n_bytes
+
     def fields(self) -> dict[str, Any]:
         return self._maps.fields()
 
