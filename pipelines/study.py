@@ -222,7 +222,8 @@ class Study:
     @cached_property
     def advice(self) -> Advice:
         """What to do next, by the transfer-learning table of the CS231n notes."""
-        return advise(self.comparison, self.similarity, self.controls)
+        diverged = self.finetuning is not None and not self.finetuned
+        return advise(self.comparison, self.similarity, self.controls, diverged=diverged)
 
 
 def compare(

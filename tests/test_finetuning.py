@@ -616,6 +616,8 @@ def test_a_start_that_diverges_leaves_the_others(digits: Path) -> None:
     assert study.finetuned == ()
     assert any("fc7 diverged" in note for note in study.notes)
     assert study.best.layer == "fc7.relu"
+    assert "diverged" in study.advice.text
+    assert "--finetune" not in study.advice.text
 
 
 @pytest.mark.parametrize("wrong", [{"starts": "conv9"}, {"augment": "zoom"}])

@@ -214,7 +214,8 @@ def _named(traced: TracedGraph, starts: Sequence[Start], name: str) -> Start:
         if name in (start.name, start.reads if start.name == WHOLE else None):
             return start
     nodes = list(traced.graph.nodes)
-    own = [i for i, node in enumerate(nodes) if _is_within(traced.names.get(node, ""), name)]
+    named = ((i, traced.names.get(node)) for i, node in enumerate(nodes))
+    own = [i for i, node in named if node is not None and _is_within(node, name)]
     allowed = [start.name for start in starts]
     if not own:
         near = ", ".join(difflib.get_close_matches(name, allowed, 3, 0.4))

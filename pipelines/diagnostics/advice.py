@@ -68,7 +68,11 @@ class Advice:
 
 
 def advise(
-    comparison: Comparison, similarity: Similarity, controls: Sequence[ControlScore] = ()
+    comparison: Comparison,
+    similarity: Similarity,
+    controls: Sequence[ControlScore] = (),
+    *,
+    diverged: bool = False,
 ) -> Advice:
     """Place a dataset in the table.
 
@@ -81,6 +85,8 @@ def advise(
     controls : sequence of ControlScore, optional
         What does as well as the network comes first; raw pixels replace a depth where they score
         as much.
+    diverged : bool, default=False
+        Whether fine-tuning was tried, and diverged with every setting.
     """
     best = comparison.best
     take, _ = best.taken
@@ -104,6 +110,11 @@ def advise(
         case, text = _measured(comparison, depths)
     else:
         text = _text(case, notes, best.recommended, depths, known=similar is not None)
+        text += (
+            " Fine-tuning was tried, and diverged with every setting: see the notes."
+            if diverged
+            else " Fine-tuning was not measured: add --finetune to the command."
+        )
     if any(
         it.name == "pixels" and it.finding and does_as_well(it.expected, best) for it in controls
     ):
@@ -209,7 +220,7 @@ def _text(case: str, notes: str, take: str, depths: dict[str, float], *, known: 
             "similar to what the network was trained on, and from earlier in the network where "
             "not; here that is not known."
         )
-    return f"{text} Fine-tuning was not measured: add --finetune to the command."
+    return text
 
 
 def _curve(comparison: Comparison, n_per_class: float) -> list[str]:

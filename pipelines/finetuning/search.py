@@ -295,7 +295,8 @@ def _best(tried: Sequence[Tried], candidate: str) -> Tried:
     finite = [one for one in tried if np.isfinite(one.score)]
     if not finite:
         rates = ", ".join(f"{one.setting.lr:.2g}" for one in tried)
-        losses = ", ".join(f"{loss:.3g}" for loss in tried[0].outcomes[0].curve.loss)
+        curve = next(one.curve for one in tried[0].outcomes if one.curve.diverged)
+        losses = ", ".join(f"{loss:.3g}" for loss in curve.loss)
         raise DivergedError(
             f"Fine-tuning from {candidate} diverged at every learning rate that was tried: {rates} "
             f"(losses of the first, epoch by epoch: {losses}). Give lower ones with --lr LOW:HIGH."
