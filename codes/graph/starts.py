@@ -73,7 +73,8 @@ def find_starts(traced: TracedGraph) -> list[Start]:
     end = head_input(traced)
     within = _ancestors(end)
     nodes = [node for node in traced.graph.nodes if node in within]
-    cuts = [i for i in range(len(nodes) - 1) if _is_cut(traced, nodes, i)]
+    inputs, tied = {node: node.all_input_nodes for node in nodes}, _tied(traced, nodes)
+    cuts = [i for i in range(len(nodes) - 1) if _is_cut(traced, nodes, i, inputs, tied)]
     shares = depths(traced)
     starts = []
     for place, following in pairwise([*cuts, len(nodes) - 1]):
@@ -255,30 +256,41 @@ def _ancestors(node: fx.Node) -> set[fx.Node]:
     return found
 
 
-def _is_cut(traced: TracedGraph, nodes: Sequence[fx.Node], place: int) -> bool:
+def _is_cut(
+    traced: TracedGraph,
+    nodes: Sequence[fx.Node],
+    place: int,
+    inputs: dict[fx.Node, list[fx.Node]],
+    tied: Sequence[set[fx.Node]],
+) -> bool:
     """Tell whether a node's values are all that what comes later depends on."""
     node = nodes[place]
     if "shape" not in node.meta:
         return False
-    users = [user for user in nodes if node in user.all_input_nodes]
+    users = [user for user in node.users if user in inputs]
     if traced.has_weights(node) and any(_has_parameters(traced, user) for user in users):
         return False  # A normalisation belongs to the convolution before it.
     later, image = {node}, {n for n in nodes if n.op == "placeholder"}
     for other in nodes:
-        if any(i in image for i in other.all_input_nodes):
+        if any(i in image for i in inputs[other]):
             image.add(other)
-        if other is not node and any(i in later for i in other.all_input_nodes):
+        if other is not node and any(i in later for i in inputs[other]):
             later.add(other)
     behind = later - {node}
-    if any(i in image and i not in later for other in behind for i in other.all_input_nodes):
+    if any(i in image and i not in later for other in behind for i in inputs[other]):
         return False
     # Weights that are read on both sides would be frozen on one and trained on the other.
-    return not _weights(traced, set(nodes) - behind) & _weights(traced, behind)
+    return all(readers <= behind or not readers & behind for readers in tied)
 
 
-def _weights(traced: TracedGraph, nodes: set[fx.Node]) -> set[int]:
-    modules = [traced.module(node) for node in nodes if node.op == "call_module"]
-    return {id(parameter) for module in modules for parameter in module.parameters()}
+def _tied(traced: TracedGraph, nodes: Sequence[fx.Node]) -> list[set[fx.Node]]:
+    """Find the nodes that share each of the weights that several read."""
+    readers: dict[int, set[fx.Node]] = {}
+    for node in nodes:
+        if node.op == "call_module":
+            for parameter in traced.module(node).parameters():
+                readers.setdefault(id(parameter), set()).add(node)
+    return [found for found in readers.values() if len(found) > 1]
 
 
 def _has_parameters(traced: TracedGraph, node: fx.Node) -> bool:
