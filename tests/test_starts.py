@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from codes import CodeExtractor, load_backbone
+from codes import CodeExtractor, Preprocessing, load_backbone
 from codes.graph.starts import choose_starts, find_starts
 from codes.graph.suffix import SeededDropout, Suffix
 from codes.graph.traced_graph import measure_shapes
@@ -98,6 +98,44 @@ def _traced(network: nn.Module, size: int = 2) -> Any:
 def test_a_network_with_several_outputs_is_refused_by_their_names() -> None:
     with pytest.raises(ValueError, match="one, two"):
         find_starts(_traced(_TwoHeads()))
+
+
+class _Padded(nn.Conv2d):
+    """A convolution that pads by itself, as TensorFlow's do, and is traced as a function."""
+
+    def __init__(self, *channels: int) -> None:
+        super().__init__(*channels, 3)
+        self.pad = nn.ZeroPad2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(self.pad(x), self.weight, self.bias)
+
+
+class _PaddedNetwork(nn.Module):
+    def __init__(self, *, tied: bool) -> None:
+        super().__init__()
+        self.one, self.two, self.three = _Padded(3, 3), _Padded(3, 3), _Padded(3, 3)
+        self.fc = nn.Linear(3, 2)
+        if tied:
+            self.two.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        for convolution in (self.one, self.two, self.three):
+            x = torch.relu(convolution(x))
+        return self.fc(x.mean((2, 3)))
+
+
+def test_weights_that_functions_are_given_are_trained() -> None:
+    traced = _traced(_PaddedNetwork(tied=False), 8)
+    starts = {start.name: start for start in find_starts(traced)}
+    assert list(starts) == ["input", "two.conv2d", "three.conv2d"]
+    assert starts["input"].shape == (3, 8, 8)  # Not the padded image.
+    [start] = choose_starts(traced, "three")
+    suffix = Suffix(traced, start, 4, Preprocessing())
+    trained = [name for name, p in suffix.body.named_parameters() if p.requires_grad]
+    assert sorted(trained) == ["three.bias", "three.weight"]
+    tied = find_starts(_traced(_PaddedNetwork(tied=True), 8))
+    assert [start.name for start in tied] == ["input", "three.conv2d"]
 
 
 def test_weights_that_are_used_twice_are_on_one_side() -> None:

@@ -8,11 +8,11 @@ changes, and need not be computed twice.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from torch import fx
+from torch import fx, nn
 
 from codes.graph.heads import head_input
 from codes.graph.traced_graph import TracedGraph, canonical, depths
@@ -78,11 +78,12 @@ def find_starts(traced: TracedGraph) -> list[Start]:
     shares = depths(traced)
     starts = []
     for place, following in pairwise([*cuts, len(nodes) - 1]):
-        node = nodes[place]
         trained = [n for n in nodes[place + 1 : following + 1] if _has_parameters(traced, n)]
         if not trained:
             continue
-        whole = node.op == "placeholder"
+        # What comes before the first weights, such as padding, leaves the whole network to train.
+        whole = not starts
+        node = nodes[0] if whole else nodes[place]
         layout, shape = canonical(traced, node)
         starts.append(
             Start(
@@ -265,7 +266,7 @@ def _is_cut(
 ) -> bool:
     """Tell whether a node's values are all that what comes later depends on."""
     node = nodes[place]
-    if "shape" not in node.meta:
+    if "shape" not in node.meta or node.op == "get_attr":
         return False
     users = [user for user in node.users if user in inputs]
     if traced.has_weights(node) and any(_has_parameters(traced, user) for user in users):
@@ -287,20 +288,31 @@ def _tied(traced: TracedGraph, nodes: Sequence[fx.Node]) -> list[set[fx.Node]]:
     """Find the nodes that share each of the weights that several read."""
     readers: dict[int, set[fx.Node]] = {}
     for node in nodes:
-        if node.op == "call_module":
-            for parameter in traced.module(node).parameters():
-                readers.setdefault(id(parameter), set()).add(node)
+        for parameter in _parameters(traced, node):
+            readers.setdefault(id(parameter), set()).add(node)
     return [found for found in readers.values() if len(found) > 1]
 
 
 def _has_parameters(traced: TracedGraph, node: fx.Node) -> bool:
-    return node.op == "call_module" and any(True for _ in traced.module(node).parameters())
+    return any(True for _ in _parameters(traced, node))
+
+
+def _parameters(traced: TracedGraph, node: fx.Node) -> Iterator[nn.Parameter]:
+    """List the parameters of a node's module, or those that a function is given."""
+    if node.op == "call_module":
+        yield from traced.module(node).parameters()
+    for given in node.all_input_nodes:
+        if given.op == "get_attr":
+            path, _, name = str(given.target).rpartition(".")
+            value = getattr(traced.root.get_submodule(path), name)
+            if isinstance(value, nn.Parameter):
+                yield value
 
 
 def _module_name(traced: TracedGraph, first: fx.Node, before: Sequence[fx.Node]) -> str:
     """Name the largest module that a node is within and those before it are not."""
     parts = traced.names[first].split(".")
-    names = [traced.names[node] for node in before if node in traced.names]
+    names = [traced.names[n] for n in before if n in traced.names and n.op != "get_attr"]
     for length in range(1, len(parts)):
         name = ".".join(parts[:length])
         if not any(_is_within(other, name) for other in names):
