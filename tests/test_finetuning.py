@@ -38,7 +38,7 @@ from pipelines.finetuning.calibration import calibrate
 from pipelines.finetuning.classifier import FineTuned
 from pipelines.finetuning.heads import fit_heads, start_head
 from pipelines.finetuning.prepare import last_codes, prepare
-from pipelines.finetuning.search import DivergedError, Score, draw_settings, search
+from pipelines.finetuning.search import Score, draw_settings, search
 from pipelines.progress import Advance, Silent
 from pipelines.report.report import make_report, write_report
 from pipelines.training.fresh import FreshMaps
@@ -47,7 +47,7 @@ from pipelines.training.maps import StoredMaps, store_maps
 from pipelines.training.optimizers import limit_norms, make_optimizer, penalty, rate_at
 from pipelines.training.options import FinetuneOptions
 from pipelines.training.processes import Processes
-from pipelines.training.run import Curve, Run, Setting, batches_of, train
+from pipelines.training.run import Curve, DivergedError, Run, Setting, batches_of, train
 from pipelines.training.trials import Head, Trainer, Trial
 from tests.conftest import draw_image
 
@@ -618,6 +618,35 @@ def test_a_start_that_diverges_leaves_the_others(digits: Path) -> None:
     assert study.best.layer == "fc7.relu"
     assert "diverged" in study.advice.text
     assert "--finetune" not in study.advice.text
+
+
+def test_what_diverges_after_validation_is_left_out_and_never_handed_over(
+    digits: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Run.step_epoch
+
+    def diverging(run: Run) -> None:
+        step(run)
+        run.curve.diverged = len(run._images) > 30  # All 42 training images, not those of a fold.
+
+    monkeypatch.setattr(Run, "step_epoch", diverging)
+    study = compare(
+        digits, backbone="bundled", layers="fc7.relu", Cs=(1e-2,), cv=3, controls="none",
+        finetune=FinetuneOptions(starts="fc7", epochs=3, views_cached=1, lr=0.001),
+    )  # fmt: skip
+    assert study.finetuned == ()
+    assert any("fc7 diverged" in note and "0.001" in note for note in study.notes)
+    trainer, trial = _small(image_folder, None)
+    with pytest.raises(DivergedError, match="fc6 diverged"):
+        trainer.train(replace(trial, train=np.arange(36), test=np.arange(0)))
+
+
+def test_learning_rates_by_default_are_those_of_the_optimizer() -> None:
+    low, high = FinetuneOptions().range("lr")
+    smaller = FinetuneOptions(optimizer="adamw").range("lr")
+    assert smaller[0] < low
+    assert smaller[1] < high
+    assert FinetuneOptions(optimizer="adamw", lr=0.01).range("lr") == (0.01, 0.01)
 
 
 @pytest.mark.parametrize("wrong", [{"starts": "conv9"}, {"augment": "zoom"}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from codes import CodeExtractor, ImageList, load_backbone, load_images
 from codes.backbones.backbone import Backbone
+from pipelines import FinetuneOptions, compare
 from pipelines.cli.app import main
 from pipelines.extraction.transformer import CodesTransformer
 
@@ -120,6 +122,24 @@ def test_a_comparison_a_fit_and_its_predictions_are_the_cpus(
     assert predicted["cuda"]["label"] == predicted["cpu"]["label"]
     _assert_scores_near(predicted, 0.01)
     assert similar["cuda"].keys() == similar["cpu"].keys()
+
+
+@pytest.mark.parametrize("options", [{}, {"fresh": True}, {"optimizer": "adamw", "dropout": 0.2}])
+def test_fine_tuning_on_a_gpu_is_as_on_the_cpu(
+    image_folder: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    losses, scores = [], []
+    for device in ("cuda", "cpu"):
+        study = compare(
+            image_folder, backbone="bundled", layers="fc7.relu", cv=3, Cs=(1e-3, 1e-1), repeats=1,
+            controls="none", device=device, store=tmp_path / device,
+            finetune=FinetuneOptions(starts="conv5,fc6", epochs=3, **options),
+        )  # fmt: skip
+        losses.append([one.outcomes[0].curve.loss for one in study.finetuned])
+        scores.append([row.score for row in study.comparison.layers])
+        assert study.fit("fc6").state is not None
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.02, atol=0.01)
+    np.testing.assert_allclose(scores[0], scores[1], atol=1 / 12)
 
 
 def test_the_transformer_gives_the_cpus_codes(image_folder: Path, tmp_path: Path) -> None:

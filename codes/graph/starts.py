@@ -76,7 +76,7 @@ def find_starts(traced: TracedGraph) -> list[Start]:
     inputs, tied = {node: node.all_input_nodes for node in nodes}, _tied(traced, nodes)
     cuts = [i for i in range(len(nodes) - 1) if _is_cut(traced, nodes, i, inputs, tied)]
     shares = depths(traced)
-    starts = []
+    starts: list[Start] = []
     for place, following in pairwise([*cuts, len(nodes) - 1]):
         trained = [n for n in nodes[place + 1 : following + 1] if _has_parameters(traced, n)]
         if not trained:

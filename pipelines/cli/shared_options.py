@@ -21,7 +21,7 @@ from codes.wording import counted
 from pipelines.comparison.protocol import Protocol
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.linear.validation import DEFAULT_GRID
-from pipelines.training.options import LR, WEIGHT_DECAY, FinetuneOptions
+from pipelines.training.options import WEIGHT_DECAY, FinetuneOptions
 
 _DOCSTRING = inspect.getdoc(ExtractionOptions) or ""
 _HELP = dict(re.findall(r"^(\w+) : .*\n((?: +.*\n?)+)", _DOCSTRING, re.MULTILINE))
@@ -98,7 +98,7 @@ class AnyNetwork(ExtractionOptions):
 @dataclass(frozen=True, kw_only=True)
 class _TrainedBy(FinetuneOptions):
     starts: Annotated[str, Parameter(name="--from")] = "auto"
-    lr: str = LR
+    lr: str | None = None
     weight_decay: str = WEIGHT_DECAY
 
 

@@ -24,7 +24,7 @@ from pipelines.finetuning.handover import train_on_all
 from pipelines.finetuning.prepare import last_codes, prepare
 from pipelines.progress import Silent
 from pipelines.training.maps import store_maps
-from pipelines.training.options import LR, WEIGHT_DECAY, FinetuneOptions
+from pipelines.training.options import WEIGHT_DECAY, FinetuneOptions
 from pipelines.training.run import EVALUATED
 
 
@@ -40,7 +40,7 @@ class FineTuned(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     start : str, default="auto"
         The first module that is trained; "auto" is the last stage.
     weights : str, optional
-    lr, weight_decay : float or str
+    lr, weight_decay : float or str, optional
         As for `pipelines.training.options.FinetuneOptions`.
     epochs : int, optional
     augment : str, default="crop,flip"
@@ -77,7 +77,7 @@ class FineTuned(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         start: str = "auto",
         *,
         weights: str | None = None,
-        lr: float | str = LR,
+        lr: float | str | None = None,
         weight_decay: float | str = WEIGHT_DECAY,
         epochs: int | None = None,
         augment: str = "crop,flip",

@@ -20,12 +20,12 @@ from pipelines.comparison.splits import Fold, Split
 from pipelines.extraction.extract import Extraction
 from pipelines.finetuning.heads import fit_heads, start_head
 from pipelines.finetuning.prepare import last_codes, prepare
-from pipelines.finetuning.search import Chosen, DivergedError, Score, most_tried, n_folds, search
+from pipelines.finetuning.search import Chosen, Score, most_tried, n_folds, search
 from pipelines.progress import Progress
 from pipelines.training.kept import Outcome
 from pipelines.training.options import FinetuneOptions
 from pipelines.training.processes import ALONE, Processes
-from pipelines.training.run import Setting
+from pipelines.training.run import DivergedError, Setting
 from pipelines.training.trials import Candidate, Head, Trainer, Trial
 
 N_MEMORIZED, EPOCHS_MEMORIZED = 20, 60
@@ -211,6 +211,8 @@ def finetune(
                 for again in range(candidate.options.seeds)
             ]  # fmt: skip
             outcomes = trainer.run(trials, advance)
+            for trial, outcome in zip(trials, outcomes, strict=True):
+                outcome.curve.require_finite(name, trial.setting)
             [memorized] = trainer.run([_to_memorize(trials[-1])], advance)
         n = candidate.options.seeds
         groups = [outcomes[i * n : (i + 1) * n] for i in range(len(splits))]

@@ -19,7 +19,7 @@ from pipelines.comparison.splits import Fold
 from pipelines.progress import Advance
 from pipelines.training.kept import Outcome
 from pipelines.training.options import FinetuneOptions
-from pipelines.training.run import Setting
+from pipelines.training.run import DivergedError, Setting
 from pipelines.training.trials import Head, Trainer, Trial
 
 N_COARSE, N_FINE = 4, 2
@@ -102,10 +102,6 @@ class Chosen:
     best: Tried
     tried: list[Tried]
     searched: bool
-
-
-class DivergedError(ValueError):
-    """Every setting that was tried diverged."""
 
 
 def default_setting(options: FinetuneOptions, n_train: int) -> Setting:

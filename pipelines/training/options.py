@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "step", "exponential", "inverse", "sqrt", "constant")
-LR, WEIGHT_DECAY = "1e-3:3e-2", "1e-5:1e-3"
+LR = {"sgd": "1e-3:3e-2", "adam": "3e-5:1e-3", "adamw": "3e-5:1e-3"}
+"""Learning rates that are searched by default; those of Adam scale each gradient themselves."""
+WEIGHT_DECAY = "1e-5:1e-3"
 STEPS = 300
 """Of training, by default."""
 ALLOWED = {
@@ -42,8 +44,9 @@ class FinetuneOptions:
         Of SGD, from 0 to below 1.
     nesterov : bool
         Nesterov's momentum.
-    lr : str or float
-        Learning rate of the classifier: a value, or LOW:HIGH to search.
+    lr : str or float, optional
+        Learning rate of the classifier: a value, or LOW:HIGH to search. Default: 1e-3:3e-2 for
+        "sgd", 3e-5:1e-3 for the others.
     weight_decay : str or float
         A value, or LOW:HIGH to search. Biases and normalisations are not decayed.
     lr_ratio : float
@@ -89,7 +92,7 @@ class FinetuneOptions:
     optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = True
-    lr: str | float = LR
+    lr: str | float | None = None
     weight_decay: str | float = WEIGHT_DECAY
     lr_ratio: float = 0.5
     schedule: str = "cosine"
@@ -118,6 +121,7 @@ class FinetuneOptions:
             The same where it is one value.
         """
         value = getattr(self, name)
+        value = LR[self.optimizer] if value is None else value
         parts = str(value).split(":")
         try:
             numbers = [float(part) for part in parts]

@@ -84,9 +84,11 @@ class Processes:
         """Make gradients of a network the mean of what all processes find."""
         if self.alone:
             return network
-        own = [device] if device.type == "cuda" else None
-        # What is frozen is the same everywhere; statistics that are trained are those of all.
-        return DistributedDataParallel(network, device_ids=own, broadcast_buffers=False)
+        if device.type != "cuda":
+            return DistributedDataParallel(network, broadcast_buffers=False)
+        # Statistics that are trained are those of the whole batch.
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return DistributedDataParallel(network, device_ids=[device], broadcast_buffers=False)
 
 
 ALONE = Processes()

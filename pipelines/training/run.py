@@ -58,6 +58,10 @@ class Setting:
     epochs: int
 
 
+class DivergedError(ValueError):
+    """A network was given up: its loss was no number, or far above that of guessing."""
+
+
 @dataclass(kw_only=True)
 class Curve:
     """How a run went, with a value for each epoch.
@@ -73,6 +77,22 @@ class Curve:
 
     loss: list[float] = field(default_factory=list)
     diverged: bool = False
+
+    def require_finite(self, candidate: str, setting: Setting) -> None:
+        """Raise an error where a run was given up.
+
+        Raises
+        ------
+        DivergedError
+            It names the losses, and the learning rate.
+        """
+        if self.diverged:
+            losses = ", ".join(f"{loss:.3g}" for loss in self.loss)
+            raise DivergedError(
+                f"Fine-tuning from {candidate} diverged on all training images of a split at the "
+                f"learning rate {setting.lr:.2g}, which did not in validation (losses, epoch by "
+                f"epoch: {losses}). Give lower ones with --lr LOW:HIGH."
+            )
 
 
 def batches_of(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:

@@ -171,9 +171,17 @@ class Trainer:
             return list(in_lanes(self.device, tasks)) if beside else [task() for task in tasks]
 
     def train(self, trial: Trial, advance: Advance | None = None) -> Suffix:
-        """Train a network to its last epoch, or read it as it was then."""
+        """Train a network to its last epoch, or read it as it was then.
+
+        Raises
+        ------
+        DivergedError
+            If it diverges.
+        """
         with self.exactly():
-            return self._trained(trial, advance or _say_nothing, finished=True)[1].network
+            _, run = self._trained(trial, advance or _say_nothing, finished=True)
+        run.curve.require_finite(trial.candidate, trial.setting)
+        return run.network
 
     @contextmanager
     def exactly(self) -> Iterator[None]:
