@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -354,8 +355,18 @@ def test_finished_trials_are_kept_and_others_are_run(image_folder: Path, tmp_pat
     file.write_bytes(file.read_bytes()[:100])  # Damaged: run again.
     [fresh] = trainer.run([trial])
     np.testing.assert_array_equal(first.log_proba, fresh.log_proba)
-    trainer.run([replace(trial, setting=replace(trial.setting, lr=0.04)), replace(trial, seed=2)])
+    # A schedule for more epochs is another one from its first step on.
+    longer = replace(trial, setting=replace(trial.setting, epochs=4))
+    trainer.run([replace(trial, setting=replace(trial.setting, lr=0.04)), longer])
     assert len(list((tmp_path / "trials").glob("*.npz"))) == 3
+
+
+def test_a_trial_takes_nothing_from_those_beside_it(image_folder: Path) -> None:
+    trainer, trial = _small(image_folder, None, dropout=0.3)
+    other = replace(trial, setting=replace(trial.setting, lr=0.5))
+    first, _, again = trainer.run([trial, other, trial])
+    np.testing.assert_array_equal(first.log_proba, again.log_proba)
+    assert first.curve == again.curve
 
 
 def test_a_trial_that_was_interrupted_goes_on_from_its_last_epoch(
@@ -756,6 +767,49 @@ def test_temperatures_make_probabilities_right(too: float) -> None:
     scaled = few / temperature
     probabilities = np.exp(scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)).max(1)
     assert 0.6 < probabilities.mean() < 0.97
+
+
+def test_a_command_that_was_killed_goes_on_to_the_same_answer(
+    digits: Path, tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    words = [
+        "compare", str(digits), "--backbone", "bundled", "--layers", "fc7.relu", "--cv", "3",
+        "--Cs", "1e-3,1e-1", "--controls", "none", "--finetune", "--from", "fc6", "--epochs", "4",
+        "--views-cached", "1", "--jobs", "1", "--store",
+    ]  # fmt: skip
+    killing = """
+import os, signal, sys
+from pipelines.cli.app import main
+from pipelines.training import trials
+from pipelines.training.run import Run
+trials.CHECKPOINT_SECONDS, step, left = 0.0, Run.step_epoch, [10]
+def step_epoch(run):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    step(run)
+Run.step_epoch = step_epoch
+main(sys.argv[1:])
+"""
+    killed = subprocess.run(
+        [sys.executable, "-c", killing, *words, str(tmp_path / "one"), "--out", "out-killed"],
+        cwd=tmp_path, check=False, capture_output=True, text=True, timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert list((tmp_path / "one" / "trials").glob("*.pt"))
+    reports = []
+    for store in ("one", "other"):
+        done = run_cli(*words, tmp_path / store, "--out", tmp_path / f"out-{store}")
+        assert done.returncode == 0, done.stderr
+        reports.append(json.loads((tmp_path / f"out-{store}" / "report.json").read_text()))
+    for key in ("layers", "best"):
+        assert reports[0][key] == reports[1][key]
+    for one, other in zip(*(report["finetune"] for report in reports), strict=True):
+        assert {k: v for k, v in one.items() if k != "seconds"} == {
+            k: v for k, v in other.items() if k != "seconds"
+        }
+    assert not list((tmp_path / "one" / "trials").glob("*.pt"))
 
 
 def test_two_processes_train_as_one_does(digits: Path, tmp_path: Path) -> None:
