@@ -45,7 +45,8 @@ def describe_finetuning(
     -------
     records : list of dict
         ``start``, ``reads`` (the graph node), ``depth``, ``searched``, ``setting``,
-        ``validation_score``, ``trials`` (each with ``setting``, ``score``, ``loss`` of every epoch,
+        ``validation_score``, ``options`` (of training), ``views`` (random ones of each image that
+        are stored), ``trials`` (each with ``setting``, ``score``, ``loss`` of every epoch,
         ``diverged``), ``loss``, ``first_loss``, ``loss_of_guessing``, ``memorized_loss``,
         ``reliability``, ``filters``, ``seconds`` (of training, of all trials that are known, at
         every size) and ``gigabytes`` (of stored maps).
@@ -72,6 +73,8 @@ def describe_finetuning(
                 "setting": asdict(chosen.best.setting),
                 "validation_score": chosen.best.score,
                 "trials": [_describe(tried) for tried in chosen.tried],
+                "options": asdict(candidate.options),
+                "views": len(candidate.maps.fields()["views"]) - 1,
                 "loss": outcome.curve.loss,
                 "first_loss": outcome.first_loss,
                 "loss_of_guessing": math.log(len(scored.samples.classes)),

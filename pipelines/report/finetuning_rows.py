@@ -23,6 +23,8 @@ REMEDIES = {
     "check that the labels are right.",
 }
 
+OPTIMIZER_NAMES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
+
 Row = dict[str, Any]
 
 
@@ -69,6 +71,25 @@ def finetuned_rows(
         for row in rows
         if (row["layer"], row["classifier"]) == (record["start"], FINETUNE)
     ]
+
+
+def training_sentence(records: Sequence[dict[str, Any]]) -> str:
+    """Say how networks were trained; those from scratch differ in what needs no pretraining."""
+    pretrained = [record for record in records if record["start"] != SCRATCH]
+    if not pretrained:
+        return "Trained from random weights, with batch normalisation of each batch."
+    options, views = pretrained[0]["options"], pretrained[0]["views"]
+    head = {"probe": "the logistic regression on the last codes", "random": "random weights"}
+    seen = "centres only"
+    if options["augment"] != "none":
+        of = f"{views} stored random views" if not options["fresh"] else "a new random view"
+        seen = f"{of} of each image{' in every epoch' * options['fresh']} ({options['augment']})"
+    norms = {"frozen": "keeps its statistics", "train": "takes the statistics of each batch"}
+    return (
+        f"Trained by {OPTIMIZER_NAMES[options['optimizer']]} on {seen}, beginning with "
+        f"{head[options['head']]}; batch normalisation after the start "
+        f"{norms[options['batch_norm']]}, before it nothing changes."
+    )
 
 
 def _is_learned(loss: float | None) -> bool:

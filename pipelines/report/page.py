@@ -31,6 +31,7 @@ from pipelines.report.finetuning_rows import (
     finetuned_rows,
     linear_rows,
     measured_cases,
+    training_sentence,
 )
 from pipelines.report.maps import confusion_matrix, size_map
 from pipelines.report.networks import Standing, dataset_name
@@ -115,6 +116,7 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
         "linear": linear_rows(at_best),
         "finetuned": finetuned_rows(report["finetune"], at_best, report["protocol"]["scoring"]),
         "remedies": REMEDIES,
+        "trained": training_sentence(report["finetune"]),
         "counts": Counts(
             extracted=report["images_extracted"],
             copies=report["images_copies"],
