@@ -25,6 +25,10 @@ class Progress(Protocol):
         """Begin a step of `total` units; yields a function to advance it."""
 
 
+def say_nothing(n: int, /, note: str = "") -> None:
+    """Report no progress."""
+
+
 class Silent:
     """No progress, for library use."""
 
@@ -34,7 +38,7 @@ class Silent:
     @contextmanager
     def step(self, name: str, total: int) -> Iterator[Advance]:
         """Count nothing."""
-        yield lambda n, note="": None
+        yield say_nothing
 
 
 def duration(seconds: float) -> str:

@@ -361,6 +361,31 @@ def test_finished_trials_are_kept_and_others_are_run(image_folder: Path, tmp_pat
     assert len(list((tmp_path / "trials").glob("*.npz"))) == 3
 
 
+def test_trials_are_found_again_in_a_dataset_of_another_order(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compared(*splits: str) -> Any:
+        rows = [
+            f"{file},{file.parent.name},{split}"
+            for split in splits
+            for file in sorted((digits / split).rglob("*.png"))
+        ]
+        table = tmp_path / f"{splits[0]}.csv"
+        table.write_text("\n".join(["path,label,split", *rows]))
+        return compare(
+            table, backbone="bundled", layers="fc7.relu", Cs=(1e-3, 1e-1), cv=3, controls="none",
+            finetune=FinetuneOptions(starts="fc6", epochs=3, views_cached=1),
+        )  # fmt: skip
+
+    first = compared("train", "test")
+    monkeypatch.setattr(Run, "step_epoch", None)  # Nothing is trained.
+    again = compared("test", "train")
+    for one, other in zip(first.comparison.layers, again.comparison.layers, strict=True):
+        assert (one.score, one.train_score, one.cv_score) == (
+            other.score, other.train_score, other.cv_score,
+        )  # fmt: skip
+
+
 def test_a_trial_takes_nothing_from_those_beside_it(image_folder: Path) -> None:
     trainer, trial = _small(image_folder, None, dropout=0.3)
     other = replace(trial, setting=replace(trial.setting, lr=0.5))
@@ -479,7 +504,7 @@ def test_fewer_epochs_are_chosen_only_where_that_is_no_chance(
         return [
             Outcome(
                 curve=Curve(loss=[1.0]), log_proba=log_proba, first_loss=1.0, train_loss=1.0,
-                sampled=trials[0].train[:1], train_log_proba=log_proba[:1],
+                train_log_proba=log_proba[:1],
                 filters=np.empty((0, 3, 0, 0), np.float32), seconds=1.0,
             )
             for log_proba in shares

@@ -216,8 +216,9 @@ def finetune(
             [memorized] = trainer.run([_to_memorize(trials[-1])], advance)
         n = candidate.options.seeds
         groups = [outcomes[i * n : (i + 1) * n] for i in range(len(splits))]
+        sampled = [trial.sampled for trial in trials[::n]]
         fits = [
-            _fit(split, of, samples, scoring, chosen[searches[i]], codes.shape[1])
+            _fit(split, of, sampled[i], samples, scoring, chosen[searches[i]], codes.shape[1])
             for i, (split, of) in enumerate(zip(splits, groups, strict=True))
         ]
         return Finetuned(
@@ -283,6 +284,7 @@ def _passes(
 def _fit(
     split: Split,
     outcomes: Sequence[Outcome],
+    sampled: NDArray[np.intp],
     samples: Samples,
     scoring: str,
     chosen: Chosen,
@@ -291,7 +293,6 @@ def _fit(
     """Average the probabilities of several seeds."""
     log_proba = np.logaddexp.reduce([one.log_proba for one in outcomes]) - np.log(len(outcomes))
     truth = samples.numbers[split.test]
-    trained = samples.numbers[outcomes[0].sampled]
     score = Score(scoring=scoring, n_classes=len(samples.classes))
     return Fit(
         n_features=n_features,
@@ -300,7 +301,7 @@ def _fit(
         converged=True,
         cv_scores=np.array([chosen.best.score]),
         cv_score=chosen.best.score,
-        train_score=score(outcomes[0].train_log_proba, trained),
+        train_score=score(outcomes[0].train_log_proba, samples.numbers[sampled]),
         predicted=log_proba.argmax(1),
         answers=read_values(log_proba, truth, scoring),
     )

@@ -33,9 +33,8 @@ class Outcome:
         NaN where it diverged.
     first_loss, train_loss : float
         On the centres of training images, before the first step and at the end.
-    sampled : ndarray of shape (n_sampled,), intp
-        Training images that are looked at, places in the dataset.
     train_log_proba : ndarray of shape (n_sampled, n_classes)
+        Of some training images, `pipelines.training.trials.Trial.sampled`.
     filters : ndarray of shape (n_filters, 3, height, width), float32
         Of the first convolution, where the whole network is trained; otherwise without filters.
     seconds : float
@@ -46,7 +45,6 @@ class Outcome:
     log_proba: NDArray[np.float64]
     first_loss: float
     train_loss: float
-    sampled: NDArray[np.intp]
     train_log_proba: NDArray[np.float64]
     filters: NDArray[np.float32]
     seconds: float
@@ -74,7 +72,6 @@ class KeptTrials:
                     log_proba=found["log_proba"],
                     first_loss=float(found["first_loss"]),
                     train_loss=float(found["train_loss"]),
-                    sampled=found["sampled"],
                     train_log_proba=found["train_log_proba"],
                     filters=found["filters"],
                     seconds=float(found["seconds"]),

@@ -23,7 +23,7 @@ from codes import Backbone
 from codes.graph.starts import Start
 from codes.graph.suffix import Suffix
 from codes.inference.devices import in_lanes, no_tf32, only_deterministic
-from pipelines.progress import Advance
+from pipelines.progress import Advance, say_nothing
 from pipelines.training.kept import CHECKPOINT_SECONDS, KeptTrials, Outcome
 from pipelines.training.options import FinetuneOptions
 from pipelines.training.processes import ALONE, Processes
@@ -79,6 +79,12 @@ class Trial:
     seed: int
     centers: bool = False
 
+    @property
+    def sampled(self) -> NDArray[np.intp]:
+        """Some of the training images, of which predictions are scored: places in the dataset."""
+        sample = np.random.default_rng(self.seed).permutation(len(self.train))[:MOST_SAMPLED]
+        return self.train[np.sort(sample)]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidate:
@@ -97,10 +103,6 @@ class Candidate:
     start: Start
     maps: Maps
     options: FinetuneOptions
-
-
-def _say_nothing(n: int, /, note: str = "") -> None:
-    """Report no progress."""
 
 
 class _Centers:
@@ -164,7 +166,7 @@ class Trainer:
         outcomes : list of Outcome
             In their order.
         """
-        tasks = [partial(self._outcome, trial, advance or _say_nothing) for trial in trials]
+        tasks = [partial(self._outcome, trial, advance or say_nothing) for trial in trials]
         with self.exactly():
             # One alone has all cores.
             beside = self.processes.alone and len(trials) > 1
@@ -179,7 +181,7 @@ class Trainer:
             If it diverges.
         """
         with self.exactly():
-            _, run = self._trained(trial, advance or _say_nothing, finished=True)
+            _, run = self._trained(trial, advance or say_nothing, finished=True)
         run.curve.require_finite(trial.candidate, trial.setting)
         return run.network
 
@@ -259,8 +261,7 @@ class Trainer:
     ) -> tuple[Outcome, Run]:
         """Train, which all processes do; `after_epoch` is called after each."""
         run = self.network(trial)
-        sample = np.random.default_rng(trial.seed).permutation(len(trial.train))[:MOST_SAMPLED]
-        sampled = trial.train[np.sort(sample)]
+        sampled = trial.sampled
         if state is None:
             first, before = self._loss(run.log_proba(sampled), sampled), 0.0
         else:
@@ -287,7 +288,6 @@ class Trainer:
             log_proba=log_proba,
             first_loss=first,
             train_loss=self._loss(of_train, sampled),
-            sampled=sampled,
             train_log_proba=of_train,
             filters=run.network.filters(),
             seconds=took,
