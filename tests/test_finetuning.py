@@ -841,7 +841,7 @@ def test_two_processes_train_as_one_does(digits: Path, tmp_path: Path) -> None:
     words = [
         "-m", "pipelines.cli", "compare", str(digits), "--backbone", "bundled", "--layers",
         "fc7.relu", "--cv", "3", "--Cs", "1e-3,1e-1", "--controls", "none", "--finetune", "--from",
-        "fc6", "--epochs", "3", "--views-cached", "1", "--batch-size", "7", "--jobs", "1",
+        "fc6", "--epochs", "3", "--views-cached", "1", "--train-batch-size", "7", "--jobs", "1",
     ]  # fmt: skip
     reports = []
     for n in (1, 2):
@@ -859,6 +859,7 @@ def test_two_processes_train_as_one_does(digits: Path, tmp_path: Path) -> None:
     [alone], [together] = (report["finetune"] for report in reports)
     np.testing.assert_allclose(together["loss"], alone["loss"], rtol=1e-4)
     assert together["setting"] == alone["setting"]
+    assert together["options"]["batch_size"] == alone["options"]["batch_size"] == 7
     for one, two in zip(alone["trials"], together["trials"], strict=True):
         np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-4)
         assert two["score"] == one["score"]

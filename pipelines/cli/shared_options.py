@@ -100,10 +100,12 @@ class _TrainedBy(FinetuneOptions):
     starts: Annotated[str, Parameter(name="--from")] = "auto"
     lr: str | None = None
     weight_decay: str = WEIGHT_DECAY
+    # Extraction has one of its own, which changes no result.
+    batch_size: Annotated[int, Parameter(name="--train-batch-size")] = 64
 
 
 TRAINED_BY = _TrainedBy()
-TrainedBy = Annotated[_TrainedBy, Parameter(name="*")]
+TrainedBy = Annotated[_TrainedBy, Parameter(name="*", group="Fine-tuning")]
 """Each field of the options of fine-tuning an option of ``compare``."""
 
 Options = Annotated[ExtractionOptions, Parameter(name="*")]
