@@ -322,6 +322,10 @@ def test_norms_are_limited_neuron_by_neuron_and_penalties_are_sums() -> None:
         ({"weight_decay": "-1"}, "-1"), ({"momentum": 1.0}, "1.0"), ({"dropout": -0.1}, "-0.1"),
         ({"epochs": 0}, "0"), ({"batch_size": 1}, "1"), ({"max_norm": 0.0}, "0.0"),
         ({"momentum": 0.0}, "nesterov"), ({"seeds": 0}, "0"), ({"views_cached": 0}, "0"),
+        ({"augment": "none", "views_cached": 4}, "views_cached=4"),
+        ({"augment": "none", "fresh": True}, "fresh"),
+        ({"fresh": True, "views_cached": 4}, "fresh"),
+        ({"optimizer": "adamw", "momentum": 0.5}, "momentum=0.5"),
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_are_refused(wrong: dict[str, object], named: str) -> None:
@@ -626,7 +630,7 @@ def test_progress_is_of_all_images_and_says_the_loss(digits: Path) -> None:
             digits, backbone="bundled", layers="fc7.relu", Cs=(1e-3, 1e-1), cv=3, controls="none",
             finetune=FinetuneOptions(starts="fc6", epochs=4, views_cached=1), progress=progress,
         )  # fmt: skip
-        total, done = progress.steps["Fine-tuning from fc6"]
+        total, done = progress.steps["Fine-tuning from fc6, images"]
         assert done == total > 0
         said.append(any(note.startswith("loss ") for note in progress.notes))
     assert said == [True, False]
@@ -647,7 +651,7 @@ def test_without_test_images_each_fold_has_its_own_search(digits: Path) -> None:
 def test_a_start_that_diverges_leaves_the_others(digits: Path) -> None:
     study = compare(
         digits, backbone="bundled", layers="fc7.relu", Cs=(1e-2,), cv=3, controls="none",
-        finetune=FinetuneOptions(starts="fc7", epochs=3, views_cached=1, lr=1e8, weight_decay=0.0),
+        finetune=FinetuneOptions(starts="fc7", epochs=3, views_cached=1, lr=1e3, weight_decay=0.0),
     )  # fmt: skip
     assert study.finetuned == ()
     assert any("fc7 diverged" in note for note in study.notes)
@@ -759,6 +763,10 @@ def test_a_fine_tuned_network_is_handed_over(
             assert torch.equal(value, after[name]), name
         elif name.startswith(("conv5", "fc6", "fc7")):
             assert not torch.equal(value, after[name]), name
+    renamed = file.rename(tmp_path / "cells.skops")
+    misnamed = run_cli("predict", renamed, digits / "test")
+    assert (misnamed.returncode, "rename it" in misnamed.stderr) == (1, True)
+    renamed.rename(file)
     extracted = run_cli("extract", digits, "--backbone", "bundled", "--weights", file)
     assert extracted.returncode == 0, extracted.stderr
 

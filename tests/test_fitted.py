@@ -79,7 +79,7 @@ def test_other_weights_and_other_files_are_refused(
     for name, data in (("empty", b""), ("text", b"hello"), ("pickle", pickle.dumps({"a": 1}))):
         (tmp_path / name).write_bytes(data)
         done = run_cli("predict", tmp_path / name, image_folder)
-        assert (done.returncode, "is not a fitted pipeline" in done.stderr) == (1, True)
+        assert (done.returncode, "fitted pipeline" in done.stderr) == (1, True)
     done = run_cli("predict", tmp_path / "absent", image_folder)
     assert "does not exist" in done.stderr
     done = run_cli("predict", file, tmp_path / "nowhere")
@@ -95,7 +95,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     file = tmp_path / "evil.skops"
     file.write_bytes(skops.io.dumps({"format": 1, "classifier": StandardScaler(), "x": print}))
     assert zipfile.is_zipfile(file)
-    with pytest.raises(ValueError, match="is not a fitted pipeline"):
+    with pytest.raises(ValueError, match="fitted pipeline"):
         load(file)
     assert "run" not in capsys.readouterr().out
 

@@ -7,11 +7,11 @@ The fields of `pipelines.extraction.options.ExtractionOptions` and of
 from __future__ import annotations
 
 import inspect
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import cyclopts
@@ -130,11 +130,14 @@ def convert(kind: Any, tokens: Sequence[cyclopts.Token]) -> Any:
 def check_folder(out: Path) -> None:
     """Raise an error now if a folder cannot be written to when all is computed."""
     there = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
+    try:
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
         raise ValueError(
             f"--out {str(out)!r}: {str(there)!r} is not a folder that can be written to. Choose "
             "another."
-        )
+        ) from error
 
 
 def check_file(out: Path) -> None:

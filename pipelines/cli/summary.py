@@ -73,7 +73,7 @@ def _scores_table(study: Study) -> Table:
         scored.add_row(
             control.name,
             "",
-            "" if control.name == "majority" else best.classifier,
+            "" if control.name == "majority" else study.linear.best.classifier,
             *[""] * (len(sizes) - 1),
             f"{control.score:.3f}",
             f"{control.ci_low:.3f} – {control.ci_high:.3f}",

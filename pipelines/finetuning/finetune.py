@@ -192,7 +192,7 @@ def finetune(
         seed = zlib.crc32(name.encode()) ^ protocol.random_state
         random = candidate.options.head == "random"
         total = _passes(trainer, name, splits, folds)
-        with progress.step(f"Fine-tuning from {name}", total) as advance:
+        with progress.step(f"Fine-tuning from {name}, images", total) as advance:
             chosen = {
                 i: search(
                     trainer, name, splits[i].train, folds[i],

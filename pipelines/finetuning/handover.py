@@ -81,7 +81,7 @@ def train_on_all(
     random = candidate.options.head == "random"
     epochs = candidate.options.most_epochs(len(everything))
     total = len(everything) * epochs * (1 + 3 * len(folds))
-    with progress.step(f"Fine-tuning from {name}", total) as advance:
+    with progress.step(f"Fine-tuning from {name}, images", total) as advance:
         chosen = search(
             trainer, name, everything, folds,
             [start_head(head, codes, random, seed) for head in of_folds],

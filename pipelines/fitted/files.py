@@ -18,6 +18,8 @@ from pipelines.extraction.options import FREE, ExtractionOptions
 from pipelines.fitted.finetuned import softmax
 from pipelines.fitted.pipeline import DIGEST_LENGTH, FittedPipeline
 
+SUFFIX = ".safetensors"
+"""How the name of a fine-tuned network ends: by it, --weights knows what it reads."""
 METADATA = "cnn-codes"
 """Where a file of weights says what else belongs to them."""
 FORMAT = 2
@@ -57,6 +59,8 @@ def _load_finetuned(file: Path) -> FittedPipeline:
         metadata = (opened.metadata() or {}).get(METADATA)
     if metadata is None:
         raise ValueError("it holds weights, and nothing of what they are for")
+    if file.suffix != SUFFIX:
+        raise ValueError(f"it is a fine-tuned network, whose name must end in {SUFFIX}: rename it")
     kept = json.loads(metadata)
     if kept.pop("format") != FORMAT:
         raise ValueError(f"its format is another than {FORMAT}")
@@ -83,7 +87,7 @@ def load(file: Path) -> FittedPipeline:
         raise FileNotFoundError(
             f"{str(file)!r} does not exist. Give a file that `cnn-codes fit --out` wrote."
         )
-    refused = f"{str(file)!r} is not a fitted pipeline of this version of cnn-codes"
+    refused = f"{str(file)!r} is not a whole fitted pipeline of this version of cnn-codes"
     again = "Make one with `cnn-codes fit --out`."
     try:
         if not is_zipfile(file):

@@ -123,10 +123,12 @@ def _expectation(report: dict[str, Any]) -> str:
         n = best["n_without_leaks"]
         verb = "is not a copy" if n == 1 else "are not copies"
         images = f"the {counted(n, 'test image')} that {verb} of training images"
-    text = (
-        f"The depth with the best cross-validation score has {title} {score} on {images} (95 % "
-        f"interval {low:.3f} to {high:.3f})"
-    )
+    which = "The depth with the best cross-validation score"
+    if any(row["classifier"] == FINETUNE for row in report["layers"]):
+        named = _named(report, own)
+        which = f"{named[0].upper()}{named[1:]}" if own["classifier"] == FINETUNE else named
+        which += ", which has the best validation score,"
+    text = f"{which} has {title} {score} on {images} (95 % interval {low:.3f} to {high:.3f})"
     if best["n_without_leaks"] is not None:
         n_test = report["dataset"]["splits"]["test"]
         text += f", and {best['score']:.3f} on all {n_test}, copies included"

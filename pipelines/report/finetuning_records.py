@@ -47,9 +47,9 @@ def describe_finetuning(
         ``start``, ``reads`` (the graph node), ``depth``, ``searched``, ``setting``,
         ``validation_score``, ``options`` (of training), ``views`` (random ones of each image that
         are stored), ``trials`` (each with ``setting``, ``score``, ``loss`` of every epoch,
-        ``diverged``), ``loss``, ``first_loss``, ``loss_of_guessing``, ``memorized_loss``,
-        ``reliability``, ``filters``, ``seconds`` (of training, of all trials that are known, at
-        every size) and ``gigabytes`` (of stored maps).
+        ``diverged``), ``loss``, ``first_loss``, ``train_loss``, ``loss_of_guessing``,
+        ``memorized_loss``, ``reliability``, ``filters``, ``seconds`` (of training, of all trials
+        that are known, at every size) and ``gigabytes`` (of stored maps).
     """
     if finetuning is None:
         return []
@@ -77,6 +77,7 @@ def describe_finetuning(
                 "views": len(candidate.maps.fields()["views"]) - 1,
                 "loss": outcome.curve.loss,
                 "first_loss": outcome.first_loss,
+                "train_loss": outcome.train_loss,
                 "loss_of_guessing": math.log(len(scored.samples.classes)),
                 "memorized_loss": one.memorized_loss,
                 "reliability": _reliability(tested, scored.samples),

@@ -16,11 +16,14 @@ APART = 0.1
 """Of training and validation score, from which a network overfits."""
 LEARNED = 0.05
 """Loss below which images are learned by heart."""
+WORSENED = "underfitting, as training made it worse"
 REMEDIES = {
     "overfitting": "Against overfitting: more images, more augmentation, a higher weight decay, "
     "dropout, a later start.",
     "underfitting": "Against underfitting: more epochs, a higher learning rate, an earlier start; "
     "check that the labels are right.",
+    WORSENED: "Where training made it worse, the loss on its own "
+    "images rose: the learning rate is too high (--lr).",
 }
 
 OPTIMIZER_NAMES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
@@ -64,13 +67,19 @@ def finetuned_rows(
             "name": finetuned_name(record["start"]),
             "record": record,
             "row": row,
-            "verdict": fit_verdict(row["train_score"], row["cv_score"], scoring),
+            "verdict": _verdict(record, row, scoring),
             "learned": _is_learned(record["memorized_loss"]),
         }
         for record in records
         for row in rows
         if (row["layer"], row["classifier"]) == (record["start"], FINETUNE)
     ]
+
+
+def _verdict(record: dict[str, Any], row: Row, scoring: str) -> str:
+    verdict = fit_verdict(row["train_score"], row["cv_score"], scoring)
+    rose = record["train_loss"] is None or record["train_loss"] > record["first_loss"]
+    return WORSENED if verdict == "underfitting" and rose else verdict
 
 
 def training_sentence(records: Sequence[dict[str, Any]]) -> str:

@@ -11,6 +11,7 @@ SCHEDULES = ("cosine", "step", "exponential", "inverse", "sqrt", "constant")
 LR = {"sgd": "1e-3:3e-2", "adam": "3e-5:1e-3", "adamw": "3e-5:1e-3"}
 """Learning rates that are searched by default; those of Adam scale each gradient themselves."""
 WEIGHT_DECAY = "1e-5:1e-3"
+MOMENTUM = 0.9
 STEPS = 300
 """Of training, by default."""
 ALLOWED = {
@@ -90,7 +91,7 @@ class FinetuneOptions:
     head: str = "probe"
     batch_norm: str = "frozen"
     optimizer: str = "sgd"
-    momentum: float = 0.9
+    momentum: float = MOMENTUM
     nesterov: bool = True
     lr: str | float | None = None
     weight_decay: str | float = WEIGHT_DECAY
@@ -129,8 +130,8 @@ class FinetuneOptions:
             numbers = []
         if len(numbers) not in (1, 2) or not all(0 <= n < float("inf") for n in numbers):
             raise ValueError(
-                f"{name}={value!r} is not a valid value. Allowed: a number, 0 or more, or "
-                "LOW:HIGH, such as 1e-3:1e-1."
+                f"{name}={value!r} is not a valid value. Allowed: a number, "
+                f"{'above 0' if name == 'lr' else '0 or more'}, or LOW:HIGH, such as 1e-3:1e-1."
             )
         low, high = numbers[0], numbers[-1]
         if len(numbers) == 2 and not 0 < low < high:
@@ -169,6 +170,17 @@ class FinetuneOptions:
             raise ValueError(
                 f"fresh, and views_cached={self.views_cached}: views are stored, or drawn anew in "
                 "every epoch. Leave one out."
+            )
+        if self.augment == "none" and (self.fresh or self.views_cached is not None):
+            given = "fresh" if self.fresh else f"views_cached={self.views_cached}"
+            raise ValueError(
+                f"{given}, and augment='none': without augmentation the centre of an image is its "
+                "only view. Leave one out."
+            )
+        if self.optimizer != "sgd" and self.momentum != MOMENTUM:
+            raise ValueError(
+                f"momentum={self.momentum}, and optimizer={self.optimizer!r}: momentum is an "
+                "option of sgd. Leave one out."
             )
         if self.max_norm is not None and not self.max_norm > 0:
             raise ValueError(f"max_norm={self.max_norm}: allowed are values above 0.")

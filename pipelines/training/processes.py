@@ -85,10 +85,10 @@ class Processes:
         if self.alone:
             return network
         if device.type != "cuda":
-            return DistributedDataParallel(network, broadcast_buffers=False)
+            return DistributedDataParallel(network)
         # Statistics that are trained are those of the whole batch.
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-        return DistributedDataParallel(network, device_ids=[device], broadcast_buffers=False)
+        return DistributedDataParallel(network, device_ids=[device])
 
 
 ALONE = Processes()

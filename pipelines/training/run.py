@@ -19,8 +19,11 @@ from pipelines.training.options import FinetuneOptions
 from pipelines.training.processes import ALONE, Processes
 
 DIVERGED = 3.0
-"""Times the first epoch's loss, or that of guessing, from which a run is given up: after a linear
-classifier the first loss is small, and a few times that is no sign of anything."""
+"""Times the loss of the first epoch, or of guessing, from which a run is given up. Before the first
+step it is less than that: after a linear classifier so little that a few times as much is no sign
+of anything, and the first epochs may be far above it."""
+LOST = 30.0
+"""Times the loss of guessing above which the last epoch may not end."""
 GRADIENT_NORM = 5.0
 """Most that the gradient of all weights may have as its norm."""
 EVALUATED = 256
@@ -71,8 +74,8 @@ class Curve:
     loss : list of float
         Mean over the epoch's batches of random views, penalties aside.
     diverged : bool
-        Whether it was given up: the loss was not finite, or three times the first epoch's and that
-        of guessing.
+        Whether it was given up: the loss was not finite, or above three times the first epoch's and
+        that of guessing, or in the end above thirty times that of guessing.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -178,8 +181,11 @@ class Run:
         self.epoch += 1
         loss_of_epoch = self._processes.sum(total) / len(self._images)
         self.curve.loss.append(loss_of_epoch)
-        most = max(self.curve.loss[0], math.log(network.head.out_features))
-        if not math.isfinite(loss_of_epoch) or loss_of_epoch > DIVERGED * most:
+        guessing = math.log(network.head.out_features)
+        most = DIVERGED * max(guessing, self.curve.loss[0])
+        if self.epoch == self._setting.epochs:
+            most = min(most, LOST * guessing)
+        if not math.isfinite(loss_of_epoch) or loss_of_epoch > most:
             self.curve.diverged = True
 
     def _loss(self, batch: NDArray[np.intp]) -> Tensor:
