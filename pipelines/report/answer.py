@@ -127,7 +127,6 @@ def _expectation(report: dict[str, Any]) -> str:
     if any(row["classifier"] == FINETUNE for row in report["layers"]):
         named = _named(report, own)
         which = f"{named[0].upper()}{named[1:]}" if own["classifier"] == FINETUNE else named
-        which += ", which has the best validation score,"
     text = f"{which} has {title} {score} on {images} (95 % interval {low:.3f} to {high:.3f})"
     if best["n_without_leaks"] is not None:
         n_test = report["dataset"]["splits"]["test"]
