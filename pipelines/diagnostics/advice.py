@@ -191,6 +191,11 @@ def _when_it_wins(comparison: Comparison) -> str:
             f"{sizes[0].upper()}{sizes[1:]}, fine-tuning is worse than a linear classifier, beyond "
             "chance."
         )
+    if comparison.best.taken[1] == FINETUNE:
+        return (
+            "What it gains over the linear classifiers may be chance: some cannot be distinguished "
+            "from it."
+        )
     return (
         f"Fine-tuning was measured, and {'at no size can it' if several else 'it cannot'} be "
         "distinguished from a linear classifier."

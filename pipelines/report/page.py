@@ -114,6 +114,7 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
         "cases": CASES,
         "measured": measured_cases(at_best),
         "linear": linear_rows(at_best),
+        "classifier_of_C": _classifier_of_C(report),
         "finetuned": finetuned_rows(report["finetune"], at_best, report["protocol"]["scoring"]),
         "remedies": REMEDIES,
         "trained": training_sentence(report["finetune"]),
@@ -128,15 +129,24 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
     }
 
 
+def _classifier_of_C(report: dict[str, Any]) -> str:  # noqa: N802
+    """Give the linear classifier that curves and controls are of: of fine-tuning there is no C."""
+    best = report["best"]
+    if best["classifier"] != FINETUNE:
+        return str(best["classifier"])
+    size = best["train_size"]
+    return str(
+        linear_rows([r for r in report["layers"] if r["train_size"] == size])[-1]["classifier"]
+    )
+
+
 def _draw(
     report: dict[str, Any], at_best: list[dict[str, Any]], scoring: str
 ) -> dict[str, str | None]:
     """Draw the figures of one report."""
     best, rows = report["best"], report["layers"]
     of_best = [row for row in rows if row["classifier"] == best["classifier"]]
-    # Where the network is fine-tuned there is no C.
-    linear = best["classifier"]
-    linear = linear if linear != FINETUNE else report["protocol"]["classifiers"][0]
+    linear = _classifier_of_C(report)
     both = [row for row in at_best if row["classifier"] == linear]
     several = len({row["train_size"] for row in rows}) > 1
     Cs, similarity = report["protocol"]["Cs"], report["similarity"]
