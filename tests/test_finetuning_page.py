@@ -340,6 +340,9 @@ def test_the_page_says_what_each_case_scores_here(report: dict[str, Any]) -> Non
     assert said("fc6", "finetune") in large[1]
     assert said("input", "finetune") in large[2]
     assert "scratch: " + said("scratch", "finetune") in large[2]
+    case = report["advice"]["case"]
+    framed = render([report]).count('class="here"')
+    assert framed == int(case not in ("no-better-than-guessing", "no-network-needed"))
 
 
 def test_the_page_compares_training_with_validation_and_says_what_to_do(

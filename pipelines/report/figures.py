@@ -54,7 +54,7 @@ def depth_curve(
         for i, series in enumerate(dict.fromkeys(map(_series, rows))):
             of = [row for row in rows if _series(row) == series]
             entries.append((_with_intervals(axes, of, i), series))
-        few = len({row["layer"] for row in rows}) <= MOST_CURVES
+        few = _count(rows) <= MOST_CURVES
         for role, dash, title in (("chosen", "-", "chosen"), ("tied", ":", "tied with it")):
             ringed = [row for row in rows if role in row["roles"]]
             if ringed:
@@ -71,6 +71,11 @@ def depth_curve(
         _name_layers(figure, axes, rows)
         legend(figure, entries)
         return to_svg(figure, "Score against depth")
+
+
+def _count(rows: Sequence[dict[str, Any]]) -> int:
+    """Count the layers that linear classifiers read."""
+    return len({row["layer"] for row in rows if row["classifier"] != FINETUNE})
 
 
 def _series(row: dict[str, Any]) -> str:
@@ -205,7 +210,7 @@ def _name_layers(figure: Figure, axes: Axes, rows: Sequence[dict[str, Any]]) -> 
     """Write layers above their depths where there is room; of many, only the chosen one."""
     layers = {row["layer"]: row["depth"] for row in rows}
     roles = {row["layer"]: sum(role != "tied" for role in row["roles"]) for row in rows}
-    many = len(layers) > MOST_CURVES
+    many = _count(rows) > MOST_CURVES
     width = figure.get_figwidth()
     gap = 1.03 * 1.5 * LINE / (width - 1)
     shown: dict[str, float] = {}
