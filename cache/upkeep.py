@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,15 +134,13 @@ def prune(
     return removed, busy
 
 
-def prune_results(
-    storage: Storage, *, older_than: float | None = None, dry_run: bool = False
-) -> list[int]:
+def prune_results(storage: Storage, *, older_than: float, dry_run: bool = False) -> list[int]:
     """Remove what others keep beside codes and did not use for long.
 
     Parameters
     ----------
     storage : Storage
-    older_than : float, optional
+    older_than : float
         Seconds.
     dry_run : bool, default=False
 
@@ -150,21 +149,24 @@ def prune_results(
     sizes : list of int
         Bytes of each file that went, or would go.
     """
-    sizes = []
-    for file in sorted(storage.results.glob("*")) if storage.results is not None else ():
-        with suppress(FileNotFoundError):
-            stat = file.stat()
-            if older_than is not None and stat.st_mtime < time.time() - older_than:
-                sizes.append(stat.st_size)
-                if not dry_run:
-                    file.unlink()
-    return sizes
+    limit = time.time() - older_than
+    old = [(file, size) for file, size, used in _results(storage) if used < limit]
+    for file, _ in old if not dry_run else ():
+        file.unlink(missing_ok=True)
+    return [size for _, size in old]
 
 
 def size_of_results(storage: Storage) -> int:
     """Count the bytes of what others keep beside codes."""
-    files = () if storage.results is None else storage.results.glob("*")
-    return sum(file.stat().st_size for file in files)
+    return sum(size for _, size, _ in _results(storage))
+
+
+def _results(storage: Storage) -> Iterator[tuple[Path, int, float]]:
+    """List what others keep, its bytes and when it was last used; what goes meanwhile is not."""
+    for file in sorted(storage.results.glob("*")) if storage.results is not None else ():
+        with suppress(FileNotFoundError):
+            stat = file.stat()
+            yield file, stat.st_size, stat.st_mtime
 
 
 def _remove(storage: Storage, holding: Holding) -> bool:

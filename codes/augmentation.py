@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -80,6 +80,19 @@ class AugmentedPreprocessing(Preprocessing):
     augment: tuple[str, ...] = ("crop", "flip")
     random_state: int = 0
     numbers: tuple[int, ...] = (1,)
+
+    @classmethod
+    def of(cls, preprocessing: Preprocessing, augment: tuple[str, ...], random_state: int) -> Self:
+        """Make random views by the steps of a preprocessing, in the place of its own views.
+
+        Examples
+        --------
+        >>> AugmentedPreprocessing.of(Preprocessing(crop_size=56), ("flip",), 3).crop_size
+        56
+        """
+        steps = {field.name: getattr(preprocessing, field.name) for field in fields(Preprocessing)}
+        steps["views"] = "center"
+        return cls(**steps, augment=augment, random_state=random_state)
 
     @property
     def n_views(self) -> int:

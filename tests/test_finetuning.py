@@ -626,7 +626,7 @@ def test_progress_is_of_all_images_and_says_the_loss(digits: Path) -> None:
     said = []
     for _ in range(2):  # And where every trial was finished before.
         progress = Counted()
-        compare(
+        study = compare(
             digits, backbone="bundled", layers="fc7.relu", Cs=(1e-3, 1e-1), cv=3, controls="none",
             finetune=FinetuneOptions(starts="fc6", epochs=4, views_cached=1), progress=progress,
         )  # fmt: skip
@@ -634,6 +634,9 @@ def test_progress_is_of_all_images_and_says_the_loss(digits: Path) -> None:
         assert done == total > 0
         said.append(any(note.startswith("loss ") for note in progress.notes))
     assert said == [True, False]
+    study.fit("fc6")
+    total, done = progress.steps["Fine-tuning from fc6, images"]
+    assert done == total > 0
 
 
 def test_without_test_images_each_fold_has_its_own_search(digits: Path) -> None:

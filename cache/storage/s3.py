@@ -53,7 +53,8 @@ class S3Storage(Storage):
         self.n_threads = 16
         self.results = None
         try:
-            self.digests, self.results = user_folder() / DIGESTS, user_folder() / RESULTS
+            folder = user_folder()
+            self.digests, self.results = folder / DIGESTS, folder / RESULTS
         except StoreError:
             self.digests = Path(os.devnull, DIGESTS)  # Nothing is remembered.
         self._objects = self._open("")

@@ -97,21 +97,20 @@ def compare(
     if not trained and training != TRAINED_BY:
         raise ValueError("Options of fine-tuning were given without --finetune. Add it.")
     names = [re.sub(r"[^\w.-]", "_", name) for name in backbone]
-    folders = [out / f"{number}-{name}" for number, name in enumerate(names, 1)]
+    several = len(networks) > 1
+    folders = [out / f"{number}-{name}" if several else out for number, name in enumerate(names, 1)]
     with join_processes() as processes:
         if processes.rank > 0:
             work(processes)
             return
-        if len(networks) == 1:
-            _report(
-                dataset, networks[0], protocol, out, jobs, controls, drop_leaks, trained, processes
-            )
-            return
         for network, folder in zip(networks, folders, strict=True):
-            stdout().print(f"== {folder.name} ==")
+            if several:
+                stdout().print(f"== {folder.name} ==")
             _report(
                 dataset, network, protocol, folder, jobs, controls, drop_leaks, trained, processes
             )
+    if not several:
+        return
     page, standing = render_again(folders, out / "report.html")
     for line in (*(standing.sentences if standing else ()), f"Side by side: {page}"):
         stdout().print(line)

@@ -161,7 +161,7 @@ def prune(
         stdout().print(f"{'would remove' if dry_run else 'removed'} {_name(holding)}")
     for holding in busy:
         stdout().print(f"kept, in use by a running process: {_name(holding)}")
-    trainings = prune_results(storage, older_than=age, dry_run=dry_run)
+    trainings = [] if age is None else prune_results(storage, older_than=age, dry_run=dry_run)
     total = megabytes(sum(holding.size for holding in removed))
     done = "To remove" if dry_run else "Removed"
     terminal().info(f"{done}: {counted(len(removed), 'part')}, {total}")

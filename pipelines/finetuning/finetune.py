@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +19,7 @@ from pipelines.comparison.splits import Fold, Split
 from pipelines.extraction.extract import Extraction
 from pipelines.finetuning.heads import fit_heads, start_head
 from pipelines.finetuning.prepare import last_codes, prepare
-from pipelines.finetuning.search import Chosen, Score, most_tried, n_folds, search
+from pipelines.finetuning.search import Chosen, Score, images_searched, search, seed_of, validating
 from pipelines.progress import Progress
 from pipelines.training.kept import Outcome
 from pipelines.training.options import FinetuneOptions
@@ -180,8 +179,7 @@ def finetune(
     """
     score = Score(scoring=scoring, n_classes=len(samples.classes))
     searches = searched_in(splits, same_test=samples.test is not None)
-    folds = {i: splits[i].inner[: n_folds(len(splits[i].train), len(splits[i].inner))]
-             for i in dict.fromkeys(searches)}  # fmt: skip
+    folds = {i: validating(splits[i].inner, len(splits[i].train)) for i in dict.fromkeys(searches)}
     subsets = [split.train for split in splits]
     subsets += [splits[i].train[train] for i, of in folds.items() for train, _ in of]
     heads = fit_heads(codes, samples, subsets, protocol, n_jobs)
@@ -189,7 +187,7 @@ def finetune(
     of_folds = {i: [next(rest) for _ in of] for i, of in folds.items()}
 
     def one(name: str, candidate: Candidate) -> Finetuned:
-        seed = zlib.crc32(name.encode()) ^ protocol.random_state
+        seed = seed_of(name, protocol.random_state)
         random = candidate.options.head == "random"
         total = _passes(trainer, name, splits, folds)
         with progress.step(f"Fine-tuning from {name}, images", total) as advance:
@@ -218,7 +216,7 @@ def finetune(
         groups = [outcomes[i * n : (i + 1) * n] for i in range(len(splits))]
         sampled = [trial.sampled for trial in trials[::n]]
         fits = [
-            _fit(split, of, sampled[i], samples, scoring, chosen[searches[i]], codes.shape[1])
+            _fit(split, of, sampled[i], samples, score, chosen[searches[i]], codes.shape[1])
             for i, (split, of) in enumerate(zip(splits, groups, strict=True))
         ]
         return Finetuned(
@@ -269,15 +267,13 @@ def searched_in(splits: Sequence[Split], *, same_test: bool) -> list[int]:
 
 
 def _passes(
-    trainer: Trainer, name: str, splits: Sequence[Split], folds: dict[int, list[Fold]]
+    trainer: Trainer, name: str, splits: Sequence[Split], folds: dict[int, Sequence[Fold]]
 ) -> int:
     """Count the images that are trained on, each as often as it is."""
     options = trainer.candidates[name].options
     n = sum(len(s.train) * options.most_epochs(len(s.train)) for s in splits) * options.seeds
     for i, of in folds.items():
-        n += sum(len(train) for train, _ in of) * most_tried(
-            options, trainer.numbers[splits[i].train]
-        )
+        n += images_searched(options, trainer.numbers[splits[i].train], of)
     return n + N_MEMORIZED * EPOCHS_MEMORIZED
 
 
@@ -286,14 +282,13 @@ def _fit(
     outcomes: Sequence[Outcome],
     sampled: NDArray[np.intp],
     samples: Samples,
-    scoring: str,
+    score: Score,
     chosen: Chosen,
     n_features: int,
 ) -> Fit:
     """Average the probabilities of several seeds."""
     log_proba = np.logaddexp.reduce([one.log_proba for one in outcomes]) - np.log(len(outcomes))
     truth = samples.numbers[split.test]
-    score = Score(scoring=scoring, n_classes=len(samples.classes))
     return Fit(
         n_features=n_features,
         C=float("nan"),
@@ -303,5 +298,5 @@ def _fit(
         cv_score=chosen.best.score,
         train_score=score(outcomes[0].train_log_proba, samples.numbers[sampled]),
         predicted=log_proba.argmax(1),
-        answers=read_values(log_proba, truth, scoring),
+        answers=read_values(log_proba, truth, score.scoring),
     )

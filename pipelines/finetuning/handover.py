@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import inner_splits
 from pipelines.finetuning.calibration import calibrate
 from pipelines.finetuning.heads import fit_heads, start_head
-from pipelines.finetuning.search import Chosen, Score, n_folds, search
+from pipelines.finetuning.search import Chosen, Score, images_searched, search, seed_of, validating
 from pipelines.progress import Progress
 from pipelines.training.trials import Trainer, Trial
 
@@ -72,15 +71,16 @@ def train_on_all(
     trained : TrainedNetwork
     """
     candidate, everything = trainer.candidates[name], np.arange(len(samples.y))
-    seed = zlib.crc32(name.encode()) ^ protocol.random_state
+    seed = seed_of(name, protocol.random_state)
     rng = np.random.default_rng(protocol.random_state)
     inner = inner_splits(samples.y, samples.groups, protocol.cv, rng)
-    folds = inner[: n_folds(len(everything), len(inner))]
+    folds = validating(inner, len(everything))
     subsets = [everything, *(fold for fold, _ in folds)]
     own, *of_folds = fit_heads(codes, samples, subsets, protocol, n_jobs)
     random = candidate.options.head == "random"
     epochs = candidate.options.most_epochs(len(everything))
-    total = len(everything) * epochs * (1 + 3 * len(folds))
+    total = len(everything) * epochs
+    total += images_searched(candidate.options, samples.numbers, folds)
     with progress.step(f"Fine-tuning from {name}, images", total) as advance:
         chosen = search(
             trainer, name, everything, folds,

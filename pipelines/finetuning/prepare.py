@@ -66,13 +66,13 @@ def prepare(
     """
     graph = extraction.backbone.graph
     require_trainable(extraction.options)
-    starts = choose_starts(graph, options.starts)
-    [whole] = choose_starts(graph, WHOLE)
-    wanted = [*starts, *([whole] if options.scratch and whole not in starts else [])]
+    starts = tuple(choose_starts(graph, options.starts))
+    whole = choose_starts(graph, WHOLE)[0] if options.scratch else None
+    wanted = dict.fromkeys(start for start in (*starts, whole) if start is not None)
     augment = parse_augmentations(options.augment)
     maps = store_maps(
         extraction,
-        wanted,
+        list(wanted),
         trained=trained,
         augment=() if options.fresh else augment,
         n_views=options.views_cached,
@@ -82,6 +82,8 @@ def prepare(
     )
     ingredients = Ingredients(
         options=options,
+        starts=starts,
+        whole=whole,
         extraction=extraction.options,
         images=extraction.images,
         digests=extraction.digests,
@@ -128,6 +130,10 @@ class Ingredients:
     Attributes
     ----------
     options : FinetuneOptions
+    starts : tuple of Start
+        Of the pretrained network.
+    whole : Start or None
+        Of the network from random weights, where that is trained.
     extraction : ExtractionOptions
     images : ImageList
     digests : ndarray of shape (n_samples, 32), uint8
@@ -137,6 +143,8 @@ class Ingredients:
     """
 
     options: FinetuneOptions
+    starts: tuple[Start, ...]
+    whole: Start | None
     extraction: ExtractionOptions
     images: ImageList
     digests: NDArray[np.uint8]
@@ -158,18 +166,17 @@ class Ingredients:
                 backbone=backbone, start=start, options=options,
                 maps=self._maps(backbone, start, str(device)),
             )
-            for start in choose_starts(backbone.graph, options.starts)
+            for start in self.starts
         }  # fmt: skip
-        if options.scratch:
+        if self.whole is not None:
             of = self.extraction
             random = load_backbone(
                 of.backbone, weights="none", image_size=of.image_size, random_state=of.random_state
             )
-            [whole] = choose_starts(backbone.graph, WHOLE)
             candidates[SCRATCH] = Candidate(
                 backbone=replace(random, preprocessing=backbone.preprocessing),
-                start=whole,
-                maps=self._maps(backbone, whole, str(device)),
+                start=self.whole,
+                maps=self._maps(backbone, self.whole, str(device)),
                 options=replace(options, head="random", batch_norm="train", lr_ratio=1.0),
             )
         norms = any(isinstance(module, NORMS) for module in backbone.graph.root.modules())
@@ -226,16 +233,23 @@ def last_codes(extraction: Extraction, progress: Progress) -> NDArray[Any]:
     -------
     codes : ndarray of shape (n_samples, n_features)
     """
-    graph = extraction.backbone.graph
-    options = replace(
-        extraction.options, layers=graph.names[head_input(graph)], pool="avg", activation="post",
-        views="center", each_view=False,
-    )  # fmt: skip
     found = extract(
-        extraction.images, options, backbone=center_of(extraction.backbone), progress=progress
+        extraction.images,
+        reading_last_codes(extraction),
+        backbone=center_of(extraction.backbone),
+        progress=progress,
     )
     [reader] = found.readers.values()
     return reader()
+
+
+def reading_last_codes(extraction: Extraction) -> ExtractionOptions:
+    """Give the options that read what the network's own classifier does, of the centre."""
+    graph = extraction.backbone.graph
+    return replace(
+        extraction.options, layers=graph.names[head_input(graph)], pool="avg", activation="post",
+        views="center", each_view=False,
+    )  # fmt: skip
 
 
 def center_of(backbone: Backbone) -> Backbone:

@@ -7,6 +7,7 @@ are folds of the training images; those that test have no part in it.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -250,19 +251,26 @@ def _is_better(one: Tried, other: Tried) -> bool:
     return one.score > other.score and bool(difference.mean() > error)
 
 
-def most_tried(options: FinetuneOptions, numbers: NDArray[np.intp]) -> int:
-    """Count the epochs of all settings that a search tries on a fold.
+def images_searched(
+    options: FinetuneOptions, numbers: NDArray[np.intp], folds: Sequence[Fold]
+) -> int:
+    """Count the images that a search trains on, each as often as it does.
 
     Parameters
     ----------
     options : FinetuneOptions
     numbers : ndarray of shape (n_train,), intp
         Of the training images' classes.
+    folds : sequence of (train, validation)
 
     Returns
     -------
-    epochs : int
+    n_images : int
     """
+    return sum(len(train) for train, _ in folds) * _epochs_tried(options, numbers)
+
+
+def _epochs_tried(options: FinetuneOptions, numbers: NDArray[np.intp]) -> int:
     n = len(numbers)
     if _are_few(numbers):
         return options.most_epochs(n)
@@ -275,15 +283,21 @@ def _are_few(numbers: NDArray[np.intp]) -> bool:
     return bool(np.unique(numbers, return_counts=True)[1].min() < FEW)
 
 
-def n_folds(n_train: int, n_available: int) -> int:
-    """Give how many folds validate: as many as hold enough images.
+def validating(inner: Sequence[Fold], n_train: int) -> Sequence[Fold]:
+    """Take the folds that validate: as many as hold enough images.
 
     Examples
     --------
-    >>> n_folds(200, 5), n_folds(1000, 5), n_folds(3409, 5)
-    (5, 2, 1)
+    >>> folds = [(np.arange(0), np.arange(0))] * 5
+    >>> [len(validating(folds, n)) for n in (200, 1000, 3409)]
+    [5, 2, 1]
     """
-    return min(n_available, max(1, -(-VALIDATED * n_available // n_train)))
+    return inner[: max(1, -(-VALIDATED * len(inner) // n_train))]
+
+
+def seed_of(candidate: str, random_state: int) -> int:
+    """Give a seed of a candidate's own."""
+    return zlib.crc32(candidate.encode()) ^ random_state
 
 
 def _best(tried: Sequence[Tried], candidate: str) -> Tried:

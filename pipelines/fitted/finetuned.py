@@ -13,20 +13,18 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from codes import Backbone
-from codes.graph.heads import head_input
 from codes.graph.suffix import Suffix
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.protocol import FINETUNE, SCRATCH, WHOLE, Protocol
-from pipelines.diagnostics.fit_notes import fit_notes, scores_of
+from pipelines.diagnostics.fit_notes import fit_notes
 from pipelines.extraction.extract import Extraction, backbone_of, extractor_of
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.finetuning.finetune import Finetuning
 from pipelines.finetuning.handover import train_on_all, whole_state
-from pipelines.finetuning.prepare import center_of, prepare
-from pipelines.fitted.pipeline import DIGEST_LENGTH, FittedPipeline
+from pipelines.finetuning.prepare import center_of, prepare, reading_last_codes
+from pipelines.fitted.pipeline import FittedPipeline, describe, kept_digests
 from pipelines.linear.estimators import LogisticCV
 from pipelines.progress import Progress
-from pipelines.provenance import versions
 from pipelines.training.trials import Trainer
 
 N_COMPARED, MOST_APART = 8, 0.02
@@ -76,11 +74,7 @@ def fit_finetuned(
         protocol=protocol, scoring=comparison.scoring, n_jobs=n_jobs, progress=progress,
     )  # fmt: skip
     state = whole_state(trainer, start, trained.network)
-    graph = extraction.backbone.graph
-    reading = replace(
-        extraction.options, layers=graph.names[head_input(graph)], pool="avg", activation="post",
-        dtype="float32", store=None, views="center", each_view=False,
-    )  # fmt: skip
+    reading = replace(reading_last_codes(extraction), dtype="float32", store=None)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "finetuned.safetensors"
         save_file(state, file)
@@ -93,8 +87,6 @@ def fit_finetuned(
             weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
         classifier = softmax(weight, bias, comparison.classes)
         _require_same(trained.network, classifier, trainer, start, extraction, backbone, reading)
-    setting = trained.chosen.best.setting
-    images = extraction.images
     return FittedPipeline(
         classifier=classifier,
         options=reading,
@@ -102,22 +94,13 @@ def fit_finetuned(
         architecture=backbone.architecture,
         preprocessing=backbone.preprocessing.fields(),
         card={
-            "dataset": images.name,
-            "n_images": len(images),
+            **describe(extraction, comparison, start, FINETUNE),
             "classes": list(comparison.classes),
-            "layer": start,
-            "chosen": comparison.best.layer,
-            "tied": list(comparison.best.tied),
-            "classifier": FINETUNE,
-            "setting": asdict(setting),
+            "setting": asdict(trained.chosen.best.setting),
             "temperature": trained.temperature,
-            "weights": extraction.backbone.weights,
-            "scoring": comparison.scoring,
-            "expected": list(scores_of(comparison, start, FINETUNE).expected),
             "notes": fit_notes(extraction, comparison, None),
-            "versions": versions(),
         },
-        digests=extraction.digests[:, :DIGEST_LENGTH].copy(),
+        digests=kept_digests(extraction),
         state=state,
     )
 

@@ -11,10 +11,9 @@ from pipelines.comparison.evaluate import ESTIMATORS, training_rows
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.scoring import scorer
 from pipelines.comparison.splits import inner_splits
-from pipelines.diagnostics.fit_notes import fit_notes, scores_of
+from pipelines.diagnostics.fit_notes import fit_notes
 from pipelines.extraction.extract import Extraction
-from pipelines.fitted.pipeline import DIGEST_LENGTH, FittedPipeline
-from pipelines.provenance import versions
+from pipelines.fitted.pipeline import FittedPipeline, describe, kept_digests
 
 
 def fit(extraction: Extraction, comparison: Comparison, protocol: Protocol) -> FittedPipeline:
@@ -28,9 +27,8 @@ def fit(extraction: Extraction, comparison: Comparison, protocol: Protocol) -> F
     protocol : Protocol
         Of the comparison.
     """
-    best = comparison.best
     images = extraction.images
-    layer, kind = best.taken
+    layer, kind = comparison.best.taken
     rng = np.random.default_rng(protocol.random_state)
     splits = inner_splits(images.labels, comparison.scored.samples.groups, protocol.cv, rng)
     X, y, splits = training_rows(extraction.codes(layer), images.labels, splits)
@@ -51,19 +49,10 @@ def fit(extraction: Extraction, comparison: Comparison, protocol: Protocol) -> F
         architecture=backbone.architecture,
         preprocessing=backbone.preprocessing.fields(),
         card={
-            "dataset": images.name,
-            "n_images": len(images),
+            **describe(extraction, comparison, layer, kind),
             "classes": [str(name) for name in classifier.classes_],
-            "layer": layer,
-            "chosen": best.layer,
-            "tied": list(best.tied),
-            "classifier": kind,
             "C": float(classifier.C_),
-            "weights": backbone.weights,
-            "scoring": comparison.scoring,
-            "expected": list(scores_of(comparison, layer, kind).expected),
             "notes": fit_notes(extraction, comparison, classifier),
-            "versions": versions(),
         },
-        digests=extraction.digests[:, :DIGEST_LENGTH].copy(),
+        digests=kept_digests(extraction),
     )

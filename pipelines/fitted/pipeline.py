@@ -12,12 +12,15 @@ from torch import Tensor
 from cache.key import canonical_json
 from codes import ImageList
 from codes.preprocessing import Preprocessing
+from pipelines.comparison.compare import Comparison
 from pipelines.comparison.evaluate import average_views, decision_values
 from pipelines.comparison.protocol import FINETUNE
+from pipelines.diagnostics.fit_notes import scores_of
 from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 from pipelines.progress import Progress
+from pipelines.provenance import versions
 
 DIGEST_LENGTH = 8
 """Bytes of an image's digest that are kept."""
@@ -111,6 +114,42 @@ class FittedPipeline:
         if isinstance(self.classifier, LogisticCV):
             return extraction, labels, np.asarray(self.classifier.predict_proba(X), np.float64)
         return extraction, labels, decision_values(self.classifier, X)
+
+
+def describe(
+    extraction: Extraction, comparison: Comparison, layer: str, classifier: str
+) -> dict[str, Any]:
+    """Gather what every fitted pipeline's card says.
+
+    Parameters
+    ----------
+    extraction : Extraction
+    comparison : Comparison
+    layer, classifier : str
+        The row of the comparison that is fitted.
+
+    Returns
+    -------
+    card : dict
+    """
+    best, images = comparison.best, extraction.images
+    return {
+        "dataset": images.name,
+        "n_images": len(images),
+        "layer": layer,
+        "chosen": best.layer,
+        "tied": list(best.tied),
+        "classifier": classifier,
+        "weights": extraction.backbone.weights,
+        "scoring": comparison.scoring,
+        "expected": list(scores_of(comparison, layer, classifier).expected),
+        "versions": versions(),
+    }
+
+
+def kept_digests(extraction: Extraction) -> NDArray[np.uint8]:
+    """Give what a fitted pipeline remembers of the images that it was trained on."""
+    return extraction.digests[:, :DIGEST_LENGTH].copy()
 
 
 def _preprocessing(fields: dict[str, Any]) -> Preprocessing:

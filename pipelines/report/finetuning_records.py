@@ -21,7 +21,7 @@ from pipelines.finetuning.calibration import (
     tempered,
 )
 from pipelines.finetuning.finetune import Finetuned, Finetuning, searched_in
-from pipelines.finetuning.search import Chosen, Tried, n_folds
+from pipelines.finetuning.search import Chosen, Tried, validating
 from pipelines.report.filters import MOST_FILTERS, filters_picture
 from pipelines.training.kept import Outcome
 from pipelines.training.trials import Candidate
@@ -122,7 +122,7 @@ def _reliability(tested: Sequence[Tested], samples: Samples) -> dict[str, Any] |
     temperatures: dict[Chosen, float] = {}
     for split, chosen, _ in tested:
         if chosen not in temperatures:
-            folds = split.inner[: n_folds(len(split.train), len(split.inner))]
+            folds = validating(split.inner, len(split.train))
             temperatures[chosen] = calibrate(
                 [outcome.log_proba for outcome in chosen.best.outcomes],
                 [samples.numbers[split.train[validation]] for _, validation in folds],

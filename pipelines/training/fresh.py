@@ -6,7 +6,7 @@ import os
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,6 @@ from codes import Backbone, CodeExtractor, ImageList
 from codes.augmentation import AugmentedPreprocessing
 from codes.data.sources import ImageSource
 from codes.graph.starts import WHOLE, Start
-from codes.preprocessing import Preprocessing
 from pipelines.training.maps import StoredMaps
 
 
@@ -103,9 +102,9 @@ class FreshMaps:
 
     @cached_property
     def _drawn(self) -> AugmentedPreprocessing:
-        center = replace(self.backbone.preprocessing, views="center")
-        steps = {field.name: getattr(center, field.name) for field in fields(Preprocessing)}
-        return AugmentedPreprocessing(**steps, augment=self.augment, random_state=self.random_state)
+        return AugmentedPreprocessing.of(
+            self.backbone.preprocessing, self.augment, self.random_state
+        )
 
     @cached_property
     def _network(self) -> CodeExtractor | None:

@@ -38,7 +38,7 @@ class Outcome:
     filters : ndarray of shape (n_filters, 3, height, width), float32
         Of the first convolution, where the whole network is trained; otherwise without filters.
     seconds : float
-        Of training; where several trials ran beside each other, its share.
+        Of training, however many trials ran beside it.
     """
 
     curve: Curve

@@ -25,7 +25,6 @@ from codes.augmentation import AugmentedPreprocessing
 from codes.backbones.backbone import pixels_backbone
 from codes.extractor import CodesBatch
 from codes.graph.starts import WHOLE, Start
-from codes.preprocessing import Preprocessing
 from pipelines.extraction.extract import Extraction, key_of
 from pipelines.extraction.fill import fill_missing
 from pipelines.extraction.options import ExtractionOptions
@@ -223,8 +222,7 @@ def _fill(
     """Fill the store with the centre, then with random views; say where each start's are."""
     options = replace(extraction.options, skip_unreadable=False)
     center = replace(backbone.preprocessing, views="center")
-    steps = {field.name: getattr(center, field.name) for field in fields(Preprocessing)}
-    drawn = AugmentedPreprocessing(**steps, augment=augment, random_state=random_state)
+    drawn = AugmentedPreprocessing.of(center, augment, random_state)
     found: list[tuple[str, Place]] = []
     for preprocessing, numbers in ((center, (0,)), (drawn, tuple(range(1, n_views + 1)))):
         if not numbers:
