@@ -373,6 +373,15 @@ def test_the_page_compares_training_with_validation_and_says_what_to_do(
     assert "fine-tuned from fc6: overfitting (training 1.000, validation 0.700)" in markdown
 
 
+def test_a_command_is_marked_as_one_and_the_rest_is_escaped(report: dict[str, Any]) -> None:
+    advice = report["advice"] | {"text": "Take <b>: `fit … --from a_b`. Or a_b."}
+    html, markdown = (show(report | {"advice": advice}) for show in (
+        lambda one: render([one]), render_markdown
+    ))  # fmt: skip
+    assert "Take &lt;b&gt;: <code>fit … --from a_b</code>. Or a_b." in html
+    assert r"Take \<b\>: `fit … --from a_b`. Or a\_b." in markdown
+
+
 def test_a_report_is_rendered_again_from_its_file(
     study: Study,
     report: dict[str, Any],

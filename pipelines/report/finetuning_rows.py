@@ -20,8 +20,7 @@ WORSENED = "underfitting, as training made it worse"
 REMEDIES = {
     "overfitting": "Against overfitting: more images, more augmentation, a higher weight decay, "
     "dropout, a later start.",
-    "underfitting": "Against underfitting: more epochs, a higher learning rate, an earlier start; "
-    "check that the labels are right.",
+    "underfitting": "Against underfitting: more epochs, a higher learning rate, an earlier start.",
     WORSENED: "Where training made it worse, the loss on its own "
     "images rose: the learning rate is too high (--lr).",
 }

@@ -77,6 +77,7 @@ def _environment(*, html: bool) -> jinja2.Environment:
     environment.filters["duration"] = duration
     environment.filters["breakable"] = _breakable
     environment.filters["text"] = lambda words: str(words) if html else _as_markdown(words)
+    environment.filters["with_commands"] = partial(_with_commands, html=html)
     return environment
 
 
@@ -88,6 +89,15 @@ def _breakable(name: str) -> Markup:
 def _as_markdown(words: object) -> str:
     """Escape what Markdown would take for markup."""
     return re.sub(r"([\\`*_<>|$\[\]])", r"\\\1", str(words)).replace("\n", " ")
+
+
+def _with_commands(words: str, *, html: bool) -> Markup | str:
+    """Mark what stands between backticks as a command; escape the rest."""
+    parts = words.split("`")
+    if html:
+        shown = [f"<code>{escape(p)}</code>" if i % 2 else escape(p) for i, p in enumerate(parts)]
+        return Markup("").join(map(Markup, shown))
+    return "".join(f"`{p}`" if i % 2 else _as_markdown(p) for i, p in enumerate(parts))
 
 
 def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[str, Any]:
