@@ -13,7 +13,15 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from codes.preprocessing import Preprocessing
+from codes.preprocessing import (
+    ENOUGH,
+    Image8,
+    Preprocessing,
+    as_image,
+    as_pixels,
+    resize,
+    shorter_side,
+)
 
 AUGMENTATIONS = ("crop", "flip", "rotate", "color")
 """A random place of the crop, a mirrored image, up to 15 degrees, brightness and the like."""
@@ -73,7 +81,7 @@ class AugmentedPreprocessing(Preprocessing):
     Examples
     --------
     >>> views = AugmentedPreprocessing(augment=("crop", "flip"), numbers=(1, 2, 3))
-    >>> views.crops(Image.new("RGB", (640, 480), "white"), b"content").shape
+    >>> views.crops(np.full((480, 640, 3), 255, np.uint8), b"content").shape
     torch.Size([3, 3, 224, 224])
     """
 
@@ -105,13 +113,22 @@ class AugmentedPreprocessing(Preprocessing):
         del fields["numbers"]
         return fields
 
-    def crops(self, image: Image.Image, digest: bytes = b"") -> Tensor:
+    @property
+    def enough(self) -> int | None:
+        """Pixels of a photograph's shorter side that decoding must leave; None for all of them."""
+        return None if self.decode == "full" else math.ceil(ENOUGH * self._side)
+
+    @property
+    def _side(self) -> int:
+        return max(self.resize_size, math.ceil(ROOM * self.crop_size))
+
+    def crops(self, image: Image8, digest: bytes = b"") -> Tensor:
         """Draw the views of an image.
 
         Parameters
         ----------
-        image : PIL.Image.Image
-            Mode ``"RGB"``.
+        image : ndarray of shape (height, width, 3), uint8, or PIL.Image.Image
+            Red, green and blue.
         digest : bytes
             What the image is known by.
 
@@ -120,15 +137,15 @@ class AugmentedPreprocessing(Preprocessing):
         pixels : Tensor of shape (n_views, 3, crop_size, crop_size), uint8
             In channels-last memory.
         """
-        short = min(image.size)
-        middle = [min(side, MOST_ELONGATED * short) for side in (image.height, image.width)]
-        image = F.center_crop(image, middle)
-        side = max(self.resize_size, math.ceil(ROOM * self.crop_size))
-        mode = InterpolationMode(self.interpolation)
-        resized = F.resize(image, [side], interpolation=mode, antialias=True)
+        pixels = as_pixels(image)
+        short = min(pixels.shape[-2:])
+        middle = F.center_crop(pixels, [min(n, MOST_ELONGATED * short) for n in pixels.shape[-2:]])
+        height, width = shorter_side(self._side, *middle.shape[-2:])
+        resized = resize(middle, height, width, self.interpolation)
+        whole = as_image(resized)
         seed = int.from_bytes(digest[:16], "big")
         views = [
-            self._view(resized, np.random.default_rng([self.random_state, seed, number]))
+            self._view(whole, np.random.default_rng([self.random_state, seed, number]))
             for number in self.numbers
         ]
         return torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)

@@ -23,7 +23,7 @@ from codes.graph.taps import choose_taps
 from codes.inference.devices import find_device, in_lanes, naming_loss, no_tf32, only_deterministic
 from codes.inference.reading import BatchReader
 
-EXTRACTOR_VERSION = 3
+EXTRACTOR_VERSION = 4
 """Raised whenever the same input would give other codes; part of every key."""
 
 CPU_MAP_BYTES = 20 * 2**20

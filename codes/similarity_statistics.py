@@ -174,7 +174,8 @@ class StatisticsReader:
         """
         for start in range(0, len(images), batch_size):
             numbers = range(start, min(len(images), start + batch_size))
-            crops = [self._preprocessing.crop(images.source.open(number)) for number in numbers]
+            steps, source = self._preprocessing, images.source
+            crops = [steps.crop(source.open(number, steps.enough)) for number in numbers]
             statistics = self._run(torch.stack(crops), self._preprocessing)
             if OUTPUT in statistics:
                 seeds = [digests[number].tobytes() for number in numbers]

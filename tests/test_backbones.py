@@ -36,7 +36,11 @@ def test_preprocessing_equals_torchvisions_transforms() -> None:
     for name in ("resnet50", "efficientnet_b0", "vit_b_16"):
         preset = models.get_model_weights(name).DEFAULT.transforms()
         ours = Preprocessing.from_torchvision(preset)
-        assert torch.equal(ours.normalize(ours.crop(image)[None])[0], preset(image)), name
+        levels = (ours.normalize(ours.crop(image)[None])[0] - preset(image)) * 255
+        levels *= torch.tensor(ours.std)[:, None, None]
+        # Pillow resizes there, PyTorch here; both round to whole levels, twice.
+        assert levels.abs().max() <= 1.01, name
+        assert levels.abs().mean() < 0.01, name
 
 
 def test_another_size_resizes_in_proportion() -> None:

@@ -64,7 +64,7 @@ def test_a_csv_holds_what_its_columns_say(image_folder: Path) -> None:
     assert images.splits.tolist() == [row["split"] for row in rows]
     assert images.groups is not None
     assert images.groups.tolist() == [row["group"] for row in rows]
-    assert images.source.open(0).mode == "RGB"
+    assert images.source.open(0).shape[2:] == (3,)
 
 
 def test_a_group_in_train_and_test_is_refused(image_folder: Path) -> None:
@@ -123,15 +123,15 @@ def test_modes_become_rgb_without_clipping(tmp_path: Path) -> None:
     Image.fromarray(wide).save(tmp_path / "wide.tif")
     assert np.asarray(decode_file(tmp_path / "wide.tif"))[..., 0].tolist() == [[0, 64], [128, 255]]
     Image.new("RGBA", (1, 1), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert decode_file(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+    assert decode_file(tmp_path / "clear.png").tolist() == [[[255, 255, 255]]]
     Image.new("L", (2, 2), 7).save(tmp_path / "gray.png")
-    assert decode_file(tmp_path / "gray.png").getpixel((1, 1)) == (7, 7, 7)
+    assert decode_file(tmp_path / "gray.png")[1, 1].tolist() == [7, 7, 7]
     Image.new("CMYK", (2, 2)).save(tmp_path / "ink.jpg")
-    assert decode_file(tmp_path / "ink.jpg").mode == "RGB"
+    assert decode_file(tmp_path / "ink.jpg").shape == (2, 2, 3)
     tag = Image.Exif()
     tag[0x0112] = 6
     Image.new("RGB", (4, 2)).save(tmp_path / "turned.jpg", exif=tag)
-    assert decode_file(tmp_path / "turned.jpg").size == (2, 4)
+    assert decode_file(tmp_path / "turned.jpg").shape == (4, 2, 3)
     assert to_rgb(Image.new("1", (1, 1), 1)).getpixel((0, 0)) == (255, 255, 255)
 
 

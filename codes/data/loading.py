@@ -141,9 +141,10 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
         self.in_hand[0 if worker is None else worker.id] = index
         try:
             digest = b"" if self._digests is None else self._digests[index].tobytes()
-            pixels = self._preprocessing.crops(self.source.open(index), digest)
+            image = self.source.open(index, self._preprocessing.enough)
+            pixels = self._preprocessing.crops(image, digest)
             # Read again once decoded: what was changed before that would be stored under its name.
-            if self._digests is None or self.source.digest(index) == digest:
+            if self._digests is None or self.source.holds(index, digest):
                 return pixels, None
             return None, "it was changed while the dataset was read; run it again"
         except ArchiveChangedError as error:

@@ -12,14 +12,13 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from codes.decoding.decode import (
+    Pixels,
     UnreadableImageError,
     count_pages,
     decode,
     open_file,
-    to_rgb,
     was_misread,
 )
 
@@ -46,8 +45,15 @@ class ImageSource(Protocol):
     def digest(self, index: int, memory: DigestMemory | None = None) -> bytes:
         """Return the SHA-256 (32 bytes) of what image `index` is made of."""
 
-    def open(self, index: int) -> Image.Image:
-        """Decode image `index` to RGB, or raise `codes.decoding.decode.UnreadableImageError`."""
+    def holds(self, index: int, digest: bytes) -> bool:
+        """Tell whether image `index` is still what it was known by."""
+
+    def open(self, index: int, enough: int | None = None) -> Pixels:
+        """Decode image `index`, or raise `codes.decoding.decode.UnreadableImageError`.
+
+        Given are its pixels, uint8 of shape (height, width, 3); perhaps at a smaller size that is
+        `enough`, as `codes.decoding.decode.decode` says.
+        """
 
 
 class EncodedSource(ABC):
@@ -97,9 +103,13 @@ class EncodedSource(ABC):
             file.seek(0)
             return hashlib.sha256(digest + b"read anew").digest() if was_misread(file) else digest
 
-    def open(self, index: int) -> Image.Image:
-        """Decode a file to RGB."""
-        return decode(lambda: self.opened(index), self._page)
+    def holds(self, index: int, digest: bytes) -> bool:
+        """Read the file again, and tell whether it is the same."""
+        return self.digest(index) == digest
+
+    def open(self, index: int, enough: int | None = None) -> Pixels:
+        """Decode a file."""
+        return decode(lambda: self.opened(index), self._page, enough=enough)
 
 
 class FileSource(EncodedSource):
@@ -137,9 +147,14 @@ class ArraySource:
         array = self.arrays[index]
         return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).digest()
 
-    def open(self, index: int) -> Image.Image:
-        """Return an array as an RGB image."""
-        return to_rgb(Image.fromarray(self.arrays[index]))
+    def holds(self, index: int, digest: bytes) -> bool:
+        """Take memory to be as it was."""
+        return True
+
+    def open(self, index: int, enough: int | None = None) -> Pixels:
+        """Return an array's red, green and blue."""
+        pixels = self.arrays[index]
+        return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
 
 
 class JoinedSource:
@@ -160,10 +175,15 @@ class JoinedSource:
         source, place = self._find(index)
         return source.digest(place, memory)
 
-    def open(self, index: int) -> Image.Image:
-        """Decode an image to RGB."""
+    def holds(self, index: int, digest: bytes) -> bool:
+        """Ask the image's source."""
         source, place = self._find(index)
-        return source.open(place)
+        return source.holds(place, digest)
+
+    def open(self, index: int, enough: int | None = None) -> Pixels:
+        """Decode an image."""
+        source, place = self._find(index)
+        return source.open(place, enough)
 
 
 class SubsetSource:
@@ -178,9 +198,13 @@ class SubsetSource:
         """Return what an image is known by to its source."""
         return self._source.digest(int(self._indices[index]), memory)
 
-    def open(self, index: int) -> Image.Image:
-        """Decode an image to RGB."""
-        return self._source.open(int(self._indices[index]))
+    def holds(self, index: int, digest: bytes) -> bool:
+        """Ask the source."""
+        return self._source.holds(int(self._indices[index]), digest)
+
+    def open(self, index: int, enough: int | None = None) -> Pixels:
+        """Decode an image."""
+        return self._source.open(int(self._indices[index]), enough)
 
 
 def printable(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Decoding: one file or array of pixels becomes one RGB image, or an error that says why not."""
+"""Decoding: one file becomes the pixels of one RGB image, or an error that says why not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from codes.decoding.high_bit_depth import (
@@ -21,6 +22,7 @@ from codes.decoding.high_bit_depth import (
     read_wide_png,
     upright,
 )
+from codes.decoding.jpegs import is_jpeg, read_jpeg
 from codes.decoding.tiffs import count_tiff_pages, declares_no_data, is_tiff, read_tiff
 from codes.wording import counted
 
@@ -31,6 +33,9 @@ EXTENSIONS = frozenset(
 
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 """That Pillow is asked for, whatever a file is called: others, such as EPS, run programs."""
+
+Pixels = NDArray[np.uint8]
+"""Of shape (height, width, 3): red, green and blue."""
 
 _WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
@@ -54,7 +59,9 @@ def is_image(name: str) -> bool:
     return PurePath(name).suffix.lower() in EXTENSIONS
 
 
-def decode(opened: Callable[[], BinaryIO], page: int | None = None) -> Image.Image:
+def decode(
+    opened: Callable[[], BinaryIO], page: int | None = None, *, enough: int | None = None
+) -> Pixels:
     """Decode an image file completely.
 
     Parameters
@@ -63,11 +70,15 @@ def decode(opened: Callable[[], BinaryIO], page: int | None = None) -> Image.Ima
         Opens the file.
     page : int, optional
         Which page of a file with several, from 1. A file with one page is read as it is.
+    enough : int, optional
+        Pixels of the shorter side that are enough. A JPEG at least twice as large is decoded at
+        1/2 or 1/4 of its size: the smallest that has as many, and divides both sides. Default: at
+        its full size.
 
     Returns
     -------
-    image : PIL.Image.Image
-        Mode ``"RGB"``, turned as its orientation tag says; transparency is laid on white (the
+    pixels : ndarray of shape (height, width, 3), uint8
+        Red, green and blue, turned as the orientation tag says; transparency is laid on white (the
         alpha of a BMP that is zero everywhere is none), and images of more than 8 bits are scaled
         by their own range, in which the value that a TIFF declares as no data has no part: such
         pixels are black.
@@ -80,17 +91,17 @@ def decode(opened: Callable[[], BinaryIO], page: int | None = None) -> Image.Ima
     """
     try:
         with opened() as file:
-            return _decoded(file, page)
+            return _decoded(file, page, enough)
     except OSError as error:
         raise UnreadableImageError(error.strerror or str(error)) from error
 
 
-def decode_file(path: str | Path, *, page: int | None = None) -> Image.Image:
+def decode_file(path: str | Path, *, page: int | None = None) -> Pixels:
     """Decode an image file on the disk, as `decode` does."""
     return decode(lambda: open_file(path), page)
 
 
-def decode_bytes(content: bytes, *, page: int | None = None) -> Image.Image:
+def decode_bytes(content: bytes, *, page: int | None = None) -> Pixels:
     """Decode the content of an image file, as `decode` does."""
     return decode(lambda: io.BytesIO(content), page)
 
@@ -122,7 +133,7 @@ def _pages_of(image: Image.Image) -> int:
     return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
-def _decoded(file: BinaryIO, page: int | None) -> Image.Image:
+def _decoded(file: BinaryIO, page: int | None, enough: int | None) -> Pixels:
     try:
         start = file.read(32)
         file.seek(0)
@@ -132,7 +143,8 @@ def _decoded(file: BinaryIO, page: int | None) -> Image.Image:
             # Of metadata that is damaged; what matters to the pixels is an error.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return to_rgb(_upright(file, start, page))
+            pixels = _photograph(file, enough) if is_jpeg(start) else None
+            return np.array(to_rgb(_upright(file, start, page))) if pixels is None else pixels
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
@@ -144,6 +156,14 @@ def _decoded(file: BinaryIO, page: int | None) -> Image.Image:
         raise UnreadableImageError(f"refused as a decompression bomb: over {most}") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …
         raise UnreadableImageError(str(error) or type(error).__name__) from error
+
+
+def _photograph(file: BinaryIO, enough: int | None) -> Pixels | None:
+    """Decode a JPEG, where that is not left to Pillow."""
+    with Image.open(file, formats=("JPEG",)) as image:
+        pixels = read_jpeg(image, file, enough)
+    file.seek(0)
+    return pixels
 
 
 def _upright(file: BinaryIO, start: bytes, page: int | None) -> Image.Image:

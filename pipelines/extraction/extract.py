@@ -271,7 +271,7 @@ def backbone_of(options: ExtractionOptions) -> Backbone:
     )
     if options.normalize == "auto":
         require_norm(backbone)
-    seen = replace(backbone.preprocessing, views=options.views)
+    seen = replace(backbone.preprocessing, views=options.views, decode=options.decode)
     return normalized(replace(backbone, preprocessing=seen), options)
 
 

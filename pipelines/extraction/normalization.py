@@ -109,7 +109,8 @@ def _crops(
         if len(crops) == N_IMAGES:
             break
         try:
-            crops.append(preprocessing.crop(images.source.open(int(place))))
+            image = images.source.open(int(place), preprocessing.enough)
+            crops.append(preprocessing.crop(image))
         except UnreadableImageError:
             continue  # `extract` lists every one.
     return crops

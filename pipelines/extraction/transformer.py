@@ -30,7 +30,7 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         As for `pipelines.ExtractionOptions`.
     layer : str, default="fc7.relu"
         One layer's name.
-    weights, image_size, dense, views, page, pool, activation, precision, dtype
+    weights, image_size, dense, views, decode, page, pool, activation, precision, dtype
         As for `pipelines.ExtractionOptions`: they decide which codes these are.
     device, batch_size, workers, store
         As for it too; the codes do not depend on them.
@@ -51,6 +51,7 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     image_size: int | None = None
     dense: bool = False
     views: str = "center"
+    decode: str = "scaled"
     page: int | None = None
     pool: str = "grid"
     activation: str = "post"

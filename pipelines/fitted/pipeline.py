@@ -153,7 +153,8 @@ def kept_digests(extraction: Extraction) -> NDArray[np.uint8]:
 
 
 def _preprocessing(fields: dict[str, Any]) -> Preprocessing:
-    known: dict[str, Any] = {
+    known: dict[str, Any] = {"decode": "full"}  # As files were before there was another.
+    known |= {
         name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
     }
     return Preprocessing(**known)

@@ -13,6 +13,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from codes import ImageList
@@ -227,7 +228,7 @@ def _confused(comparison: Comparison, images: ImageList) -> list[dict[str, Any]]
             "examples": [
                 {
                     "path": images.source.names[image],
-                    "thumbnail": _thumbnail(images.source.open(image)),
+                    "thumbnail": _thumbnail(images.source.open(image, 2 * THUMBNAIL)),
                 }
                 for image in wrong[:N_EXAMPLES]
             ],
@@ -236,13 +237,14 @@ def _confused(comparison: Comparison, images: ImageList) -> list[dict[str, Any]]
     ]
 
 
-def _thumbnail(image: Image.Image) -> str:
+def _thumbnail(pixels: NDArray[np.uint8]) -> str:
     """Shrink (or, below, enlarge) an image and write it as a data URL."""
+    image = Image.fromarray(pixels)
     factor = THUMBNAIL / max(image.size)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     small = image.resize(size, Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.BOX)
     buffer = io.BytesIO()
-    small.convert("RGB").save(buffer, "JPEG", quality=80)
+    small.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -79,7 +79,8 @@ class FreshMaps:
         drawn, digests = replace(self._drawn, numbers=(view,)), self.stored.digests
 
         def crop(image: np.intp) -> Tensor:
-            return drawn.crops(self._source.open(int(image)), digests[image].tobytes())
+            pixels = self._source.open(int(image), drawn.enough)
+            return drawn.crops(pixels, digests[image].tobytes())
 
         # On the CPU, other trials have the other cores.
         crops = torch.cat(list((map if self._threads is None else self._threads.map)(crop, images)))

@@ -62,8 +62,8 @@ def load_images(dataset: str | Path, *, page: int | None = None, min_classes: in
     Examples
     --------
     >>> digits = load_images("sklearn:digits")
-    >>> len(digits), str(digits.labels[0]), digits.source.open(0).size
-    (1797, '0', (8, 8))
+    >>> len(digits), str(digits.labels[0]), digits.source.open(0).shape
+    (1797, '0', (8, 8, 3))
     """
     _check_page(page)
     name = str(dataset)

@@ -18,7 +18,7 @@ from torchvision.datasets.vision import VisionDataset
 
 from codes.data.images import ImageList
 from codes.data.sources import DigestMemory, JoinedSource, no_digest
-from codes.decoding.decode import UnreadableImageError, to_rgb
+from codes.decoding.decode import Pixels, UnreadableImageError, to_rgb
 
 # What torchvision's datasets call their splits, in the order in which they are tried.
 _SPLITS = {"train": ("train", "trainval"), "validation": ("val", "valid"), "test": ("test",)}
@@ -42,9 +42,13 @@ class DatasetSource:
             return no_digest()
         return hashlib.sha256(repr((image.mode, image.size)).encode() + image.tobytes()).digest()
 
-    def open(self, index: int) -> Image.Image:
-        """Decode an image to RGB."""
-        return to_rgb(self._image(index))
+    def holds(self, index: int, digest: bytes) -> bool:
+        """Read the image again, and tell whether it is the same."""
+        return self.digest(index) == digest
+
+    def open(self, index: int, enough: int | None = None) -> Pixels:
+        """Decode an image."""
+        return np.array(to_rgb(self._image(index)))
 
     def _image(self, index: int) -> Image.Image:
         try:
@@ -76,8 +80,8 @@ def load_torchvision(name: str) -> ImageList:
     Examples
     --------
     >>> images = load_torchvision("FakeData")  # noise, for tests
-    >>> len(images), images.source.open(0).size
-    (1000, (224, 224))
+    >>> len(images), images.source.open(0).shape
+    (1000, (224, 224, 3))
     """
     made = getattr(datasets, name, None)
     if not (inspect.isclass(made) and issubclass(made, VisionDataset)):
