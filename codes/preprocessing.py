@@ -75,8 +75,8 @@ class Preprocessing:
     channels : str
         Their order in the network's input: ``"RGB"`` or ``"BGR"``.
     decode : str
-        ``"scaled"``: JPEG files are decoded at 1/2 or 1/4 of their size where the shorter side still
-        is at least 2.5 times `resize_size`; or ``"full"``.
+        ``"scaled"``: JPEG files are decoded at 1/2 or 1/4 of their size where the shorter side
+        still is at least 2.5 times `resize_size`; or ``"full"``.
 
     Raises
     ------
