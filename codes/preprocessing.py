@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -271,7 +271,8 @@ class Preprocessing:
         Returns
         -------
         pixels : Tensor of shape (n_views, 3, crop_size, crop_size), uint8
-            In channels-last memory; the centre first, those of the mirrored image last.
+            Channels last, as a view of the image's memory where that can be; the centre first,
+            those of the mirrored image last.
         """
         seen = as_pixels(image)
         height, width = shorter_side(self.resize_size, *seen.shape[-2:])
@@ -281,9 +282,7 @@ class Preprocessing:
         else:
             seen = resize(seen, height, width, self.interpolation)
         sides = [seen, seen.flip(-1)] if self.views in ("hflip", "ten-crop") else [seen]
-        windows = [window for side in sides for window in cut(side)]
-        # Joined as they lie in memory, channels last.
-        return torch.cat([window.permute(0, 2, 3, 1) for window in windows]).permute(0, 3, 1, 2)
+        return join([window for side in sides for window in cut(side)])
 
     def crop(self, image: Image8) -> Tensor:
         """Resize an image and crop its centre.
@@ -303,6 +302,8 @@ class Preprocessing:
 
     def _of_resized(self, resized: Tensor) -> list[Tensor]:
         size = [self.crop_size]
+        if resized.shape[-2:] == (self.crop_size, self.crop_size) and self.n_views == 1:
+            return [resized]
         corners = F.five_crop(resized, size)[:4] if "crop" in self.views else ()
         return [F.center_crop(resized, size), *corners]
 
@@ -353,6 +354,13 @@ def as_pixels(image: Image8) -> Tensor:
     """Make a tensor of shape (1, 3, height, width) of an RGB image; its memory, if it can be."""
     pixels = torch.from_numpy(np.require(image, np.uint8, ["C", "W"]))
     return pixels[None].permute(0, 3, 1, 2)
+
+
+def join(images: Sequence[Tensor]) -> Tensor:
+    """Join images of shape (n, 3, height, width) as they lie in memory, channels last."""
+    if len(images) == 1:
+        return images[0]
+    return torch.cat([image.permute(0, 2, 3, 1) for image in images]).permute(0, 3, 1, 2)
 
 
 def as_image(pixels: Tensor) -> Image.Image:

@@ -133,8 +133,8 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
         """Decode some consecutive images in this thread."""
         # Not every source may be read by two threads at once.
         with self._one_at_a_time:
-            pixels, why = _collate([self[i] for i in range(self._n)[start : start + n_together]])
-        return pixels.pin_memory() if pin_memory else pixels, why
+            items = [self[i] for i in range(self._n)[start : start + n_together]]
+            return _collate(items, pin_memory=pin_memory)
 
     def __getitem__(self, index: int) -> tuple[Tensor | None, str | None]:
         worker = get_worker_info()
@@ -153,8 +153,13 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
             return None, str(error)
 
 
-def _collate(items: list[tuple[Tensor | None, str | None]]) -> Batch:
-    # Joined as they lie in memory, channels last.
-    pixels = [pixels.permute(0, 2, 3, 1) for pixels, _ in items if pixels is not None]
-    batch = torch.cat(pixels).permute(0, 3, 1, 2) if pixels else torch.empty(0)
-    return batch, [why for _, why in items]
+def _collate(items: list[tuple[Tensor | None, str | None]], *, pin_memory: bool = False) -> Batch:
+    """Copy the crops of some images into one block of memory, channels last."""
+    crops = [pixels.permute(0, 2, 3, 1) for pixels, _ in items if pixels is not None]
+    why = [why for _, why in items]
+    if not crops:
+        return torch.empty(0), why
+    n_crops = sum(map(len, crops))
+    batch = torch.empty((n_crops, *crops[0].shape[1:]), dtype=torch.uint8, pin_memory=pin_memory)
+    torch.cat(crops, out=batch)
+    return batch.permute(0, 3, 1, 2), why
