@@ -179,6 +179,13 @@ class CodeExtractor:
         extractor._cut()
         return extractor
 
+    def in_precision(self, precision: str) -> CodeExtractor:
+        """Return an extractor of the same taps that computes in another precision."""
+        extractor = copy(self)
+        extractor.precision = precision
+        extractor._cut()
+        return extractor
+
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """Read the codes of a batch.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +17,10 @@ from torchvision import models
 from codes import CodeExtractor, load_backbone, load_images
 from codes.backbones.backbone import Backbone
 from codes.graph.cutting import cut_network
-from codes.inference.devices import computes_in
+from codes.inference.devices import computes_in, has_bfloat16
 from codes.inference.tuning import _PackedConvolution, cast_weights, fold_norms
 from pipelines import ExtractionOptions
+from pipelines.extraction.estimate import say_if_bfloat16_is_faster
 from pipelines.extraction.extract import extract
 from pipelines.progress import Silent
 
@@ -212,3 +216,68 @@ def test_a_precision_that_is_imitated_is_said(
 
 def test_float32_is_never_imitated() -> None:
     assert computes_in(torch.device("cpu"), torch.float32)
+
+
+def test_auto_is_bfloat16_where_the_hardware_has_it(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for native, precision in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr("codes.inference.devices.has_bfloat16", lambda _, n=native: n)
+        options = ExtractionOptions(backbone="bundled", precision="auto", device="cpu")
+        assert options.precision == precision
+    done = extract(load_images(image_folder), replace(options, layers="fc7.relu"))
+    assert done.key.precision == "float32"
+    with pytest.raises(ValueError, match="'tpu'"):
+        ExtractionOptions(backbone="bundled", precision="auto", device="tpu")
+
+
+def test_bfloat16_is_what_processors_say_that_they_have() -> None:
+    """Against the flags that Linux lists."""
+    flags = Path("/proc/cpuinfo")
+    if not flags.exists() or platform.machine() != "x86_64":
+        pytest.skip("no list of what this processor has")
+    listed = set(re.findall(r"\bavx512_bf16\b|\bamx_bf16\b", flags.read_text()))
+    assert has_bfloat16(torch.device("cpu")) == bool(listed)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        ({"float32": 0.1, "bfloat16": 0.01}, "6 min"),
+        ({"float32": 0.1, "bfloat16": 0.2}, None),
+        ({"float32": 0.001, "bfloat16": 0.0001}, None),
+    ],
+)
+def test_a_long_run_says_what_bfloat16_would_take(
+    image_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: dict[str, float],
+    said: str | None,
+) -> None:
+    """Of 3,600 images, at so many seconds each."""
+    images = load_images(image_folder)
+    monkeypatch.setattr("pipelines.extraction.estimate.has_bfloat16", lambda _: True)
+    monkeypatch.setattr(
+        "pipelines.extraction.estimate._seconds",
+        lambda extractor, _, n: n * seconds[extractor.precision],
+    )
+    for precision in ("float32", "bfloat16"):
+        told = _Told()
+        extractor = CodeExtractor(load_backbone("bundled"), "fc7.relu", precision=precision)
+        say_if_bfloat16_is_faster(extractor, images, 3600, told)
+        assert len(told.lines) == bool(said and precision == "float32")
+        assert all(f"{said} in float32" in line and "36 s" in line for line in told.lines)
+
+
+def test_what_is_estimated_is_extracted(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same codes, whether they were timed before or not."""
+    options = ExtractionOptions(backbone="bundled", layers="fc7.relu", device="cpu")
+    images = load_images(image_folder)
+    plain = extract(images, replace(options, store=image_folder / "plain"))
+    monkeypatch.setattr("pipelines.extraction.estimate.has_bfloat16", lambda _: True)
+    monkeypatch.setattr("pipelines.extraction.estimate.LONG", 0.0)
+    timed = extract(images, replace(options, store=image_folder / "timed"))
+    np.testing.assert_array_equal(plain.codes("fc7.relu"), timed.codes("fc7.relu"))
+    assert timed.n_extracted == plain.n_extracted

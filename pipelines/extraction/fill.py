@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from cache import CodesKey, CodeStore, ExtractionKey
 from cache.store import bytes_of
-from codes import ImageList
+from codes import CodeExtractor, ImageList
 from codes.extractor import PRECISIONS, CodesBatch
 from codes.inference.devices import computes_in
 from codes.wording import counted
 from pipelines.extraction.counts import Counts, count_images
+from pipelines.extraction.estimate import say_if_bfloat16_is_faster
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.progress import Progress
 from pipelines.provenance import versions
@@ -104,11 +105,13 @@ def fill_missing(
         copied = f" ({counts.copies:,} {are})" if counts.copies else ""
         progress.info(
             f"Extracting {n_missing:,} of {counted(len(images), 'image')}{copied} on "
-            f"{extractor.device}: "
+            f"{extractor.device} in {extractor.precision}: "
             f"{', '.join(names)}. At most {bytes_needed() / 1e6:.3g} MB in {store.name}."
             f"{' The network is compiled first.' if extractor.compile else ''}"
         )
         _say_if_imitated(extractor, progress)
+        if isinstance(extractor, CodeExtractor):  # Others read several views of an image.
+            say_if_bfloat16_is_faster(extractor, images, n_missing, progress)
     else:
         progress.info(
             f"Nothing to extract: {store.name} holds the codes of {counted(len(images), 'image')}."
