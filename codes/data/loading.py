@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from threading import Lock
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from codes.data.images import ImageList
-from codes.data.sources import ImageSource
+from codes.data.sources import ImageSource, PerThread
 from codes.decoding.decode import ArchiveChangedError, ChangedReason, UnreadableImageError
 from codes.preprocessing import Preprocessing
 
@@ -118,7 +117,7 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
     ) -> None:
         self.source, self._n, self._preprocessing = source, n, preprocessing
         self._digests = digests
-        self._one_at_a_time = Lock()
+        self._threads = PerThread(source)
         # What each process decodes now, for the case that it dies of it.
         self.in_hand: Tensor = torch.full((workers,), -1)
         self.in_hand.share_memory_()  # type: ignore[no-untyped-call]
@@ -127,24 +126,27 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
         return self._n
 
     def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in vars(self).items() if key != "_one_at_a_time"}
+        return {key: value for key, value in vars(self).items() if key != "_threads"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        self._threads = PerThread(self.source)
 
     def batch(self, start: int, n_together: int, pin_memory: bool) -> Batch:
         """Decode some consecutive images in this thread."""
-        # Not every source may be read by two threads at once.
-        with self._one_at_a_time:
-            items = [self[i] for i in range(self._n)[start : start + n_together]]
-            return _collate(items, pin_memory=pin_memory)
+        items = [self[i] for i in range(self._n)[start : start + n_together]]
+        return _collate(items, pin_memory=pin_memory)
 
     def __getitem__(self, index: int) -> tuple[Tensor | None, str | None]:
         worker = get_worker_info()
         self.in_hand[0 if worker is None else worker.id] = index
         try:
             digest = b"" if self._digests is None else self._digests[index].tobytes()
-            image = self.source.open(index, self._preprocessing.enough)
+            source = self._threads.own
+            image = source.open(index, self._preprocessing.enough)
             pixels = self._preprocessing.crops(image, digest)
             # Read again once decoded: what was changed before that would be stored under its name.
-            if self._digests is None or self.source.holds(index, digest):
+            if self._digests is None or source.holds(index, digest):
                 return pixels, None
             return None, "it was changed while the dataset was read; run it again"
         except ArchiveChangedError as error:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path, PurePath
 from typing import BinaryIO, Protocol
 
@@ -156,6 +158,10 @@ class ArraySource:
         pixels = self.arrays[index]
         return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
 
+    def __deepcopy__(self, memo: dict[int, object]) -> ArraySource:
+        """Return the same source: arrays are only read."""
+        return self
+
 
 class JoinedSource:
     """Images of several sources, one source after the other."""
@@ -205,6 +211,21 @@ class SubsetSource:
     def open(self, index: int, enough: int | None = None) -> Pixels:
         """Decode an image."""
         return self._source.open(int(self._indices[index]), enough)
+
+
+class PerThread:
+    """A copy of a source for each thread: not every source may be read by two at once."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self._source, self._threads = source, threading.local()
+
+    @property
+    def own(self) -> ImageSource:
+        """The copy of the thread that asks."""
+        if not hasattr(self._threads, "source"):
+            self._threads.source = deepcopy(self._source)
+        found: ImageSource = self._threads.source
+        return found
 
 
 def printable(name: str) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from codes import Backbone, CodeExtractor, ImageList
 from codes.augmentation import AugmentedPreprocessing
-from codes.data.sources import ImageSource
+from codes.data.sources import PerThread
 from codes.graph.starts import WHOLE, Start
 from pipelines.training.maps import StoredMaps
 
@@ -79,7 +77,7 @@ class FreshMaps:
         drawn, digests = replace(self._drawn, numbers=(view,)), self.stored.digests
 
         def crop(image: np.intp) -> Tensor:
-            pixels = self._source.open(int(image), drawn.enough)
+            pixels = self._sources.own.open(int(image), drawn.enough)
             return drawn.crops(pixels, digests[image].tobytes())
 
         # On the CPU, other trials have the other cores.
@@ -89,17 +87,9 @@ class FreshMaps:
         # What inference mode gives cannot be trained on.
         return self._network(crops)[self._network.taps[0].name].clone()
 
-    @property
-    def _source(self) -> ImageSource:
-        """The images, opened by this thread: not every source may be read by two at once."""
-        if not hasattr(self._own, "source"):
-            self._own.source = pickle.loads(pickle.dumps(self.images.source))
-        source: ImageSource = self._own.source
-        return source
-
     @cached_property
-    def _own(self) -> threading.local:
-        return threading.local()
+    def _sources(self) -> PerThread:
+        return PerThread(self.images.source)
 
     @cached_property
     def _drawn(self) -> AugmentedPreprocessing:
