@@ -17,19 +17,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision import transforms
 
 from codes import Backbone, CodeExtractor, ImageList, Preprocessing, load_backbone
 from codes.data.loading import WorkerDiedError
 from codes.data.sources import ArraySource
+from codes.decoding.decode import Pixels
 from codes.extractor import NonFiniteCodesError
 from codes.graph.layers import find_layers
 from codes.graph.pooling import pool_codes, pooled_width, resolve_pooling
 from codes.graph.tracing import trace
 from codes.inference.devices import find_device
 from codes.inference.reading import BatchReader
+from codes.preprocessing import as_pixels, resize, shorter_side
 from tests.test_layers import _Twice
 
 FAMILIES = {
@@ -342,10 +344,13 @@ class _Deadly:
     def digest(self, index: int, memory: object = None) -> bytes:
         return self._source.digest(index)
 
-    def open(self, index: int) -> Image.Image:
+    def holds(self, index: int, digest: bytes) -> bool:
+        return self._source.holds(index, digest)
+
+    def open(self, index: int, enough: int | None = None) -> Pixels:
         if index == 4:
             os.kill(os.getpid(), signal.SIGKILL)
-        return self._source.open(index)
+        return self._source.open(index, enough)
 
 
 def test_a_process_that_dies_names_its_image() -> None:
@@ -434,7 +439,11 @@ def test_codes_of_views_are_the_mean_of_their_codes(views: str) -> None:
     batches = CodeExtractor(dataclasses.replace(backbone, preprocessing=seen)).extract(
         images, batch_size=13
     )
-    resized = transforms.Resize(seen.resize_size)
+
+    def resized(pixels: Pixels) -> Tensor:  # As in `tests/test_jpegs.py`, against Pillow.
+        size = shorter_side(seen.resize_size, *pixels.shape[:2])
+        return resize(as_pixels(pixels), *size, "bilinear")
+
     cut = {
         "hflip": lambda image: [image, transforms.functional.hflip(image)],
         "five-crop": transforms.FiveCrop(64),
@@ -442,7 +451,7 @@ def test_codes_of_views_are_the_mean_of_their_codes(views: str) -> None:
     }[views]
     centre = transforms.CenterCrop(64)
     crops = [[centre(view) for view in cut(resized(images.source.open(i)))] for i in range(7)]
-    pixels = torch.stack([transforms.functional.pil_to_tensor(c) for of in crops for c in of])
+    pixels = torch.cat([crop for of in crops for crop in of])
     single = CodeExtractor(backbone)(pixels)
     found = [batch.codes for batch in batches]
     assert len(found) > 1
@@ -556,3 +565,43 @@ def test_no_more_crops_pass_together_than_asked_for(monkeypatch: pytest.MonkeyPa
     rows = np.concatenate([batch.codes["fc6.relu"] for batch in batches])
     expected = whole.codes["fc6.relu"]
     np.testing.assert_allclose(rows, expected, atol=1e-5 * expected.max())
+
+
+class _OneThread(ArraySource):
+    """A source that no two threads may read, which its copies may."""
+
+    def __init__(self, arrays: NDArray[np.uint8]) -> None:
+        super().__init__(arrays, name="noise")
+        self._reading = threading.Lock()
+        self.meet = threading.Barrier(2, timeout=20)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> ArraySource:
+        copied = _OneThread(self.arrays)
+        copied.meet = self.meet
+        return copied
+
+    def open(self, index: int, enough: int | None = None) -> Pixels:
+        if not self._reading.acquire(blocking=False):
+            raise RuntimeError("read by two threads at once")
+        try:
+            if index < 2:
+                self.meet.wait()  # Until another thread decodes as well.
+            return super().open(index, enough)
+        finally:
+            self._reading.release()
+
+
+def test_threads_decode_beside_each_other_each_from_its_own_copy() -> None:
+    images = _images(6)
+    source = images.source
+    assert isinstance(source, ArraySource)
+    alone = dataclasses.replace(images, source=_OneThread(source.arrays))
+    extractor = CodeExtractor(load_backbone("bundled"), "fc7.relu")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = [b.codes["fc7.relu"] for b in extractor.extract(alone, batch_size=1)]
+        [expected] = extractor.extract(images, batch_size=6)
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_allclose(np.concatenate(found), expected.codes["fc7.relu"], atol=1e-5)
