@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--weights")
     parser.add_argument("--starts", nargs="+", default=["features.9", "features.12"])
     parser.add_argument("--sizes", nargs="+", default=["5", "100", "all"])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--views", type=int, default=4)
@@ -51,7 +51,7 @@ def main() -> None:
         if options.toy:
             options.data, options.backbone = _toy_images(Path(scratch)), "bundled"
             options.weights, options.starts = None, ["fc6"]
-            options.sizes, options.seeds, options.views = ["all"], 1, 1
+            options.sizes, options.seeds, options.views = ["all"], [0], 1
             options.epochs = 2
         if options.data is None:
             parser.error("--data is needed: a folder with train/ and test/ in it")
@@ -136,7 +136,7 @@ def scores(options: argparse.Namespace) -> None:
     """Print what each candidate scores at each size, and how long a command takes for it."""
     rows: dict[tuple[str, str], list[float]] = {}
     seconds: dict[tuple[str, str], list[float]] = {}
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         print(f"seed {seed}: maps stored in {_store(options, seed):.0f} s", flush=True)
         for size in options.sizes:
             for start in options.starts:
