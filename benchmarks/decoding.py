@@ -119,7 +119,7 @@ def large_to_store(folder: Path, weights: Path | None, repeats: int, *, toy: boo
         sides: dict[str, Any] = {
             "ours": ours(images, backbone, name, "float32", batch),
             "ours, --decode full": ours(images, full, name, "float32", batch),
-            "the everyday loop": everyday(folder, plain, name),
+            "the everyday loop": everyday(folder, plain, NETWORKS[name].split(",")),
         }
         found = measure(sides, repeats)
         for side, seconds in found.items():

@@ -116,7 +116,9 @@ def batches(
     return run
 
 
-def everyday(folder: Path, backbone: Any, name: str) -> Callable[[], None]:
+def everyday(
+    folder: Path, backbone: Any, layers: list[str], *, device: str = "cpu", workers: int = 2
+) -> Callable[[], None]:
     """Loop as people write it."""
     import torch
     from torch.utils.data import DataLoader
@@ -126,11 +128,11 @@ def everyday(folder: Path, backbone: Any, name: str) -> Callable[[], None]:
 
     from codes.graph.pooling import resolve_pooling
 
-    model = backbone.model.to(memory_format=torch.contiguous_format)
-    layers = NETWORKS[name].split(",")
+    model = backbone.model.to(device, memory_format=torch.contiguous_format)
     extractor = create_feature_extractor(model, layers)
     shapes = {layer.name: layer.shape for layer in backbone.layers}
     grids = {n: resolve_pooling("grid", shapes[n]).removeprefix("grid:") for n in layers}
+    sides = {n: int(grid) if grid.isdigit() else 1 for n, grid in grids.items()}
     transform = transforms.Compose(
         [
             transforms.Resize(256),
@@ -142,12 +144,12 @@ def everyday(folder: Path, backbone: Any, name: str) -> Callable[[], None]:
 
     def run() -> None:
         rows: dict[str, list[Any]] = {layer: [] for layer in layers}
-        loader = DataLoader(ImageFolder(folder, transform), EVERYDAY_BATCH, num_workers=2)
+        loader = DataLoader(ImageFolder(folder, transform), EVERYDAY_BATCH, num_workers=workers)
         with torch.no_grad():
             for batch, _ in loader:
-                for layer, maps in extractor(batch).items():
-                    pooled = torch.nn.functional.adaptive_avg_pool2d(maps, int(grids[layer]))
-                    rows[layer].append(pooled.flatten(1).numpy())
+                for layer, maps in extractor(batch.to(device)).items():
+                    pooled = torch.nn.functional.adaptive_avg_pool2d(maps, sides[layer])
+                    rows[layer].append(pooled.flatten(1).cpu().numpy())
         for parts in rows.values():
             np.concatenate(parts)
 
@@ -272,7 +274,7 @@ def main() -> None:
                 sides[f"ours from files, {precision}"] = ours(
                     images, backbone, name, precision, batch
                 )
-            sides["the everyday loop, float32"] = everyday(folder, plain, name)
+            sides["the everyday loop, float32"] = everyday(folder, plain, NETWORKS[name].split(","))
             if options.thingsvision:
                 sides["thingsvision, float32"] = thingsvision(
                     options.thingsvision, folder, name, weights

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from extraction import ROOT, bare, batches, link_images, make_images, measure
+from extraction import ROOT, bare, batches, everyday, link_images, make_images, measure
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
             link_images(options.data / "data/clothing", folder, options.images)
         images = load_images(folder)
         # Whether weights are trained changes no time.
-        backbone, plain = (load_backbone(network, weights="none") for _ in range(2))
+        backbone, plain, loop = (load_backbone(network, weights="none") for _ in range(3))
         how = {"precision": options.precision, "device": device}
         batch = CodeExtractor(backbone, **how).default_batch_size
         preprocessing = backbone.preprocessing
@@ -58,6 +58,9 @@ def main() -> None:
         ready = replace(
             backbone, preprocessing=replace(preprocessing, resize_size=preprocessing.crop_size)
         )
+
+        taps = [tap.layer for tap in CodeExtractor(loop).taps]
+        maps = list(dict.fromkeys(layer.name for layer in taps if len(layer.shape) == 3))
 
         def decoders() -> None:
             loaded = load_crops(
@@ -73,6 +76,13 @@ def main() -> None:
                 images, backbone, "default", batch, workers=workers, **how
             ),
             f"{workers} processes that decode": decoders,
+            f"the everyday loop, float32, {workers} processes": everyday(
+                folder,
+                loop,
+                maps,
+                device=device,
+                workers=workers,
+            ),
         }
         found = measure(sides, 1 if options.toy else 5)
         print(f"| {network}, {options.precision}, {device} | images/s |\n|---|--:|")
