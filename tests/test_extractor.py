@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 from torchvision import transforms
 
 from codes import Backbone, CodeExtractor, ImageList, Preprocessing, load_backbone
@@ -605,3 +606,14 @@ def test_threads_decode_beside_each_other_each_from_its_own_copy() -> None:
     finally:
         torch.set_num_threads(threads)
     np.testing.assert_allclose(np.concatenate(found), expected.codes["fc7.relu"], atol=1e-5)
+
+
+def test_processes_end_well_beside_a_loader_of_ones_own() -> None:
+    """A DataLoader of the main thread has every process watched that ends later, ours too."""
+    images = _images(6)
+    own = DataLoader(TensorDataset(torch.zeros(4, 1)), batch_size=2, num_workers=1)
+    assert len(list(own)) == 2
+    extractor = CodeExtractor(load_backbone("bundled"), "fc7.relu")
+    for _ in range(2):
+        batches = list(extractor.extract(images, workers=2, batch_size=2))
+        assert [len(batch.codes["fc7.relu"]) for batch in batches] == [2, 2, 2]

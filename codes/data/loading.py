@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Thread
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,11 +76,31 @@ def load_crops(
         collate_fn=_collate,
         pin_memory=pin_memory,
     )
-    # Processes begin here, not at the first batch; and from another thread, for which PyTorch
-    # handles no signal: when one dies, its handler raises wherever the main thread happens to be.
-    with ThreadPoolExecutor(1) as beginning:
-        batches = beginning.submit(iter, loader).result()
-    return _named(batches, decoded)
+    return _named(_begun(loader), decoded)
+
+
+def _begun(loader: DataLoader[Any]) -> Iterator[Batch]:
+    """Begin the processes now, not at the first batch, from a thread of its own.
+
+    For other threads than the main one PyTorch handles no signal: when a process dies, its handler
+    raises wherever the main thread happens to be. A thread of a pool will not do: processes that
+    it forked want to wait for it in the end, cannot, and fail.
+    """
+    begun: list[Iterator[Batch]] = []
+    failed: list[BaseException] = []
+
+    def begin() -> None:
+        try:
+            begun.append(iter(loader))
+        except BaseException as error:
+            failed.append(error)
+
+    beginning = Thread(target=begin)
+    beginning.start()
+    beginning.join()
+    if failed:
+        raise failed[0]
+    return begun[0]
 
 
 def _named(batches: Iterator[Batch], decoded: _Decoded) -> Iterator[Callable[[], Batch]]:
