@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DTYPES = ("float16", "float32")
+PRECISIONS = ("float32", "bfloat16", "float16", "auto")
 FREE = ("device", "batch_size", "workers", "store", "skip_unreadable")
 """Options that codes do not depend on."""
 
@@ -112,6 +113,10 @@ class ExtractionOptions:
     random_state: int = 0
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision={self.precision!r} is unknown. Allowed: {', '.join(PRECISIONS)}."
+            )
         if self.precision == "auto":
             from codes.inference.devices import find_device, has_bfloat16  # Here: torch is slow.
 
