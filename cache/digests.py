@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from cache.storage.locks import PATIENCE, WAITING, log, missing_locks
@@ -48,12 +49,13 @@ class DigestMemory:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._lock = Lock()
         self._learnt: dict[str, tuple[int, int, int, bytes]] = {}
         self._base: sqlite3.Connection | None = None
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             if missing_locks(file.parent) is None:
-                self._base = sqlite3.connect(file, timeout=PATIENCE)
+                self._base = sqlite3.connect(file, timeout=PATIENCE, check_same_thread=False)
                 self._patiently(
                     self._base.execute,
                     "CREATE TABLE IF NOT EXISTS files "
@@ -108,6 +110,8 @@ class DigestMemory:
     def of(self, path: str, compute: Callable[[], bytes], *, member: str = "") -> bytes:
         """Recall the digest of a file, or of a member of an archive; or compute and remember it.
 
+        Several threads may ask at once.
+
         Parameters
         ----------
         path : str
@@ -130,14 +134,16 @@ class DigestMemory:
         before = _state(path)
         name = f"{path}/{member}" if member else path
         name = name.encode("utf-8", "backslashreplace").decode("utf-8")  # As SQLite wants it.
-        known = self._known(name)
+        with self._lock:
+            known = self._known(name)
         if known is not None and known[:3] == before:
             return known[3]
         digest = compute()
         if _state(path) == before and max(before[1:]) < time.time_ns() - SETTLED * 1e9:
-            self._learnt[name] = (*before, digest)
-            if len(self._learnt) == KEPT_TOGETHER:
-                self._keep()
+            with self._lock:
+                self._learnt[name] = (*before, digest)
+                if len(self._learnt) == KEPT_TOGETHER:
+                    self._keep()
         return digest
 
 

@@ -6,6 +6,8 @@ import csv
 import hashlib
 import os
 import shutil
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -13,8 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cache.digests import DigestMemory
 from codes import load_images
 from codes.data.images import digest_images
+from codes.data.sources import FileSource
 from codes.decoding.decode import UnreadableImageError, decode_file, to_rgb
 from tests.conftest import draw_image
 
@@ -273,3 +277,34 @@ def test_splits_of_other_names_are_no_classes(
     shutil.copytree(image_folder / "red", tmp_path / "vehicles" / "train" / "steam")
     shutil.copytree(image_folder / "blue", tmp_path / "vehicles" / "car" / "electric")
     assert set(load_images(tmp_path / "vehicles").labels) == {"train", "car"}
+
+
+def test_many_files_are_read_by_several_threads_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(200):
+        file = tmp_path / "images" / "ab"[number % 2] / f"{number:03}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (2, 2), number).save(file)
+        os.utime(file, (0, 0))
+    images = load_images(tmp_path / "images")
+    expected = [hashlib.sha256(Path(name).read_bytes()).digest() for name in images.source.names]
+    monkeypatch.setattr("cache.digests.SETTLED", -1e9)  # Files just made are remembered too.
+    monkeypatch.setattr("cache.digests.KEPT_TOGETHER", 7)
+    threads, done = set(), []
+    digest = FileSource._digest
+
+    def noting(source: FileSource, index: int) -> bytes:
+        threads.add(threading.get_ident())
+        time.sleep(0.001)
+        return digest(source, index)
+
+    monkeypatch.setattr(FileSource, "_digest", noting)
+    for known in (False, True):
+        threads.clear()
+        done.clear()
+        with DigestMemory(tmp_path / "digests.sqlite") as memory:
+            found = digest_images(images, memory=memory, advance=done.append)
+        assert [row.tobytes() for row in found] == expected
+        assert sum(done) == 200
+        assert (len(threads) == 0) if known else (len(threads) == min(4, os.cpu_count() or 1))

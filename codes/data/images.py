@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codes.data.sources import DigestMemory, ImageSource, SubsetSource
+from codes.data.sources import DigestMemory, ImageSource, PerThread, SubsetSource
+
+_TOGETHER = 64
+"""Images that a thread reads one after another: of small ones, a thread for each would take longer
+than they do."""
+_MOST_THREADS = 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,7 +101,7 @@ def digest_images(
     memory: DigestMemory | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> NDArray[np.uint8]:
-    """Compute what each image is known by in the store.
+    """Compute what each image is known by in the store; several threads read.
 
     Parameters
     ----------
@@ -102,7 +109,7 @@ def digest_images(
     memory : DigestMemory, optional
         Asked before a file is read.
     advance : callable, optional
-        Called with 1 after each image.
+        Called with the number of images that were read since.
 
     Returns
     -------
@@ -118,9 +125,22 @@ def digest_images(
     >>> digests.shape, bool((digests[0] == digests[1]).all())
     ((2, 32), True)
     """
+    sources = PerThread(images.source)
+
+    def read(start: int) -> list[bytes]:
+        together = range(start, min(start + _TOGETHER, len(images)))
+        return [sources.own.digest(index, memory) for index in together]
+
     digests = np.empty((len(images), 32), np.uint8)
-    for index in range(len(images)):
-        digests[index] = np.frombuffer(images.source.digest(index, memory), np.uint8)
-        if advance is not None:
-            advance(1)
+    done = 0
+    pool = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
+    try:
+        for found in pool.map(read, range(0, len(images), _TOGETHER)):
+            rows = np.frombuffer(b"".join(found), np.uint8).reshape(-1, 32)
+            digests[done : done + len(rows)] = rows
+            done += len(rows)
+            if advance is not None:
+                advance(len(rows))
+    finally:
+        pool.shutdown(cancel_futures=True)
     return digests
