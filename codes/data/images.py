@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from codes.data.sources import DigestMemory, ImageSource, PerThread, SubsetSource
 
-_TOGETHER = 64
+_TOGETHER = 16
 """Images that a thread reads one after another: of small ones, a thread for each would take longer
 than they do."""
 _MOST_THREADS = 16
