@@ -44,7 +44,7 @@ class Fit:
     converged : bool
         Whether every fit of it is certified to be within `tol` of the optimum.
     cv_scores : ndarray of shape (n_Cs,)
-        Mean score over the inner folds at each C of the grid.
+        Mean score over the inner folds at each C of the grid; NaN where it was not looked at.
     cv_score : float
         That at the chosen one.
     train_score : float
@@ -53,6 +53,8 @@ class Fit:
         Number of the class that it gives each test image.
     answers : ndarray of shape (n_test,) or (n_test, n_classes), float64
         What the score reads, see `pipelines.comparison.scoring.score_answers`.
+    not_searched : tuple of float
+        The values of the grid that were not looked at.
     """
 
     n_features: int = 0
@@ -64,6 +66,7 @@ class Fit:
     train_score: float
     predicted: NDArray[np.intp]
     answers: NDArray[np.float64]
+    not_searched: tuple[float, ...] = ()
 
 
 def evaluate_layer(
@@ -99,16 +102,18 @@ def evaluate_layer(
     tested = average_views(X)
     for split in splits:
         X_train, y_train, inner = training_rows(X[split.train], y[split.train], split.inner)
+        images = np.arange(len(split.train)) if split.groups is None else split.groups
         model = ESTIMATORS[classifier](
             Cs=Cs,
             cv=inner,
             scoring=scorer(scoring, classes.tolist()),
             random_state=protocol.random_state,
+            search=protocol.Cs_search,
         )
         with warnings.catch_warnings():
             # It would reach the terminal from other processes, once for each split.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(X_train, y_train)
+            model.fit(X_train, y_train, np.repeat(images, len(X_train) // len(images)))
         predicted, answers = answers_of(model, tested[split.test], truth[split.test], scoring)
         _, of_train = answers_of(model, tested[split.train], truth[split.train], scoring)
         trained = score_answers(scoring, truth[split.train], of_train, len(classes))
@@ -124,6 +129,7 @@ def evaluate_layer(
                 train_score=float(trained[0]),
                 predicted=predicted,
                 answers=answers,
+                not_searched=tuple(Cs[np.isnan(cv_scores)].tolist()),
             )
         )
     return fits
