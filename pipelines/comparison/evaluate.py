@@ -102,7 +102,6 @@ def evaluate_layer(
     tested = average_views(X)
     for split in splits:
         X_train, y_train, inner = training_rows(X[split.train], y[split.train], split.inner)
-        images = np.arange(len(split.train)) if split.groups is None else split.groups
         model = ESTIMATORS[classifier](
             Cs=Cs,
             cv=inner,
@@ -113,7 +112,7 @@ def evaluate_layer(
         with warnings.catch_warnings():
             # It would reach the terminal from other processes, once for each split.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(X_train, y_train, np.repeat(images, len(X_train) // len(images)))
+            model.fit(X_train, y_train, row_groups(split.groups, len(split.train), len(X_train)))
         predicted, answers = answers_of(model, tested[split.test], truth[split.test], scoring)
         _, of_train = answers_of(model, tested[split.train], truth[split.train], scoring)
         trained = score_answers(scoring, truth[split.train], of_train, len(classes))
@@ -237,6 +236,18 @@ def training_rows(
     rows = np.arange(n_samples * n_views).reshape(n_samples, n_views)
     apart = [(rows[train].ravel(), rows[test].ravel()) for train, test in splits]
     return X.reshape(-1, n_features), np.repeat(y, n_views), apart
+
+
+def row_groups(groups: NDArray[np.str_] | None, n_images: int, n_rows: int) -> NDArray[Any]:
+    """Give each row to train on the group of its image, or else its image.
+
+    Examples
+    --------
+    >>> row_groups(np.array(["a", "b"]), 2, 6).tolist(), row_groups(None, 2, 4).tolist()
+    (['a', 'a', 'a', 'b', 'b', 'b'], [0, 0, 1, 1])
+    """
+    of_image = np.arange(n_images) if groups is None else groups
+    return np.repeat(of_image, n_rows // n_images)
 
 
 def average_views(X: NDArray[Any]) -> NDArray[Any]:

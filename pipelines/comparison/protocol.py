@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.comparison.scoring import SCORINGS
-from pipelines.linear.validation import DEFAULT_GRID, SEARCHES, parse_grid
+from pipelines.linear.validation import DEFAULT_GRID, SEARCHES, Search, parse_grid
 
 CLASSIFIER_NAMES = {"svm": "a linear SVM", "logistic": "logistic regression"}
 CLASSIFIERS = tuple(CLASSIFIER_NAMES)
@@ -92,7 +92,7 @@ class Protocol:
 
     classifier: str | Sequence[str] = "svm"
     Cs: str | Sequence[float] = DEFAULT_GRID
-    Cs_search: str = "path"
+    Cs_search: Search = "path"
     cv: int = 5
     repeats: int | None = None
     train_sizes: str | Sequence[TrainSize] = "all"

@@ -1,4 +1,4 @@
-"""The search for C: from the middle of the grid outwards, as far as a better value may be.
+"""The search for C, from the middle of the grid outwards, as far as a better value may be.
 
 All folds of one fit are scored at a value before the next is chosen. What ends a side is the paired
 difference to the best value so far, ``Σ d``, where ``d`` is what a held-out image adds to the mean
