@@ -28,6 +28,8 @@ Array = NDArray[np.floating[Any]]
 
 CLEARLY_WORSE, WORSE = 3.0, 2.0
 """Standard errors of the paired difference: of one value, and of each of two in a row."""
+# Nine images that are worse are 3 standard errors, whatever the last digits of a sum say.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,8 +101,8 @@ def ends(worse: Sequence[float]) -> bool:
     >>> ends([1.0, 3.5]), ends([2.5, 2.5]), ends([2.5, 1.5, 2.5])
     (True, True, False)
     """
-    two = any(min(pair) > WORSE for pair in pairwise(worse))
-    return two or any(one > CLEARLY_WORSE for one in worse)
+    two = any(min(pair) > WORSE + ROUNDING for pair in pairwise(worse))
+    return two or any(one > CLEARLY_WORSE + ROUNDING for one in worse)
 
 
 def standard_errors(best: Array, other: Array) -> float:
