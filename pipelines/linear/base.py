@@ -41,8 +41,8 @@ Array = NDArray[np.floating[Any]]
 
 DEFAULT_CS = parse_grid(DEFAULT_GRID)
 _FLOATS = [np.float64, np.float32, np.float16]
-# Bytes of the reduced problems of all folds that are kept from one C to the next; larger ones are
-# made again for each C, which takes them a smaller share of the time.
+# Bytes up to which the reduced problems of all folds are held together. Larger ones are held one
+# after the other, each for all of Cs: to make them again for each C can take longer than that.
 KEPT_SIZE = 2**30
 
 
@@ -150,10 +150,11 @@ class LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             for train, test in splits
         ]
         order = np.argsort(self.Cs_, kind="stable")
-        if self.search == "full" or self.scoring not in (None, *SUMS):
-            found = self._everywhere(self.Cs_[order], folds)
-        else:
+        together = sum(fold.size for fold in folds) <= KEPT_SIZE
+        if self.search == "path" and self.scoring in (None, *SUMS) and together:
             found = self._outwards(self.Cs_[order], folds, units)
+        else:
+            found = self._everywhere(self.Cs_[order], folds)
         self.scores_ = np.full((len(order), len(folds)), np.nan)
         for index, of_folds in found.items():
             self.scores_[order[index]] = [one.score for one in of_folds]
@@ -173,12 +174,11 @@ class LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self, Cs: Array, folds: Sequence[Fold], units: Index
     ) -> dict[int, list[HeldOutScore]]:
         """Score all folds at one of these, increasing, after another, as far as needed."""
-        keep = sum(fold.size for fold in folds) <= KEPT_SIZE
         tested = units[np.concatenate([fold.test for fold in folds])]
         found: dict[int, list[HeldOutScore]] = {}
 
         def score(index: int) -> ValueScore:
-            found[index] = parallel(delayed(fold.score)(Cs[index], keep=keep) for fold in folds)
+            found[index] = parallel(delayed(fold.score)(Cs[index]) for fold in folds)
             mean = float(np.mean([one.score for one in found[index]]))
             shares = np.concatenate([one.shares for one in found[index]]) / len(folds)
             return ValueScore(mean=mean, shares=np.bincount(tested, shares).astype(np.float64))

@@ -80,17 +80,19 @@ class LinearSVCCV(LinearCV):
 
     Notes
     -----
-    ``search="path"`` starts in the middle of the grid, in order of size, and goes on to smaller
-    values and then to larger ones, all folds together. A side ends beyond the best value so far
-    where a value is worse than it by more than 3 standard errors of the paired difference, or two
-    in a row by more than 2. With ``d`` what a held-out sample adds to the mean score with the best
-    value, less what it adds with the other, the difference is ``Σ d`` and its standard error
+    ``search="path"`` starts with the middle of the grid and the value below it, and goes on to
+    smaller values and then to larger ones, all folds together. A side ends beyond the best value so
+    far where a value is worse than it by more than 3 standard errors of the paired difference, or
+    two in a row by more than 2. With ``d`` what a held-out sample adds to the mean score with the
+    best value, less what it adds with the other, the difference is ``Σ d`` and its standard error
     ``√Σ d²``; samples of one group, or tested in several folds, are added up to one ``d`` first.
     For accuracy this is McNemar's test, so that fewer than ten samples never end a side at once.
 
     This takes a score that is a sum over samples: accuracy, "balanced_accuracy" and
     "neg_log_loss". With any other score, and with a scorer of ``make_scorer``, all of ``Cs`` are
-    looked at, since the differences between a few folds would be too few for a standard error.
+    looked at, since the differences between a few folds would be too few for a standard error. So
+    they are where features outnumber samples and the Gram matrices of all folds take over 1 GiB
+    (five folds of more than some 5,000 samples): then one fold at a time is held.
 
     References
     ----------
