@@ -353,7 +353,7 @@ def test_reports_without_a_search_looked_at_all() -> None:
     assert not_searched_sentence([{"cv_curve": [0.5, 0.6]}], [0.1, 1.0]) == ""
     none_of_200 = {"cv_searched": [0.0, 0.999]}
     assert not_searched_sentence([none_of_200], [0.1, 1.0]).endswith(
-        "0.1 in all fits, 1 in under 1 %."
+        "0.1 in all fits, 1 in under 1 % of fits."
     )
 
 

@@ -110,11 +110,11 @@ def not_searched_sentence(rows: Sequence[dict[str, Any]], Cs: Sequence[float]) -
     --------
     >>> rows = [{"cv_searched": [0.0, 1.0, 0.5]}, {"cv_searched": [0.0, 1.0, 1.0]}]
     >>> not_searched_sentence(rows, [0.1, 1.0, 10.0])
-    'Not looked at: C = 0.1 in all fits, 10 in 25 %.'
+    'Not looked at: C = 0.1 in all fits, 10 in 25 % of fits.'
     """
     shares = np.mean([row.get("cv_searched") or [1.0] * len(Cs) for row in rows], axis=0)
     parts = [
-        f"{C:g} in {'all fits' if share == 0 else _percent(1 - share)}"
+        f"{C:g} in {'all' if share == 0 else f'{_percent(1 - share)} of'} fits"
         for C, share in zip(Cs, shares.tolist(), strict=True)
         if share < 1
     ]
