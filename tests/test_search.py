@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.metrics import accuracy_score, make_scorer
 from sklearn.model_selection import GroupKFold, StratifiedKFold
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import pipelines.linear.base
 from pipelines.comparison.evaluate import evaluate_layer
@@ -133,17 +134,27 @@ def test_it_looks_at_what_the_rule_says_and_chooses_what_all_values_give(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_result_depends_on_jobs_or_on_the_order_of_values(kind: str) -> None:
+@pytest.mark.parametrize("search", ["path", "full"])
+def test_no_result_depends_on_jobs_or_on_the_order_of_values(kind: str, search: str) -> None:
     X, y = _digits(200)
-    expected = FAST[kind](GRID, cv=3, random_state=0).fit(X, y)
-    assert np.isnan(expected.scores_).any()
-    order = np.random.default_rng(0).permutation(9)
-    two = FAST[kind](GRID, cv=3, random_state=0, n_jobs=2).fit(X, y)
-    mixed = FAST[kind](GRID[order], cv=3, random_state=0).fit(X, y)
+    options: dict[str, Any] = {"cv": 3, "random_state": 0, "search": search}
+    expected = FAST[kind](GRID, **options).fit(X, y)
+    assert np.isnan(expected.scores_).any() == (search == "path")
+    two = FAST[kind](GRID, n_jobs=2, **options).fit(X, y)
     np.testing.assert_array_equal(two.scores_, expected.scores_)
     np.testing.assert_array_equal(two.coef_, expected.coef_)
+    order = np.random.default_rng(0).permutation(9)
+    mixed = FAST[kind](GRID[order], **options).fit(X, y)
     np.testing.assert_array_equal(mixed.scores_, expected.scores_[order])
     assert mixed.C_ == expected.C_
+
+
+def test_threads_leave_the_limit_on_blas_as_it_was() -> None:
+    X, y = _digits(200)
+    with threadpool_limits(2, user_api="blas"):
+        before = threadpool_info()
+        FAST["svm"](GRID, cv=5, random_state=0, n_jobs=3).fit(X, y)
+        assert threadpool_info() == before
 
 
 def test_problems_too_large_to_be_held_together_look_at_all(
