@@ -188,6 +188,12 @@ def score_shares(scoring: Any, truth: Index, values: Array) -> Array | None:
         return np.maximum(given, np.log(np.finfo(np.float64).eps)) / len(truth)
     correct = decide(values) == truth
     if scoring == "balanced_accuracy":
-        _, number, sizes = np.unique(truth, return_inverse=True, return_counts=True)
-        return np.asarray(correct / (len(sizes) * sizes[number]))
+        return np.asarray(correct * balanced_weights(truth))
     return np.asarray(correct / len(truth))
+
+
+def balanced_weights(truth: Index) -> NDArray[np.float64]:
+    """Weigh each row as its class over all classes that are there; the weights sum to 1."""
+    _, number, sizes = np.unique(truth, return_inverse=True, return_counts=True)
+    weights: NDArray[np.float64] = 1 / (len(sizes) * sizes[number])
+    return weights
