@@ -161,7 +161,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
             codes = real_codes(images, options.data, store, layers)
             y, test = images.labels, images.test
         protocol = Protocol(
-            classifier="both", scoring=default_scoring(y), repeats=options.repeats,
+            classifier="both", scoring=default_scoring(y),
+            repeats=1 if options.toy else options.repeats,
             train_sizes="5,20" if options.toy else options.sizes,
         )  # fmt: skip
         splits, _ = make_splits(Samples(y=y, test=test), protocol)
