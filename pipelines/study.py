@@ -53,7 +53,7 @@ from pipelines.training.processes import ALONE, Processes
 
 SCORES_COLUMNS = (
     "layer", "depth", "pool", "n_features", "classifier", "train_size", "repeat", "fold", "C",
-    "score", "n_train", "n_test",
+    "score", "n_train", "n_test", "Cs_not_searched",
 )  # fmt: skip
 
 

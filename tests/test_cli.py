@@ -72,7 +72,8 @@ def test_compare_writes_what_others_rely_on_and_extracts_once(
     assert (report["images_extracted"], report["images_reused"]) == (36, 0)
     with (out / "scores.csv").open() as file:
         assert file.readline().strip() == (
-            "layer,depth,pool,n_features,classifier,train_size,repeat,fold,C,score,n_train,n_test"
+            "layer,depth,pool,n_features,classifier,train_size,repeat,fold,C,score,n_train,n_test,"
+            "Cs_not_searched"
         )
         file.seek(0)
         rows = list(csv.DictReader(file))

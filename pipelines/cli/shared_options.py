@@ -20,7 +20,7 @@ from cyclopts import Parameter
 from codes.wording import counted
 from pipelines.comparison.protocol import Protocol
 from pipelines.extraction.options import ExtractionOptions
-from pipelines.linear.validation import DEFAULT_GRID
+from pipelines.linear.validation import DEFAULT_GRID, Search
 from pipelines.training.options import WEIGHT_DECAY, FinetuneOptions
 
 _DOCSTRING = inspect.getdoc(ExtractionOptions) or ""
@@ -73,6 +73,7 @@ class _ComparedBy(Protocol):
     # Typed as one word each; a seed is one of the extraction's options.
     classifier: str = "svm"
     Cs: Annotated[str, Parameter(name=["--Cs", "--cs"])] = DEFAULT_GRID
+    Cs_search: Annotated[Search, Parameter(name=["--Cs-search", "--cs-search"])] = "path"
     train_sizes: str = "all"
     group_duplicates: Annotated[bool, Parameter(negative="--no-group-duplicates")] = True
     random_state: Annotated[int, Parameter(parse=False)] = 0

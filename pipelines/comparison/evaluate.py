@@ -44,7 +44,7 @@ class Fit:
     converged : bool
         Whether every fit of it is certified to be within `tol` of the optimum.
     cv_scores : ndarray of shape (n_Cs,)
-        Mean score over the inner folds at each C of the grid.
+        Mean score over the inner folds at each C of the grid; NaN where it was not looked at.
     cv_score : float
         That at the chosen one.
     train_score : float
@@ -53,6 +53,8 @@ class Fit:
         Number of the class that it gives each test image.
     answers : ndarray of shape (n_test,) or (n_test, n_classes), float64
         What the score reads, see `pipelines.comparison.scoring.score_answers`.
+    not_searched : tuple of float
+        The values of the grid that were not looked at.
     """
 
     n_features: int = 0
@@ -64,6 +66,7 @@ class Fit:
     train_score: float
     predicted: NDArray[np.intp]
     answers: NDArray[np.float64]
+    not_searched: tuple[float, ...] = ()
 
 
 def evaluate_layer(
@@ -104,11 +107,12 @@ def evaluate_layer(
             cv=inner,
             scoring=scorer(scoring, classes.tolist()),
             random_state=protocol.random_state,
+            search=protocol.Cs_search,
         )
         with warnings.catch_warnings():
             # It would reach the terminal from other processes, once for each split.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(X_train, y_train)
+            model.fit(X_train, y_train, row_groups(split.groups, len(split.train), len(X_train)))
         predicted, answers = answers_of(model, tested[split.test], truth[split.test], scoring)
         _, of_train = answers_of(model, tested[split.train], truth[split.train], scoring)
         trained = score_answers(scoring, truth[split.train], of_train, len(classes))
@@ -124,6 +128,7 @@ def evaluate_layer(
                 train_score=float(trained[0]),
                 predicted=predicted,
                 answers=answers,
+                not_searched=tuple(Cs[np.isnan(cv_scores)].tolist()),
             )
         )
     return fits
@@ -231,6 +236,18 @@ def training_rows(
     rows = np.arange(n_samples * n_views).reshape(n_samples, n_views)
     apart = [(rows[train].ravel(), rows[test].ravel()) for train, test in splits]
     return X.reshape(-1, n_features), np.repeat(y, n_views), apart
+
+
+def row_groups(groups: NDArray[np.str_] | None, n_images: int, n_rows: int) -> NDArray[Any]:
+    """Give each row to train on the group of its image, or else its image.
+
+    Examples
+    --------
+    >>> row_groups(np.array(["a", "b"]), 2, 6).tolist(), row_groups(None, 2, 4).tolist()
+    (['a', 'a', 'a', 'b', 'b', 'b'], [0, 0, 1, 1])
+    """
+    of_image = np.arange(n_images) if groups is None else groups
+    return np.repeat(of_image, n_rows // n_images)
 
 
 def average_views(X: NDArray[Any]) -> NDArray[Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.comparison.scoring import SCORINGS
-from pipelines.linear.validation import DEFAULT_GRID, parse_grid
+from pipelines.linear.validation import DEFAULT_GRID, SEARCHES, Search, parse_grid
 
 CLASSIFIER_NAMES = {"svm": "a linear SVM", "logistic": "logistic regression"}
 CLASSIFIERS = tuple(CLASSIFIER_NAMES)
@@ -23,6 +23,7 @@ TrainSize = int | str
 _ALLOWED: dict[str, tuple[type | tuple[type, ...], str]] = {
     "classifier": ((str, Sequence), "a str, or a sequence of them"),
     "Cs": ((str, Sequence, np.ndarray), "a str such as 1e-6:1e2:9, or a sequence of numbers"),
+    "Cs_search": (str, "a str"),
     "cv": (numbers.Integral, "an int, 2 or more"),
     "repeats": ((numbers.Integral, type(None)), "an int, 1 or more, or None"),
     "train_sizes": ((str, Sequence), "a str such as 5,20,all, or a sequence of int and all"),
@@ -55,6 +56,9 @@ class Protocol:
     Cs : str, or sequence of float
         Values of C to choose from, increasing: LOW:HIGH:COUNT, spaced evenly on a log scale, or
         joined by commas.
+    Cs_search : str
+        "path" (from the middle of Cs outwards, until values are clearly worse) or "full" (all of
+        Cs); with the scores f1_macro and average_precision it is all of them in any case.
     cv : int
         Folds of every cross-validation, 2 or more.
     repeats : int, optional
@@ -88,6 +92,7 @@ class Protocol:
 
     classifier: str | Sequence[str] = "svm"
     Cs: str | Sequence[float] = DEFAULT_GRID
+    Cs_search: Search = "path"
     cv: int = 5
     repeats: int | None = None
     train_sizes: str | Sequence[TrainSize] = "all"
@@ -136,6 +141,10 @@ class Protocol:
             raise ValueError(
                 "scoring='neg_log_loss' needs probabilities, which a linear SVM does not give. Use "
                 "classifier logistic, or another score."
+            )
+        if self.Cs_search not in SEARCHES:
+            raise ValueError(
+                f"Cs_search={self.Cs_search!r} is unknown. Allowed: {', '.join(SEARCHES)}."
             )
         positive = all(0 < C < float("inf") for C in self.grid)
         if not self.grid or not positive or list(self.grid) != sorted(set(self.grid)):

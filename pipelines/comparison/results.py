@@ -44,6 +44,8 @@ class FoldScore(ComparedLayer):
     score : float
         On the split's test images.
     n_train, n_test : int
+    Cs_not_searched : str
+        The values of C that were not looked at, joined by spaces.
     """
 
     n_features: int
@@ -55,6 +57,7 @@ class FoldScore(ComparedLayer):
     score: float
     n_train: int
     n_test: int
+    Cs_not_searched: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +80,14 @@ class LayerScore(ComparedLayer):
     cv_score : float
         Mean inner cross-validation score at the chosen C: what the layer is chosen by.
     cv_curve : tuple of float
-        Mean inner cross-validation score at each C of the grid.
+        Mean inner cross-validation score at each C of the grid; NaN where a split did not look at
+        it.
     train_score : float
         Mean over the splits, on the images that trained.
     score_without_leaks, ci_low_without_leaks, ci_high_without_leaks : float or None
         As in `Best`.
+    cv_searched : tuple of float
+        Share of the splits that looked at each C of the grid.
     """
 
     n_features: int
@@ -98,6 +104,7 @@ class LayerScore(ComparedLayer):
     score_without_leaks: float | None = None
     ci_low_without_leaks: float | None = None
     ci_high_without_leaks: float | None = None
+    cv_searched: tuple[float, ...] = ()
 
     @property
     def expected(self) -> tuple[float, float, float]:

@@ -50,6 +50,7 @@ class ScoredFits:
         clean = self.clean
         alone = (None, None, None) if clean is None else self.mean_score(fits, size, only=clean)
         edges = [fit.C_at_edge for fit in fits]
+        curves = np.array([fit.cv_scores for fit in fits])
         return LayerScore(
             **self._described(candidate),
             n_features=fits[0].n_features,
@@ -61,11 +62,12 @@ class ScoredFits:
             C=float(np.median([fit.C for fit in fits])),
             C_at_edge=next((e for e in edges if e and edges.count(e) > len(edges) / 2), None),
             cv_score=float(np.mean([fit.cv_score for fit in fits])),
-            cv_curve=tuple(np.mean([fit.cv_scores for fit in fits], axis=0).tolist()),
+            cv_curve=tuple(curves.mean(0).tolist()),
             train_score=float(np.mean([fit.train_score for fit in fits])),
             score_without_leaks=alone[0],
             ci_low_without_leaks=alone[1],
             ci_high_without_leaks=alone[2],
+            cv_searched=tuple(np.mean(~np.isnan(curves), axis=0).tolist()),
         )
 
     def mean_score(
@@ -105,6 +107,7 @@ class ScoredFits:
                 score=self.score_of(split, fit),
                 n_train=len(split.train),
                 n_test=len(split.test),
+                Cs_not_searched=" ".join(f"{C:g}" for C in fit.not_searched),
             )
             for candidate, fits in self.fits.items()
             for split, fit in zip(self.splits, fits, strict=True)

@@ -27,6 +27,8 @@ class Split:
         Places in the dataset.
     inner : list of (train, test)
         Places in `train`.
+    groups : ndarray of shape (n_train,), str, or None
+        Of the training images; None where each is its own.
     """
 
     train_size: TrainSize
@@ -35,6 +37,7 @@ class Split:
     train: NDArray[np.intp]
     test: NDArray[np.intp]
     inner: list[Fold]
+    groups: NDArray[np.str_] | None = None
 
 
 def make_splits(samples: Samples, protocol: Protocol) -> tuple[list[Split], list[str]]:
@@ -173,8 +176,12 @@ def _split(
     number = 0 if size == "all" else int(size)
     rng = np.random.default_rng([protocol.random_state, number, repeat, fold])
     train = sides[0] if size == "all" else _of_each_class(y, sides[0], int(size), rng)
-    inner = inner_splits(y[train], None if groups is None else groups[train], protocol.cv, rng)
-    return Split(train_size=size, repeat=repeat, fold=fold, train=train, test=sides[1], inner=inner)
+    groups = None if groups is None else groups[train]
+    inner = inner_splits(y[train], groups, protocol.cv, rng)
+    return Split(
+        train_size=size, repeat=repeat, fold=fold, train=train, test=sides[1], inner=inner,
+        groups=groups,
+    )  # fmt: skip
 
 
 def inner_splits(

@@ -1,4 +1,4 @@
-"""The grid of C: where the chosen values are in it, and what that means."""
+"""The grid of C: where the chosen values are in it, how it was searched, and what that means."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipelines.linear.folds import SUMS
+from pipelines.linear.search import CLEARLY_WORSE, WORSE
 
 NEAR_UNIFORM = 0.1
 """Share of the way from equal probabilities to certainty below which these are called uniform."""
@@ -72,6 +75,55 @@ def edge_sentence(edges: Sequence[Edge], Cs: Sequence[float]) -> str:
         f"{'; '.join(named)}{rest}. A wider grid may raise the "
         f"{'score' if len(edges) == 1 else 'scores'}: --Cs {wider[0]:g}:{wider[1]:g}:{n}."
     )
+
+
+def searched_sentence(protocol: dict[str, Any]) -> str:
+    """Say which values of C there were to choose from, by ``report.json``'s ``protocol``.
+
+    Examples
+    --------
+    >>> searched_sentence({"Cs": [0.1, 1.0, 10.0], "Cs_search": "full"})
+    '3 values from 0.1 to 10, all looked at'
+    """
+    Cs, n = protocol["Cs"], len(protocol["Cs"])
+    if n == 1:
+        return f"{Cs[0]:g}"
+    # Reports of versions without a search looked at all.
+    if protocol.get("Cs_search", "full") == "full" or protocol["scoring"] not in SUMS:
+        how = "all looked at"
+    else:
+        how = (
+            f"looked at from {Cs[(n - 1) // 2]:g} outwards by each choice of C, until on either "
+            f"side a value is worse than the best by more than {CLEARLY_WORSE:g} standard errors "
+            f"of the paired difference over the held-out images, or two in a row by more than "
+            f"{WORSE:g}; --Cs-search full looks at all"
+        )
+    return f"{n} values from {Cs[0]:g} to {Cs[-1]:g}, {how}"
+
+
+def not_searched_sentence(rows: Sequence[dict[str, Any]], Cs: Sequence[float]) -> str:
+    """Say which values of C were not looked at, and how often; empty where all were.
+
+    The rows, of ``report.json``'s ``layers``, are of one training size: of as many fits each.
+
+    Examples
+    --------
+    >>> rows = [{"cv_searched": [0.0, 1.0, 0.5]}, {"cv_searched": [0.0, 1.0, 1.0]}]
+    >>> not_searched_sentence(rows, [0.1, 1.0, 10.0])
+    'Not looked at: C = 0.1 in all fits, 10 in 25 % of fits.'
+    """
+    shares = np.mean([row.get("cv_searched") or [1.0] * len(Cs) for row in rows], axis=0)
+    parts = [
+        f"{C:g} in {'all' if share == 0 else f'{_percent(1 - share)} of'} fits"
+        for C, share in zip(Cs, shares.tolist(), strict=True)
+        if share < 1
+    ]
+    return f"Not looked at: C = {', '.join(parts)}." if parts else ""
+
+
+def _percent(share: float) -> str:
+    """Write a share that is neither none nor all."""
+    return "under 1 %" if share < 0.01 else f"{min(round(100 * share), 99)} %"
 
 
 def uniform_sentence(

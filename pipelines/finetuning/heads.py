@@ -51,6 +51,7 @@ def _probe(X: NDArray[Any], numbers: NDArray[np.intp], protocol: Protocol) -> He
         # Probabilities that mean something: what is trained on has a loss that can fall.
         scoring="neg_log_loss",
         random_state=protocol.random_state,
+        search=protocol.Cs_search,
     )
     with warnings.catch_warnings():
         # Training goes on from here: it need not be the optimum.

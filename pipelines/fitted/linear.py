@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from pipelines.comparison.compare import Comparison
-from pipelines.comparison.evaluate import ESTIMATORS, training_rows
+from pipelines.comparison.evaluate import ESTIMATORS, row_groups, training_rows
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.scoring import scorer
 from pipelines.comparison.splits import inner_splits
@@ -30,14 +30,16 @@ def fit(extraction: Extraction, comparison: Comparison, protocol: Protocol) -> F
     images = extraction.images
     layer, kind = comparison.best.taken
     rng = np.random.default_rng(protocol.random_state)
-    splits = inner_splits(images.labels, comparison.scored.samples.groups, protocol.cv, rng)
+    groups = comparison.scored.samples.groups
+    splits = inner_splits(images.labels, groups, protocol.cv, rng)
     X, y, splits = training_rows(extraction.codes(layer), images.labels, splits)
     classifier = ESTIMATORS[kind](
         Cs=np.array(protocol.grid),
         cv=splits,
         scoring=scorer(comparison.scoring, comparison.classes),
         random_state=protocol.random_state,
-    ).fit(X, y)
+        search=protocol.Cs_search,
+    ).fit(X, y, row_groups(groups, len(images), len(X)))
     # The folds are not kept.
     classifier.cv, classifier.scoring = protocol.cv, comparison.scoring
     classifier.Cs = list(protocol.grid)
@@ -52,6 +54,9 @@ def fit(extraction: Extraction, comparison: Comparison, protocol: Protocol) -> F
             **describe(extraction, comparison, layer, kind),
             "classes": [str(name) for name in classifier.classes_],
             "C": float(classifier.C_),
+            "Cs": list(protocol.grid),
+            "Cs_search": protocol.Cs_search,
+            "Cs_not_searched": classifier.Cs_[np.isnan(classifier.scores_).all(1)].tolist(),
             "notes": fit_notes(extraction, comparison, classifier),
         },
         digests=kept_digests(extraction),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -15,16 +16,23 @@ from sklearn.metrics import check_scoring
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from pipelines.linear.path import Settings, decide, judge, refit, score_fold
+from pipelines.linear.folds import SUMS, Fold, HeldOutScore, score_all
+from pipelines.linear.path import Settings, decide, judge, one_thread, refit
 from pipelines.linear.scaling import BLOCK_SIZE, Scale, row_lengths
+from pipelines.linear.search import ValueScore, search_outwards
 from pipelines.linear.validation import (
     DEFAULT_GRID,
+    Index,
+    Search,
+    Split,
     check_class_weight,
     check_finite,
     check_grid,
     check_options,
     check_scoring_name,
+    check_search,
     make_splits,
+    number_groups,
     parse_grid,
     read_codes,
 )
@@ -33,6 +41,9 @@ Array = NDArray[np.floating[Any]]
 
 DEFAULT_CS = parse_grid(DEFAULT_GRID)
 _FLOATS = [np.float64, np.float32, np.float16]
+# Bytes up to which the reduced problems of all folds are held together. Larger ones are held one
+# after the other, each for all of Cs: to make them again for each C can take longer than that.
+KEPT_SIZE = 2**30
 
 
 @dataclass(eq=False, repr=False)
@@ -51,8 +62,9 @@ class LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     max_iter: int = 100
     random_state: int | np.random.RandomState | None = None
     n_jobs: int | None = None
+    search: Search = "path"
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
         """Choose C by cross-validation and fit all rows with it.
 
         Parameters
@@ -62,6 +74,9 @@ class LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             are), or a Zarr array, which is read into memory once.
         y : array-like of shape (n_samples,)
             Labels: integers or strings.
+        groups : array-like of shape (n_samples,), optional
+            Rows of a group are not independent, as views of an image or images of a patient are
+            not: the standard errors of the search count them as one, and a splitter is given them.
 
         Returns
         -------
@@ -74,9 +89,11 @@ class LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Sparse ``X``.
         ValueError
             NaN or infinity in ``X`` or in a score, fewer than two classes, a class with fewer
-            members than folds, a value of ``Cs`` that is not positive, an unknown ``scale``.
+            members than folds, a value of ``Cs`` that is not positive, an unknown ``scale`` or
+            ``search``, another number of ``groups`` than of rows.
         """
         self.Cs_ = check_grid(self.Cs)
+        check_search(self.search)
         check_options(self.scale, self.tol, self.max_iter)
         check_class_weight(self.class_weight)
         check_scoring_name(self.scoring)
@@ -97,7 +114,9 @@ class LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             tol=self.tol,
             max_iter=self.max_iter,
         )
-        worst = self._score(codes, labels, settings)
+        units = number_groups(groups, len(codes))
+        splits = make_splits(self.cv, labels, self.classes_, self.random_state, groups)
+        worst = self._score(codes, labels, splits, units, settings)
         self.C_ = _choose(self.Cs_, self.scores_)
         self.C_at_edge_ = _edge(self.Cs_, self.scores_, self.C_)
         self.coef_, self.intercept_, last, self.n_iter_ = refit(codes, labels, self.C_, settings)
@@ -118,26 +137,57 @@ class LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         return self
 
-    def _score(self, codes: Array, labels: NDArray[np.intp], settings: Settings) -> float:
+    def _score(
+        self, codes: Array, labels: Index, splits: Sequence[Split], units: Index, settings: Settings
+    ) -> float:
         """Set ``scores_`` and return the worst certificate."""
-        splits = make_splits(self.cv, labels, self.classes_, self.random_state)
         # scikit-learn takes longer to score the accuracy of a small fold than its fit takes.
         scorer = None
         if self.scoring not in (None, "accuracy"):
             scorer = check_scoring(judge(settings), self.scoring)
-        order = np.argsort(self.Cs_, kind="stable")
-        results = Parallel(n_jobs=self.n_jobs)(
-            delayed(score_fold)(codes, labels, train, test, self.Cs_[order], settings, scorer)
+        folds = [
+            Fold(codes, labels, train, test, settings, self.scoring, scorer)
             for train, test in splits
-        )
-        self.scores_ = np.empty((len(order), len(splits)))
-        self.scores_[order] = np.transpose([scores for scores, _ in results])
-        if not np.isfinite(self.scores_).all():
+        ]
+        order = np.argsort(self.Cs_, kind="stable")
+        together = sum(fold.size for fold in folds) <= KEPT_SIZE
+        if self.search == "path" and self.scoring in (None, *SUMS) and together:
+            found = self._outwards(self.Cs_[order], folds, units)
+        else:
+            found = self._everywhere(self.Cs_[order], folds)
+        self.scores_ = np.full((len(order), len(folds)), np.nan)
+        for index, of_folds in found.items():
+            self.scores_[order[index]] = [one.score for one in of_folds]
+        if not np.isfinite(self.scores_[order[list(found)]]).all():
             raise ValueError(
                 f"scoring={self.scoring!r} gave NaN or infinity on a fold, so no C can be "
                 "chosen. Use a score that every fold defines, or larger folds."
             )
-        return max(float(certificates.max()) for _, certificates in results)
+        return float(np.max([[one.certificate for one in row] for row in found.values()]))
+
+    def _everywhere(self, Cs: Array, folds: Sequence[Fold]) -> dict[int, list[HeldOutScore]]:
+        """Score each fold at each of these, increasing; a fold is one task."""
+        found = Parallel(n_jobs=self.n_jobs)(delayed(score_all)(fold, Cs) for fold in folds)
+        return dict(enumerate(map(list, zip(*found, strict=True))))
+
+    def _outwards(
+        self, Cs: Array, folds: Sequence[Fold], units: Index
+    ) -> dict[int, list[HeldOutScore]]:
+        """Score all folds at one of these, increasing, after another, as far as needed."""
+        tested = units[np.concatenate([fold.test for fold in folds])]
+        found: dict[int, list[HeldOutScore]] = {}
+
+        def score(index: int) -> ValueScore:
+            found[index] = parallel(delayed(fold.score)(Cs[index]) for fold in folds)
+            mean = float(np.mean([one.score for one in found[index]]))
+            shares = np.concatenate([one.shares for one in found[index]]) / len(folds)
+            return ValueScore(mean=mean, shares=np.bincount(tested, shares).astype(np.float64))
+
+        # What is kept of a fold is not sent between processes; threads share it. The limit is of
+        # the whole process: it is set around the threads, not by the first and unset by the last.
+        with one_thread(), Parallel(n_jobs=self.n_jobs, require="sharedmem") as parallel:
+            search_outwards(len(Cs), score)
+        return found
 
     def decision_function(self, X: ArrayLike) -> Array:
         """Evaluate the linear functions whose largest decides.
@@ -192,7 +242,7 @@ def _choose(Cs: Array, scores: Array) -> float:
     take another would give other labels where it is not known that they are better ones.
     """
     means = scores.mean(axis=1)
-    return float(Cs[means == means.max()].min())
+    return float(Cs[means == np.nanmax(means)].min())
 
 
 def _edge(Cs: Array, scores: Array, C: float) -> Literal["low", "high"] | None:

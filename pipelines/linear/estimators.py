@@ -47,19 +47,23 @@ class LinearSVCCV(LinearCV):
     random_state : int, RandomState instance or None, default=None
         Shuffles the folds where ``cv`` is an int or None. The fit itself draws nothing.
     n_jobs : int or None, default=None
-        Folds run in parallel, through joblib's current backend; BLAS is limited to one thread.
+        Folds run in parallel, through joblib's current backend, or in threads where
+        ``search="path"``; BLAS is limited to one thread. No result depends on it.
+    search : {"path", "full"}, default="path"
+        Which of ``Cs`` are looked at: see Notes; or all.
 
     Attributes
     ----------
     C_ : float
-        The C with the best mean score; of several, the smallest, so the most regularised.
+        The C with the best mean score of those looked at; of several, the smallest, so the most
+        regularised.
     C_at_edge_ : {"low", "high", None}
         Whether ``C_`` is the smallest or largest of ``Cs``, and scores rise towards it: then the
         best may be beyond them.
     Cs_ : ndarray of shape (n_Cs,)
         ``Cs`` as an array.
     scores_ : ndarray of shape (n_Cs, n_folds)
-        Held-out scores, in the order of ``Cs_``.
+        Held-out scores, in the order of ``Cs_``; NaN for a C that was not looked at.
     coef_ : ndarray of shape (1, n_features) if n_classes == 2 else (n_classes, n_features)
         Weights of the input's own features (with ``scale="l2"``, of the samples at unit length).
     intercept_ : ndarray of shape (1,) if n_classes == 2 else (n_classes,)
@@ -67,17 +71,35 @@ class LinearSVCCV(LinearCV):
     classes_ : ndarray of shape (n_classes,)
         The labels, sorted.
     certificate_ : float
-        Upper bound of ``‖w - w*‖ / ‖w‖`` over all fits; at most ``tol`` unless a
+        Upper bound of ``‖w - w*‖ / ‖w‖`` over all fits that were made; at most ``tol`` unless a
         ``ConvergenceWarning`` was raised.
     n_iter_ : int
         Newton iterations of the last fit.
     n_features_in_ : int
         Number of features seen in fit.
 
+    Notes
+    -----
+    ``search="path"`` starts with the middle of the grid and the value below it, and goes on to
+    smaller values and then to larger ones, all folds together. A side ends beyond the best value so
+    far where a value is worse than it by more than 3 standard errors of the paired difference, or
+    two in a row by more than 2. With ``d`` what a held-out sample adds to the mean score with the
+    best value, less what it adds with the other, the difference is ``Σ d`` and its standard error
+    ``√Σ d²``; samples of one group, or tested in several folds, are added up to one ``d`` first.
+    For accuracy this is McNemar's test, so that fewer than ten samples never end a side at once.
+
+    This takes a score that is a sum over samples: accuracy, "balanced_accuracy" and
+    "neg_log_loss". With any other score, and with a scorer of ``make_scorer``, all of ``Cs`` are
+    looked at, since the differences between a few folds would be too few for a standard error. So
+    they are where features outnumber samples and the Gram matrices of all folds take over 1 GiB
+    (five folds of more than some 5,000 samples): then one fold at a time is held.
+
     References
     ----------
     Keerthi and DeCoste, "A modified finite Newton method for fast solution of large scale linear
-    SVMs", JMLR 6, 2005. Fan et al., "LIBLINEAR", JMLR 9, 2008, equation (2).
+    SVMs", JMLR 6, 2005. Fan et al., "LIBLINEAR", JMLR 9, 2008, equation (2). McNemar, "Note on the
+    sampling error of the difference between correlated proportions or percentages", Psychometrika
+    12, 1947.
 
     Examples
     --------
@@ -88,6 +110,9 @@ class LinearSVCCV(LinearCV):
     0.01
     >>> bool(classifier.score(X[900:], y[900:]) > 0.9)
     True
+    >>> wide = LinearSVCCV(cv=3, random_state=0).fit(X[:900], y[:900])
+    >>> wide.Cs_[np.isnan(wide.scores_).all(axis=1)].tolist()
+    [1e-06, 1e-05, 10.0, 100.0]
     """
 
     _kind = "squared_hinge"
@@ -102,7 +127,7 @@ class LogisticCV(LinearCV):
 
     Parameters
     ----------
-    Cs, cv, scale, class_weight, scoring, tol, max_iter, random_state, n_jobs
+    Cs, cv, scale, class_weight, scoring, tol, max_iter, random_state, n_jobs, search
         As for `LinearSVCCV`; ``class_weight`` is that of ``LogisticRegression``.
 
     Attributes

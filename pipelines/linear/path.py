@@ -1,11 +1,7 @@
-"""One fold: scale by its training rows, reduce, walk along the values of C, score.
-
-A fold is one task, so folds can run anywhere joblib's current backend takes them.
-"""
+"""One fit: what is minimised, scaled by the training rows and reduced to its smaller side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -29,8 +25,6 @@ GRAM_RATIO = 2.5
 # A Gram matrix of up to this many bytes may be larger than the codes: among features, fewer samples
 # than features took three times as long or more.
 GRAM_SIZE = 2**30
-
-Scorer = Callable[[BaseEstimator, Array, NDArray[Any]], float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,49 +132,6 @@ def log_probabilities(values: Array) -> Array:
     return log_softmax(values.T).T
 
 
-def score_fold(
-    X: Array,
-    labels: Index,
-    train: Index,
-    test: Index,
-    Cs: Array,
-    settings: Settings,
-    scorer: Scorer | None,
-) -> tuple[Array, Array]:
-    """Score every C on one fold.
-
-    Parameters
-    ----------
-    Cs : ndarray of shape (n_Cs,)
-        Increasing: each solution starts the next.
-
-    Returns
-    -------
-    scores, certificates : ndarrays of shape (n_Cs,)
-    """
-    with one_thread():
-        problem = make_problem(X, train, test, settings)
-        point = origin(problem, settings, len(train))
-        scores, certificates = np.empty(len(Cs)), np.empty(len(Cs))
-        for i, C in enumerate(Cs):
-            loss = settings.loss(labels[train], C)
-            point = minimise(problem, loss, point, tol=settings.tol, max_iter=settings.max_iter)
-            rows = problem.held_out(point.unknown) + intercept_of(loss)
-            values = settings.decisions(rows).T
-            certificates[i] = point.certificate
-            if scorer is None:
-                scores[i] = np.mean(decide(values) == labels[test])
-            else:
-                try:
-                    scores[i] = scorer(judge(settings), values, settings.classes[labels[test]])
-                except (AttributeError, TypeError, ValueError) as error:
-                    raise ValueError(
-                        f"scoring does not work here: {error} A score of probabilities needs "
-                        "LogisticCV, and one of two classes two classes."
-                    ) from error
-    return scores, certificates
-
-
 def refit(X: Array, labels: Index, C: float, settings: Settings) -> tuple[Array, Array, float, int]:
     """Fit all rows.
 
@@ -223,6 +174,12 @@ def _among_samples(n_train: int, n_rows: int, n_features: int, settings: Setting
         return size <= GRAM_SIZE or 2 * n_train <= n_features
     # The hinge's Newton systems are solved exactly, and cut straight out of a Gram matrix.
     return settings.kind == "squared_hinge" and n_train <= GRAM_RATIO * n_features and size <= SMALL
+
+
+def problem_size(n_train: int, n_test: int, n_features: int, settings: Settings) -> int:
+    """Say how many bytes `make_problem` holds, at most."""
+    n_rows = n_train + n_test
+    return 8 * n_rows**2 if _among_samples(n_train, n_rows, n_features, settings) else SMALL
 
 
 def make_problem(X: Array, train: Index, test: Index, settings: Settings) -> LinearProblem:

@@ -130,6 +130,11 @@ class DualProblem:
             margins = self._in_order(np.hstack([margins, margins @ self._mix.T]))
         return solution, margins
 
+    def release(self) -> None:
+        """Give back what another C makes again."""
+        self._factors.clear()
+        self._tau = 0.0
+
     def least_squares(self, quadratic: Quadratic, n_cg: int) -> Array | None:
         """Solve ``(K + 1/weights) α = targets`` on the samples that cost anything, if few.
 
@@ -244,6 +249,10 @@ class PrimalProblem:
         pairs = zip(self._factors, rows_of, strict=True)  # One factor of all outputs, or of each.
         solution = np.concatenate([factor.solve(of) for factor, of in pairs])
         return solution, self._matvec(solution, self._train, self._dtype)
+
+    def release(self) -> None:
+        """Give back what another C makes again."""
+        self._factors = []
 
     def least_squares(self, quadratic: Quadratic, n_cg: int) -> Array | None:
         """Solve among the samples that cost anything, or among the features, if few."""

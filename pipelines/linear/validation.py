@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,10 @@ from pipelines.linear.scaling import BLOCK_SIZE
 Array = NDArray[np.floating[Any]]
 Index = NDArray[np.intp]
 Split = tuple[Index, Index]
+
+Search = Literal["path", "full"]
+SEARCHES = get_args(Search)
+"""How C is searched: outwards as far as needed, or everywhere."""
 
 DEFAULT_GRID = "1e-6:1e2:9"
 """Values of C, as `parse_grid` reads them."""
@@ -87,6 +91,25 @@ def check_options(scale: object, tol: float, max_iter: int) -> None:
         raise ValueError(f"max_iter={max_iter!r} is not a positive integer. Use for example 100.")
 
 
+def check_search(search: object) -> None:
+    """Refuse what is not a way to search for C."""
+    if search not in SEARCHES:
+        raise ValueError(f"search={search!r} is not known. Use {' or '.join(map(repr, SEARCHES))}.")
+
+
+def number_groups(groups: ArrayLike | None, n_samples: int) -> Index:
+    """Give each row the number of its group; without groups each row is its own."""
+    if groups is None:
+        return np.arange(n_samples)
+    names = np.asarray(groups)
+    if names.shape != (n_samples,):
+        raise ValueError(
+            f"groups is of shape {names.shape}; allowed is one group for each of the {n_samples} "
+            "rows of X."
+        )
+    return np.unique(names, return_inverse=True)[1]
+
+
 def check_class_weight(class_weight: Any) -> None:
     """Refuse class weights that are not positive and finite."""
     if class_weight is None or (isinstance(class_weight, str) and class_weight == "balanced"):
@@ -120,6 +143,7 @@ def make_splits(
     labels: Index,
     classes: NDArray[Any],
     random_state: int | np.random.RandomState | None,
+    groups: ArrayLike | None = None,
 ) -> list[Split]:
     """Turn ``cv`` into pairs of indices, each of which trains on every class.
 
@@ -131,6 +155,8 @@ def make_splits(
     classes : ndarray of shape (n_classes,)
     random_state : int, RandomState or None
         Shuffles the folds that an int makes.
+    groups : array-like of shape (n_samples,), optional
+        For a splitter that keeps groups together.
     """
     names = classes.tolist()
     counts = np.bincount(labels, minlength=len(classes))
@@ -146,18 +172,18 @@ def make_splits(
                 f"{names[counts.argmin()]!r} has {rarest}. Use fewer folds, add samples, or "
                 "leave the class out."
             )
-        cv = StratifiedKFold(int(cv), shuffle=True, random_state=random_state)
+        cv, groups = StratifiedKFold(int(cv), shuffle=True, random_state=random_state), None
     splits = []
     rows = np.arange(len(labels))
     try:
-        folds = list(check_cv(cv, labels, classifier=True).split(rows, labels))
+        folds = list(check_cv(cv, labels, classifier=True).split(rows, labels, groups))
         # Indexing turns masks into indices and refuses rows that do not exist.
         pairs = [(rows[train], rows[test]) for train, test in folds]
     except (TypeError, ValueError, IndexError) as error:
         raise ValueError(
             f"cv={str(cv)[:80]} gives no folds of these {len(rows)} samples: {error} Use a number, "
             "a splitter, or a list of (train, test) indices; with groups, "
-            "list(GroupKFold(5).split(X, y, groups))."
+            "list(GroupKFold(5).split(X, y, groups)), or give them to fit."
         ) from error
     if not pairs:
         raise ValueError(

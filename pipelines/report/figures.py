@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from pipelines.comparison.protocol import FINETUNE, SCRATCH
 from pipelines.report.svg import (
@@ -119,18 +121,21 @@ def C_curves(  # noqa: N802
         entries: list[tuple[Any, str]] = []
         names = short_names([row["layer"] for row in named], min(30, letters(width) - 20))
         for i, (row, name) in enumerate(zip(named, names, strict=True)):
-            axes.plot(Cs, row["cv_curve"], **look(i) | {"marker": ""})
-            at = max(range(len(Cs)), key=lambda j: (row["cv_curve"][j], -j))
+            curve = _curve(row)
+            axes.plot(Cs, curve, **look(i) | {"marker": ""})
+            at = int(np.nanargmax(curve))
             mark = {"marker": "X", "markersize": 10} if row["C_at_edge"] else {}
-            axes.plot(Cs[at], row["cv_curve"][at], **look(i) | mark)
+            axes.plot(Cs[at], curve[at], **look(i) | mark)
             handle = Line2D([], [], **look(i) | mark)
             entries.append((handle, name + (" (edge)" if row["C_at_edge"] else "")))
         others = [row for row in rows if row not in named]
         for row in others:
-            [line] = axes.plot(Cs, row["cv_curve"], color=INK, alpha=0.25, linewidth=0.8, zorder=1)
+            [line] = axes.plot(Cs, _curve(row), color=INK, alpha=0.25, linewidth=0.8, zorder=1)
         if others:
             entries.append((line, f"{len(others)} other depths"))
-        axes.set_xscale("log")
+        # The whole grid: curves end where values were not looked at.
+        margin = max(1.1, (Cs[-1] / Cs[0]) ** 0.05)
+        axes.set(xscale="log", xlim=(Cs[0] / margin, Cs[-1] * margin))
         axes.set_xlabel("C")
         axes.set_ylabel(f"cross-validated {scoring}")
         # At the values that there are: written out, as the log axis would write TeX.
@@ -139,6 +144,11 @@ def C_curves(  # noqa: N802
         axes.minorticks_off()
         legend(figure, entries)
         return to_svg(figure, "Cross-validation score against C")
+
+
+def _curve(row: dict[str, Any]) -> NDArray[np.float64]:
+    """Give a row's score at each C; NaN, which is not drawn, where not every split looked."""
+    return np.array(row["cv_curve"], np.float64)
 
 
 def similarity_by_layer(similarity: dict[str, Any], border: float, width: float) -> str | None:

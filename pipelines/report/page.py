@@ -14,7 +14,12 @@ from codes.wording import counted
 from pipelines.comparison.protocol import FINETUNE
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.diagnostics.advice import CASES
-from pipelines.diagnostics.grid_edges import edge_sentence, edges_of
+from pipelines.diagnostics.grid_edges import (
+    edge_sentence,
+    edges_of,
+    not_searched_sentence,
+    searched_sentence,
+)
 from pipelines.diagnostics.similarity import BORDER
 from pipelines.extraction.counts import Counts
 from pipelines.progress import duration
@@ -120,6 +125,11 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
         "size_sentence": size_sentence(report),
         "at_best": at_best,
         "edges": edge_sentence(edges_of(rows), report["protocol"]["Cs"]),
+        "searched": searched_sentence(report["protocol"]),
+        "not_searched": not_searched_sentence(
+            [row for row in at_best if row["classifier"] == _classifier_of_C(report)],
+            report["protocol"]["Cs"],
+        ),
         "alarm": next((c for c in report["controls"] if c["alarm"]), None),
         "cases": CASES,
         "measured": measured_cases(at_best),

@@ -79,6 +79,7 @@ def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
             "group_duplicates": protocol.group_duplicates,
             "max_loss": protocol.max_loss,
             "random_state": protocol.random_state,
+            "Cs_search": protocol.Cs_search,
         },
         "environment": {"versions": versions(), "device": extraction.device},
         "finetune": describe_finetuning(study.finetuning, comparison),
