@@ -59,7 +59,7 @@ def by_us(decode: str) -> Callable[[bytes], Any]:
 
     def crop(content: bytes) -> Any:
         pixels = decoded(lambda: io.BytesIO(content), enough=steps.enough)
-        return steps.crop(pixels).permute(1, 2, 0).numpy()
+        return steps.crops(pixels)[0].permute(1, 2, 0).numpy()
 
     return crop
 
@@ -119,7 +119,8 @@ def large_to_store(folder: Path, weights: Path | None, repeats: int, *, toy: boo
         sides: dict[str, Any] = {
             "ours": ours(images, backbone, name, "float32", batch),
             "ours, --decode full": ours(images, full, name, "float32", batch),
-            "the everyday loop": everyday(folder, plain, NETWORKS[name].split(",")),
+            "ours, --precision auto": ours(images, backbone, name, "auto", batch),
+            "the everyday loop, float32": everyday(folder, plain, NETWORKS[name].split(",")),
         }
         found = measure(sides, repeats)
         for side, seconds in found.items():

@@ -145,14 +145,17 @@ class PartWriter:
         OSError
             If the disk is full or fails; what was committed stays.
         """
-        n = self._check(codes, unreadable)
-        stored = {key: _as_stored(rows, key) for key, rows in codes.items()}
+        n, largest = self._check(codes, unreadable)
+        stored = {key: _as_stored(rows, key, largest[key]) for key, rows in codes.items()}
         self._owner.submit(self._append, stored, n, unreadable).result()
 
     def _check(
         self, codes: Mapping[CodesKey, NDArray[np.float32]], unreadable: Mapping[int, str]
-    ) -> int:
-        """Return the number of rows; refuse what could not be read back."""
+    ) -> tuple[int, dict[CodesKey, float]]:
+        """Return the number of rows and the largest code of each array.
+
+        What could not be read back is refused.
+        """
         if codes.keys() != self._columns.keys():
             raise ValueError(
                 f"Codes of {[key.layer for key in codes]} were given; this part holds "
@@ -167,17 +170,19 @@ class PartWriter:
             )
         readable = np.ones(n, bool)
         readable[lost] = False
+        largest: dict[CodesKey, float] = {}
         for key, rows in codes.items():
             shape = n, self._columns[key].n_features
             if rows.shape != shape:
                 raise ValueError(f"Codes of {key.layer!r} are {rows.shape}; wanted are {shape}.")
-            finite = np.isfinite(rows)
-            if not finite[readable].all():
+            of_rows = largest_of_rows(rows)[readable]
+            if not np.isfinite(of_rows).all():
                 raise ValueError(
                     f"Codes of {key.layer!r} have NaN or infinity, and only numbers are stored. "
                     "Name images without codes in `unreadable`."
                 )
-        return n
+            largest[key] = float(of_rows.max(initial=0))
+        return n, largest
 
     def _append(
         self, stored: Mapping[CodesKey, NDArray[Any]], n: int, unreadable: Mapping[int, str]
@@ -277,21 +282,32 @@ class _Column:
             self._chunk, self._filled = self._chunk + 1, 0
 
 
-def _as_stored(rows: NDArray[np.float32], key: CodesKey) -> NDArray[Any]:
+def largest_of_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give the largest size of a value in each row, or NaN where one is NaN; nothing is copied.
+
+    Examples
+    --------
+    >>> largest_of_rows(np.array([[1, -3], [np.nan, 2], [0, np.inf]], np.float32)).tolist()
+    [3.0, nan, inf]
+    """
+    found: NDArray[np.float32] = np.maximum(rows.max(1, initial=0), -rows.min(1, initial=0))
+    return found
+
+
+def _as_stored(rows: NDArray[np.float32], key: CodesKey, largest: float) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         stored: NDArray[Any] = rows.astype(key.dtype, copy=False)
-    if stored.dtype != np.float32 and np.isinf(stored).any():
+        overflows = np.isinf(stored.dtype.type(largest))
+    if overflows:
         most = np.finfo(key.dtype).max
         raise OverflowError(
-            f"Layer {key.layer!r} has a code of {np.nanmax(np.abs(rows)):.4g}, and {key.dtype} "
+            f"Layer {key.layer!r} has a code of {largest:.4g}, and {key.dtype} "
             f"holds at most {most:.0f}. Nothing of this batch was kept. Use --dtype float32."
         )
-    if stored.dtype == np.float16:
-        largest = np.nanmax(np.abs(rows), initial=0)
-        if 0 < largest < SMALLEST_MAXIMUM:
-            raise OverflowError(
-                f"The largest code of layer {key.layer!r} in a batch is {largest:.4g}, and float16 "
-                f"keeps less than three digits below {SMALLEST_MAXIMUM:.2g}. Nothing of this batch "
-                "was kept. Use --dtype float32."
-            )
+    if stored.dtype == np.float16 and 0 < largest < SMALLEST_MAXIMUM:
+        raise OverflowError(
+            f"The largest code of layer {key.layer!r} in a batch is {largest:.4g}, and float16 "
+            f"keeps less than three digits below {SMALLEST_MAXIMUM:.2g}. Nothing of this batch "
+            "was kept. Use --dtype float32."
+        )
     return stored

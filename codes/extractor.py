@@ -332,7 +332,8 @@ class CodeExtractor:
         unreadable = {start + i: reason for i, reason in enumerate(why) if reason}
         readable = [i for i, reason in enumerate(why) if reason is None]
         for layer, rows in codes.items():
-            finite = np.isfinite(rows).all(1)
+            # NaN and infinity are the largest or the smallest: no array of answers is made.
+            finite = np.isfinite(rows.max(1)) & np.isfinite(rows.min(1))
             if not finite.all():
                 image = names[start + readable[int(finite.argmin())]]
                 advice = "Check the weights"
