@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
@@ -24,7 +25,7 @@ from torchvision import transforms
 
 from codes import Backbone, CodeExtractor, ImageList, Preprocessing, load_backbone
 from codes.data.loading import WorkerDiedError
-from codes.data.sources import ArraySource
+from codes.data.sources import ArraySource, JoinedSource
 from codes.decoding.decode import Pixels
 from codes.extractor import NonFiniteCodesError
 from codes.graph.layers import find_layers
@@ -617,3 +618,17 @@ def test_processes_end_well_beside_a_loader_of_ones_own() -> None:
     for _ in range(2):
         batches = list(extractor.extract(images, workers=2, batch_size=2))
         assert [len(batch.codes["fc7.relu"]) for batch in batches] == [2, 2, 2]
+
+
+def test_copies_for_threads_share_what_they_only_read() -> None:
+    """A list of a million names is not made again for each."""
+    images = _images(6)
+    part = images.take(np.array([4, 2]))
+    joined = JoinedSource([images.source, _OneThread(images.source.arrays)])  # type: ignore[attr-defined]
+    for source in (images.source, part.source, joined):
+        copied = copy.deepcopy(source)
+        assert copied.names is source.names
+        np.testing.assert_array_equal(copied.open(1), source.open(1))
+    assert copy.deepcopy(images.source) is images.source
+    assert copied._sources[0] is images.source  # type: ignore[attr-defined]
+    assert copied._sources[1] is not joined._sources[1]  # type: ignore[attr-defined]

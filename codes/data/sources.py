@@ -8,9 +8,9 @@ import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from pathlib import Path, PurePath
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,14 @@ class ImageSource(Protocol):
         Given are its pixels, uint8 of shape (height, width, 3); perhaps at a smaller size that is
         `enough`, as `codes.decoding.decode.decode` says.
         """
+
+
+class ReadByAll:
+    """A source that keeps no open file or the like: all threads may read the same one."""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """Return the same source."""
+        return self
 
 
 class EncodedSource(ABC):
@@ -114,7 +122,7 @@ class EncodedSource(ABC):
         return decode(lambda: self.opened(index), self._page, enough=enough)
 
 
-class FileSource(EncodedSource):
+class FileSource(ReadByAll, EncodedSource):
     """Images in files on the disk."""
 
     def __init__(self, paths: Sequence[Path], *, page: int | None = None) -> None:
@@ -130,7 +138,7 @@ class FileSource(EncodedSource):
         return self._paths[index], ""
 
 
-class ArraySource:
+class ArraySource(ReadByAll):
     """Images in memory; known by the SHA-256 of their shape and values.
 
     Parameters
@@ -158,10 +166,6 @@ class ArraySource:
         pixels = self.arrays[index]
         return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
 
-    def __deepcopy__(self, memo: dict[int, object]) -> ArraySource:
-        """Return the same source: arrays are only read."""
-        return self
-
 
 class JoinedSource:
     """Images of several sources, one source after the other."""
@@ -170,6 +174,12 @@ class JoinedSource:
         self._sources = list(sources)
         self._ends = np.cumsum([len(source.names) for source in sources])
         self.names = [name for source in sources for name in source.names]
+
+    def __deepcopy__(self, memo: dict[int, object]) -> JoinedSource:
+        """Copy the sources, and share what is known of them."""
+        other = copy(self)
+        other._sources = deepcopy(self._sources, memo)
+        return other
 
     def _find(self, index: int) -> tuple[ImageSource, int]:
         number = int(np.searchsorted(self._ends, index, side="right"))
@@ -200,6 +210,12 @@ class SubsetSource:
         self._indices = indices
         self.names = [source.names[index] for index in indices]
 
+    def __deepcopy__(self, memo: dict[int, object]) -> SubsetSource:
+        """Copy the source, and share what is known of it."""
+        other = copy(self)
+        other._source = deepcopy(self._source, memo)
+        return other
+
     def digest(self, index: int, memory: DigestMemory | None = None) -> bytes:
         """Return what an image is known by to its source."""
         return self._source.digest(int(self._indices[index]), memory)
@@ -214,7 +230,10 @@ class SubsetSource:
 
 
 class PerThread:
-    """A copy of a source for each thread: not every source may be read by two at once."""
+    """A copy of a source for each thread, as not every source may be read by two at once.
+
+    `ReadByAll` says which may.
+    """
 
     def __init__(self, source: ImageSource) -> None:
         self._source, self._threads = source, threading.local()

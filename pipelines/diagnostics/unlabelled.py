@@ -72,7 +72,7 @@ def _readable(
         if len(kept) == n:
             break
         try:
-            images.source.open(place)
+            images.source.open(place, enough=1)
             kept.append(place)
         except UnreadableImageError as error:
             skipped[images.source.names[place]] = str(error)

@@ -14,7 +14,7 @@ from typing import IO, BinaryIO
 from codes.data.names import hidden_part
 from codes.data.readers.folders import Tree, count_hidden
 from codes.data.readers.listings import RAW, REFUSED, Listing, starting_with, state_of
-from codes.data.sources import EncodedSource, printable
+from codes.data.sources import EncodedSource, ReadByAll, printable
 from codes.decoding.decode import (
     ArchiveChangedError,
     UnreadableImageError,
@@ -132,7 +132,7 @@ def _common_folder(names: Iterable[str]) -> str:
     return common
 
 
-class ArchiveSource(EncodedSource):
+class ArchiveSource(ReadByAll, EncodedSource):
     """Images in an archive; known as if they were unpacked.
 
     Of each image no more is kept than its name and where it lies: lists of a million images are
