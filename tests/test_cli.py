@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -352,7 +353,11 @@ def test_what_was_stored_is_kept_and_the_next_run_goes_on(tmp_path: Path) -> Non
         deadline = time.monotonic() + 100
         while not list(store.glob("*/*/committed/0*/zarr.json")) and time.monotonic() < deadline:
             time.sleep(0.02)
-        os.killpg(process.pid, ended)  # As a terminal does: to the whole group.
+        # As a terminal does, to the whole group; and as the impatient and queues do, again.
+        for _ in range(40):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, ended)
+            time.sleep(0.05)
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == 1, stderr
         assert "What was stored stays" in stderr

@@ -89,11 +89,24 @@ def _ended_as_interrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def interrupt(number: int, frame: object) -> None:
+        # One is enough: another would break off what is put away until the process ends.
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    both = signal.SIGINT, signal.SIGTERM
+    # One that is ignored, as by nohup, stays so.
+    before = {n: signal.getsignal(n) for n in both if signal.getsignal(n) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if all(signal.getsignal(number) is interrupt for number in before):
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @app.command

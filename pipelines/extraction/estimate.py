@@ -45,7 +45,7 @@ def say_if_bfloat16_is_faster(
         progress.info(
             f"This takes about {duration(exact)} in float32, and about {duration(rounded)} with "
             "--precision bfloat16 (or auto: bfloat16 wherever the hardware has it), whose codes "
-            "differ from these by some 0.5 %."
+            "differ from these by a percent or two."
         )
 
 

@@ -124,7 +124,7 @@ class LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not (np.isfinite(self.coef_).all() and np.isfinite(self.certificate_)):
             raise ValueError(
                 "The weights are not finite: the values of X, Cs and class_weight are too far "
-                f"apart (largest C: {self.Cs_.max():.3g}). Use scale='standard', or smaller Cs."
+                f"apart (largest C: {self.Cs_.max():.3g}). Use smaller Cs, or scale='standard'."
             )
         if self.certificate_ > self.tol:
             warnings.warn(
