@@ -96,9 +96,9 @@ def decode(
         raise UnreadableImageError(error.strerror or str(error)) from error
 
 
-def decode_file(path: str | Path, *, page: int | None = None) -> Pixels:
-    """Decode an image file on the disk, as `decode` does."""
-    return decode(lambda: open_file(path), page)
+def decode_file(path: str | Path, *, page: int | None = None) -> Image.Image:
+    """Decode an image file on the disk, as `decode` does, to an image of Pillow's."""
+    return Image.fromarray(decode(lambda: open_file(path), page))
 
 
 def decode_bytes(content: bytes, *, page: int | None = None) -> Pixels:
