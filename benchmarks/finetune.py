@@ -172,6 +172,7 @@ def scores(options: argparse.Namespace) -> None:
 def speed(options: argparse.Namespace) -> None:
     """Compare an epoch on stored maps with the everyday loop, in turns."""
     import torch
+    from PIL import Image
     from torch import nn
     from torch.nn import functional as F
     from torch.utils.data import DataLoader, Dataset
@@ -222,7 +223,8 @@ def speed(options: argparse.Namespace) -> None:
             return len(images)
 
         def __getitem__(self, index: int) -> Any:
-            return self.transform(images.source.open(index)), int(numbers[index])
+            image = Image.open(images.source.names[index]).convert("RGB")
+            return self.transform(image), int(numbers[index])
 
     def everyday(start: Any) -> float:
         own = load_backbone(options.backbone, weights=options.weights or "default")

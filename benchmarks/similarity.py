@@ -108,7 +108,9 @@ def make_folders(scratch: Path, data: Path | None, n: int, seed: int) -> dict[st
         "the bundled backbone's drawings": [
             Image.fromarray(drawings[TEST_START + i][0]) for i in range(n)
         ],
-        "scanned digits": [digits.source.open(i) for i in rng.choice(len(digits), n, False)],
+        "scanned digits": [
+            Image.fromarray(digits.source.open(i)) for i in rng.choice(len(digits), n, False)
+        ],
         "soft spots on black": [blobs(rng) for _ in range(n)],
         "pages of text": [page(rng) for _ in range(n)],
         "noise, 1/f": [noise(rng, 1.0) for _ in range(n)],
