@@ -14,7 +14,6 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from codes.preprocessing import (
-    ENOUGH,
     Image8,
     Preprocessing,
     as_image,
@@ -112,11 +111,6 @@ class AugmentedPreprocessing(Preprocessing):
         fields = super().fields()
         del fields["numbers"]
         return fields
-
-    @property
-    def enough(self) -> int | None:
-        """Pixels of a photograph's shorter side that decoding must leave; None for all of them."""
-        return None if self.decode == "full" else math.ceil(ENOUGH * self._side)
 
     @property
     def _side(self) -> int:

@@ -136,7 +136,12 @@ class Preprocessing:
     @property
     def enough(self) -> int | None:
         """Pixels of a photograph's shorter side that decoding must leave; None for all of them."""
-        return None if self.decode == "full" else math.ceil(ENOUGH * self.resize_size)
+        return None if self.decode == "full" else math.ceil(ENOUGH * self._side)
+
+    @property
+    def _side(self) -> int:
+        """What the shorter side of an image is resized to."""
+        return self.resize_size
 
     def fields(self) -> dict[str, Any]:
         """Return the steps as plain values, as they stand in the key of the codes.

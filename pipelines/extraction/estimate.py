@@ -38,8 +38,8 @@ def say_if_bfloat16_is_faster(
         return
     n = min(len(images), n * extractor.default_batch_size)
     exact, rounded = (
-        _seconds(extractor.in_precision(precision), images, n) * n_missing / n
-        for precision in ("float32", "bfloat16")
+        _seconds(one, images, n) * n_missing / n
+        for one in (extractor, extractor.in_precision("bfloat16"))
     )
     if exact >= LONG and rounded < exact:
         progress.info(
