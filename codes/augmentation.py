@@ -13,14 +13,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from codes.preprocessing import (
-    Image8,
-    Preprocessing,
-    as_image,
-    as_pixels,
-    resize,
-    shorter_side,
-)
+from codes.preprocessing import Preprocessing
+from codes.resizing import Image8, as_image, as_pixels, resize, shorter_side
 
 AUGMENTATIONS = ("crop", "flip", "rotate", "color")
 """A random place of the crop, a mirrored image, up to 15 degrees, brightness and the like."""

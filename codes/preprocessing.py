@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
 from torchvision.transforms import functional as F
+
+from codes.resizing import RESAMPLING, Image8, as_image, as_pixels, join, resize, shorter_side
 
 VIEWS = {"center": 1, "hflip": 2, "five-crop": 5, "ten-crop": 10}
 """Views of an image → how many crops they are."""
@@ -29,15 +27,6 @@ ENOUGH = 2.5
 """Shorter side of a photograph decoded at less than its size, at least, over that which it is
 resized to: what is missing are frequencies that resizing removes. Crops of photographs differ by up
 to 0.4 of 255 levels on average, those of black and white stripes of a few pixels by up to 6."""
-
-RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
-
-Image8 = NDArray[np.uint8] | Image.Image
-"""An RGB image: an array of shape (height, width, 3), uint8, or one of Pillow's."""
 
 _CAFFE = (123.68 / 255, 116.779 / 255, 103.939 / 255)
 NORMALIZATIONS: dict[str, dict[str, Any]] = {
@@ -86,6 +75,7 @@ class Preprocessing:
 
     Examples
     --------
+    >>> import numpy as np
     >>> pixels = Preprocessing().crop(np.full((480, 640, 3), 255, np.uint8))
     >>> pixels.shape, pixels.dtype
     (torch.Size([3, 224, 224]), torch.uint8)
@@ -353,54 +343,3 @@ class Preprocessing:
         )
         rows = rows.div_(255).sub_(mean).div_(std)
         return rows.view(n, height, width, 3).permute(0, 3, 1, 2)
-
-
-def as_pixels(image: Image8) -> Tensor:
-    """Make a tensor of shape (1, 3, height, width) of an RGB image; its memory, if it can be."""
-    pixels = torch.from_numpy(np.require(image, np.uint8, ["C", "W"]))
-    return pixels[None].permute(0, 3, 1, 2)
-
-
-def join(images: Sequence[Tensor]) -> Tensor:
-    """Join images of shape (n, 3, height, width) as they lie in memory, channels last."""
-    if len(images) == 1:
-        return images[0]
-    return torch.cat([image.permute(0, 2, 3, 1) for image in images]).permute(0, 3, 1, 2)
-
-
-def as_image(pixels: Tensor) -> Image.Image:
-    """Make an image of Pillow's of a tensor of shape (1, 3, height, width)."""
-    return Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
-
-
-def shorter_side(size: int, height: int, width: int) -> tuple[int, int]:
-    """Give the height and width of an image whose shorter side is resized to a size.
-
-    Examples
-    --------
-    >>> shorter_side(256, 480, 640)
-    (256, 341)
-    """
-    longer = int(size * max(height, width) / min(height, width))  # As torchvision rounds it.
-    return (size, longer) if height <= width else (longer, size)
-
-
-def resize(pixels: Tensor, height: int, width: int, interpolation: str) -> Tensor:
-    """Resize an image with antialiasing: what Pillow gives, up to one or two levels of 255.
-
-    Parameters
-    ----------
-    pixels : Tensor of shape (1, 3, height, width), uint8
-        In channels-last memory: others are several times as slow.
-    height, width : int
-    interpolation : {"nearest", "bilinear", "bicubic"}
-
-    Returns
-    -------
-    pixels : Tensor of shape (1, 3, height, width), uint8
-    """
-    if pixels.shape[-2:] == (height, width):
-        return pixels
-    if interpolation == "nearest":  # PyTorch rounds halves in another way.
-        return as_pixels(as_image(pixels).resize((width, height), RESAMPLING[interpolation]))
-    return interpolate(pixels, (height, width), mode=interpolation, antialias=True)

@@ -329,8 +329,7 @@ def compare(
     n_fits = len(extraction.taps) * len(protocol.classifiers) * len(splits)
     progress.info(
         f"Comparing {', '.join(tap.name for tap in extraction.taps)}: "
-        f"{counted(n_fits, 'classifier')} to train, each with the best of "
-        f"{counted(len(protocol.grid), 'value')} of C by {protocol.cv}-fold cross-validation."
+        f"{counted(n_fits, 'classifier')} to train, each with {_choice_of_C(protocol)}."
     )
     with timed(extraction.seconds, "compare"), progress.step("Comparing", n_fits) as advance:
         comparison = compare_layers(
@@ -423,3 +422,10 @@ def _shared_groups(images: ImageList) -> list[str]:
         f"{'belongs' if n == 1 else 'belong'} to {counted(len(both), 'group')} with training "
         f"images too, such as {str(both[0])!r}: the test score may be too good"
     ]
+
+
+def _choice_of_C(protocol: Protocol) -> str:  # noqa: N802
+    """Say how each classifier gets its C."""
+    if len(protocol.grid) == 1:
+        return f"C = {protocol.grid[0]:g}"
+    return f"the best of {len(protocol.grid)} values of C by {protocol.cv}-fold cross-validation"

@@ -33,7 +33,7 @@ from codes.graph.pooling import pool_codes, pooled_width, resolve_pooling
 from codes.graph.tracing import trace
 from codes.inference.devices import find_device
 from codes.inference.reading import BatchReader
-from codes.preprocessing import as_pixels, resize, shorter_side
+from codes.resizing import as_pixels, resize, shorter_side
 from tests.test_layers import _Twice
 
 FAMILIES = {

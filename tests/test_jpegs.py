@@ -19,7 +19,7 @@ from codes import CodeExtractor, Preprocessing, load_backbone, load_images
 from codes.augmentation import AugmentedPreprocessing
 from codes.decoding import jpegs
 from codes.decoding.decode import UnreadableImageError, decode, decode_bytes
-from codes.preprocessing import resize
+from codes.resizing import resize
 from pipelines.extraction.extract import extract
 from pipelines.extraction.options import ExtractionOptions
 

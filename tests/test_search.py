@@ -26,6 +26,8 @@ from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import make_splits
 from pipelines.diagnostics.grid_edges import not_searched_sentence, searched_sentence
 from pipelines.linear.search import ValueScore, search_outwards
+from pipelines.report.figures import C_curves
+from pipelines.report.svg import NARROW
 from tests.conftest import draw_image
 from tests.oracle import FAST
 
@@ -338,7 +340,7 @@ def test_what_was_not_looked_at_is_said(unequal_folder: Path, tmp_path: Path, ru
     report, rows, page = found["full"]
     assert {row["Cs_not_searched"] for row in rows} == {""}
     assert all(row["cv_searched"] == [1.0] * 12 for row in report["layers"])
-    assert "Not looked at" not in page
+    assert "looked at C" not in page
     full, (report, rows, page) = report, found["path"]
     for row, whole in zip(report["layers"], full["layers"], strict=True):
         of_layer = [one for one in rows if one["layer"] == row["layer"]]
@@ -352,6 +354,7 @@ def test_what_was_not_looked_at_is_said(unequal_folder: Path, tmp_path: Path, ru
         assert (row["C"], row["C_at_edge"]) == (whole["C"], whole["C_at_edge"])
     assert any(row["Cs_not_searched"] for row in rows)
     shown = not_searched_sentence(report["layers"], report["protocol"]["Cs"])
+    assert shown
     assert shown in page
     assert searched_sentence(report["protocol"]) in page
     assert run_cli("report", tmp_path / "path").returncode == 0
@@ -360,12 +363,10 @@ def test_what_was_not_looked_at_is_said(unequal_folder: Path, tmp_path: Path, ru
 def test_reports_without_a_search_looked_at_all() -> None:
     protocol = {"Cs": [0.1, 1.0], "scoring": "accuracy"}
     assert searched_sentence(protocol).endswith("all looked at")
-    assert searched_sentence(protocol | {"Cs": [0.1]}) == "0.1"
+    assert searched_sentence(protocol | {"Cs": [0.1]}) == "0.1, the only value"
     assert not_searched_sentence([{"cv_curve": [0.5, 0.6]}], [0.1, 1.0]) == ""
     none_of_200 = {"cv_searched": [0.0, 0.999]}
-    assert not_searched_sentence([none_of_200], [0.1, 1.0]).endswith(
-        "0.1 in all fits, 1 in under 1 % of fits."
-    )
+    assert not_searched_sentence([none_of_200], [0.1, 1.0]).endswith("0.1; under 1 % did not at 1.")
 
 
 def test_fit_says_what_it_looked_at(unequal_folder: Path, tmp_path: Path, run_cli: Run) -> None:
@@ -383,3 +384,30 @@ def test_fit_says_what_it_looked_at(unequal_folder: Path, tmp_path: Path, run_cl
         assert fitted.classifier.search == fitted.card["Cs_search"] == how
         assert fitted.card["Cs_not_searched"] == left
         assert bool(left) == (how == "path")
+
+
+def test_the_chart_shows_what_was_looked_at() -> None:
+    """The axis ends with the values looked at; marks are the table's C and score."""
+    Cs = [1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0]
+    rows = [
+        {"layer": "conv2.relu", "roles": [], "C": 0.1, "C_at_edge": None, "cv_score": 0.61,
+         "cv_curve": [None, 0.5, 0.64, 0.6, None, None],
+         "cv_searched": [0.0, 1.0, 1.0, 1.0, 0.5, 0.0]},
+    ]  # fmt: skip
+    assert not_searched_sentence(rows, Cs) == (
+        "No fit looked at C = 0.0001 and 10; 50 % did not at 1."
+    )
+    drawn = {}
+    for score in (0.61, 0.55):
+        drawn[score] = C_curves([rows[0] | {"cv_score": score}], Cs, "accuracy", NARROW)
+    svg = drawn[0.61]
+    for label, shown in ((">10⁻³<", True), (">1<", True), (">10⁻⁴<", False), (">10<", False)):
+        assert (label in svg) == shown, label
+    assert svg != drawn[0.55]
+
+
+def test_many_values_in_a_row_are_named_by_their_ends() -> None:
+    row = {"cv_searched": [0.0, 0.0, 0.0, 1.0, 0.75, 0.5, 0.0]}
+    assert not_searched_sentence([row], [1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0, 100.0]) == (
+        "No fit looked at C = 0.0001 to 0.01 and 100; 25 to 50 % did not at 1 and 10."
+    )

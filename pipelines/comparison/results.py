@@ -74,7 +74,7 @@ class LayerScore(ComparedLayer):
     ci_low, ci_high : float
         95 % interval.
     C : float
-        Median of the chosen ones.
+        Median of the chosen ones; of an even number, the lower of the two.
     C_at_edge : {"low", "high"} or None
         Whether the grid of C ended too early for most splits.
     cv_score : float

@@ -59,7 +59,7 @@ class ScoredFits:
             score=score,
             ci_low=low,
             ci_high=high,
-            C=float(np.median([fit.C for fit in fits])),
+            C=float(np.percentile([fit.C for fit in fits], 50, method="lower")),
             C_at_edge=next((e for e in edges if e and edges.count(e) > len(edges) / 2), None),
             cv_score=float(np.mean([fit.cv_score for fit in fits])),
             cv_curve=tuple(curves.mean(0).tolist()),

@@ -87,7 +87,7 @@ def searched_sentence(protocol: dict[str, Any]) -> str:
     """
     Cs, n = protocol["Cs"], len(protocol["Cs"])
     if n == 1:
-        return f"{Cs[0]:g}"
+        return f"{Cs[0]:g}, the only value"
     # Reports of versions without a search looked at all.
     if protocol.get("Cs_search", "full") == "full" or protocol["scoring"] not in SUMS:
         how = "all looked at"
@@ -102,7 +102,7 @@ def searched_sentence(protocol: dict[str, Any]) -> str:
 
 
 def not_searched_sentence(rows: Sequence[dict[str, Any]], Cs: Sequence[float]) -> str:
-    """Say which values of C were not looked at, and how often; empty where all were.
+    """Say which values of C no fit looked at, and which some did not; empty where all did.
 
     The rows, of ``report.json``'s ``layers``, are of one training size: of as many fits each.
 
@@ -110,20 +110,37 @@ def not_searched_sentence(rows: Sequence[dict[str, Any]], Cs: Sequence[float]) -
     --------
     >>> rows = [{"cv_searched": [0.0, 1.0, 0.5]}, {"cv_searched": [0.0, 1.0, 1.0]}]
     >>> not_searched_sentence(rows, [0.1, 1.0, 10.0])
-    'Not looked at: C = 0.1 in all fits, 10 in 25 % of fits.'
+    'No fit looked at C = 0.1; 25 % did not at 10.'
     """
-    shares = np.mean([row.get("cv_searched") or [1.0] * len(Cs) for row in rows], axis=0)
-    parts = [
-        f"{C:g} in {'all' if share == 0 else f'{_percent(1 - share)} of'} fits"
-        for C, share in zip(Cs, shares.tolist(), strict=True)
-        if share < 1
-    ]
-    return f"Not looked at: C = {', '.join(parts)}." if parts else ""
+    searched = np.mean([row.get("cv_searched") or [1.0] * len(Cs) for row in rows], axis=0)
+    left = 1 - searched[(searched > 0) & (searched < 1)]
+    parts = []
+    if (searched == 0).any():
+        parts.append(f"No fit looked at C = {_ranges(Cs, searched == 0)}")
+    if left.size:
+        least, most = (_percent(share) for share in (left.min(), left.max()))
+        shares = f"{most} %" if least == most else f"{least} to {most} %"
+        at = _ranges(Cs, (searched > 0) & (searched < 1))
+        parts.append(
+            f"{shares} did not at {at}" if parts else f"{shares} of fits did not look at C = {at}"
+        )
+    return f"{'; '.join(parts)}." if parts else ""
+
+
+def _ranges(Cs: Sequence[float], chosen: NDArray[np.bool_]) -> str:
+    """Name chosen values; three or more in a row by their ends."""
+    places = np.flatnonzero(chosen)
+    runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+    parts = []
+    for run in runs:
+        values = [f"{Cs[i]:g}" for i in run]
+        parts += [f"{values[0]} to {values[-1]}"] if len(values) > 2 else values
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _percent(share: float) -> str:
     """Write a share that is neither none nor all."""
-    return "under 1 %" if share < 0.01 else f"{min(round(100 * share), 99)} %"
+    return "under 1" if share < 0.01 else f"{min(round(100 * share), 99)}"
 
 
 def uniform_sentence(

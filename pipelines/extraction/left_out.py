@@ -48,7 +48,8 @@ def say_skipped(
         others = "; the codes of the others are stored" if stored else ""
         raise UnreadableImagesError(
             f"{len(unreadable):,} of {counted(n_images, 'image')} cannot be read{others}.{lines}\n"
-            "Repair or remove them, or go on without them with --skip-unreadable."
+            "Repair or remove them, or go on without them: --skip-unreadable, in Python "
+            "skip_unreadable=True."
         )
     if unreadable:
         progress.info(f"Skipped, as they cannot be read:{lines}")

@@ -123,9 +123,8 @@ def C_curves(  # noqa: N802
         for i, (row, name) in enumerate(zip(named, names, strict=True)):
             curve = _curve(row)
             axes.plot(Cs, curve, **look(i) | {"marker": ""})
-            at = int(np.nanargmax(curve))
             mark = {"marker": "X", "markersize": 10} if row["C_at_edge"] else {}
-            axes.plot(Cs[at], curve[at], **look(i) | mark)
+            axes.plot(row["C"], row["cv_score"], **look(i) | mark)
             handle = Line2D([], [], **look(i) | mark)
             entries.append((handle, name + (" (edge)" if row["C_at_edge"] else "")))
         others = [row for row in rows if row not in named]
@@ -133,17 +132,24 @@ def C_curves(  # noqa: N802
             [line] = axes.plot(Cs, _curve(row), color=INK, alpha=0.25, linewidth=0.8, zorder=1)
         if others:
             entries.append((line, f"{len(others)} other depths"))
-        # The whole grid: curves end where values were not looked at.
-        margin = max(1.1, (Cs[-1] / Cs[0]) ** 0.05)
-        axes.set(xscale="log", xlim=(Cs[0] / margin, Cs[-1] * margin))
+        shown = _searched(rows, Cs)
+        margin = max(1.1, (shown[-1] / shown[0]) ** 0.05)
+        axes.set(xscale="log", xlim=(shown[0] / margin, shown[-1] * margin))
         axes.set_xlabel("C")
         axes.set_ylabel(f"cross-validated {scoring}")
         # At the values that there are: written out, as the log axis would write TeX.
-        step = 1 + (len(Cs) - 1) // int(1.7 * width)
-        axes.set_xticks(Cs[::step], [power(C) for C in Cs[::step]])
+        step = 1 + (len(shown) - 1) // int(1.7 * width)
+        axes.set_xticks(shown[::step], [power(C) for C in shown[::step]])
         axes.minorticks_off()
         legend(figure, entries)
         return to_svg(figure, "Cross-validation score against C")
+
+
+def _searched(rows: Sequence[dict[str, Any]], Cs: Sequence[float]) -> list[float]:
+    """Give the part of the grid within which any fit looked, by ``report.json``'s ``layers``."""
+    shares = np.sum([row.get("cv_searched") or [1.0] * len(Cs) for row in rows], axis=0)
+    places = np.flatnonzero(shares)
+    return list(Cs[places[0] : places[-1] + 1])
 
 
 def _curve(row: dict[str, Any]) -> NDArray[np.float64]:

@@ -135,8 +135,8 @@ def list_images(paths: Sequence[str | Path], *, page: int | None = None) -> Imag
     source = JoinedSource(sources)
     if not source.names:
         raise ValueError(
-            f"There is no image in {', '.join(map(str, paths)) or 'nothing'}. Read are the endings "
-            f"{', '.join(sorted(EXTENSIONS))}."
+            f"There is no image in {', '.join(map(str, paths)) or 'an empty list'}. Read are the "
+            f"endings {', '.join(sorted(EXTENSIONS))}."
         )
     return ImageList(
         name=printable(", ".join(map(str, paths))),
