@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 from collections import OrderedDict
@@ -131,7 +132,7 @@ def test_of_two_networks_in_a_file_one_is_named(
     file, wanted = tmp_path / "two.pth", _state()
     torch.save(made(), file)
     found = read_checkpoint(file)
-    with pytest.raises(ValueError, match="two sets of tensors") as error:
+    with pytest.raises(ValueError, match="2 sets of tensors") as error:
         find_weights(found, wanted, file=str(file))
     assert f"{first!r} and {second!r}" in str(error.value)
     assert f"--weights {file}::{first} or {file}::{second}." in str(error.value)
@@ -373,6 +374,24 @@ def test_a_place_stands_for_what_is_nested_in_it(tmp_path: Path) -> None:
     assert "left out: state_dict, optimizer" in backbone.weights_read
     with pytest.raises(ValueError, match=r"at 'best'. Allowed: 'state_dict', 'ema\.module'"):
         _load(Path(f"{file}::best"))
+
+
+def test_wrappers_may_be_left_out_of_a_place(tmp_path: Path) -> None:
+    file = tmp_path / "moco.pth.tar"
+    torch.save({"state_dict": _pair("module.encoder_q.", "module.encoder_k.")}, file)
+    for place in ("state_dict.encoder_q", "state_dict.module.encoder_q"):
+        conv1 = _load(Path(f"{file}::{place}")).model.get_parameter("conv1.weight")
+        assert torch.equal(conv1, _state()["conv1.weight"])
+
+
+def test_wrappers_of_parts_of_a_network_are_removed(tmp_path: Path) -> None:
+    model = models.alexnet(weights=None)
+    parallel = copy.deepcopy(model)
+    parallel.features = nn.DataParallel(parallel.features)  # As PyTorch's ImageNet example does.
+    torch.save({"state_dict": parallel.state_dict()}, tmp_path / "alexnet.pth.tar")
+    backbone = _load(tmp_path / "alexnet.pth.tar", "alexnet")
+    assert backbone.weights_digest == digest_weights(model)
+    assert backbone.weights_read == "under 'state_dict'; 'module' removed within names"
 
 
 def test_counters_of_batches_do_not_choose_between_two_sets(tmp_path: Path) -> None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from codes.backbones.weight_files import NestedState, read_checkpoint
-from codes.wording import some
+from codes.wording import counted, some
 
 RECOGNISED = 0.5
 """Share of the network's names, or of the file's, that have to be the other's: all of a network may
 be in a file among others (a second encoder), or all of a file be in the network (no head)."""
 PLAUSIBLE = 0.9
 """Share of the names that fit best in a file, from which others there fit as well."""
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""What PyTorch calls a module inside of one that spreads, compiles or recomputes it."""
 COUNTER = "num_batches_tracked"
 """How many batches a normalisation has seen: of no influence on codes."""
 
@@ -99,7 +101,8 @@ def find_weights(
     They may be nested in dictionaries, and their names may have one prefix in common, as
     data-parallel training, ``torch.compile`` and training frameworks give them: the place and the
     prefix are those after which most names are the network's. Others after which nearly as many are
-    (a student's beside its teacher's, an average beside what is averaged) must hold the same.
+    (a student's beside its teacher's, an average beside what is averaged) must hold the same. Where
+    parts of a network were wrapped (``features.module.0.weight``), the wrappers are removed.
 
     Parameters
     ----------
@@ -111,7 +114,7 @@ def find_weights(
         For messages.
     place : str, optional
         Which set of tensors is meant: where it is nested and its prefix, joined by a dot, or what
-        these begin with.
+        these begin with; wrappers (``module``) may be left out.
 
     Returns
     -------
@@ -134,25 +137,16 @@ def find_weights(
     under 'state_dict'; prefix 'model.' removed
     """
     origin = file if place is None else f"{file}::{place}"
-    candidates = _candidates(checkpoint, wanted)
+    candidates, wrappers = _candidates(checkpoint, wanted), ""
+    unwrapped, found = _unwrapped(checkpoint, wanted)
+    inner = _candidates(unwrapped, wanted) if found else []
+    if inner and (not candidates or inner[0].n_known > candidates[0].n_known):
+        checkpoint, candidates, wrappers = unwrapped, inner, ", ".join(map(repr, found))
     if not candidates:
         raise ValueError(_no_match(checkpoint, wanted, origin))
     if place is not None:
-        inside = [it for it in candidates if it.is_at(place.strip("."))]
-        if not inside:
-            raise ValueError(
-                f"The weights {origin} hold no tensors of the network at {place!r}. Allowed: "
-                f"{', '.join(repr(it.place) for it in _plausible(candidates))}."
-            )
-        candidates = [it for it in inside if it.place == place.strip(".")] or inside
-    best, *others = _plausible(candidates)
-    for other in others:
-        if not _same(best.state, other.state, wanted):
-            raise ValueError(
-                f"The weights {origin} hold two sets of tensors that fit the network, "
-                f"{best.place!r} and {other.place!r}. Name the one that is meant: "
-                f"--weights {file}::{best.place} or {file}::{other.place}."
-            )
+        candidates = _at(place.strip("."), candidates, origin)
+    best = _only(candidates, wanted, file, origin)
     held = checkpoint[best.path]
     return Weights(
         state=best.state,
@@ -162,6 +156,7 @@ def find_weights(
         beside=held.beside,
         said=(
             *[f"under {best.path!r}"] * bool(best.path),
+            *[f"{wrappers} removed within names"] * bool(wrappers),
             *[f"prefix {best.prefix!r} removed"] * bool(best.prefix),
         ),
     )
@@ -182,7 +177,10 @@ class _Candidate:
 
     def is_at(self, place: str) -> bool:
         """Tell whether it is at a place or, if that is not the top of the file, nested there."""
-        return self.place == place or (bool(place) and self.place.startswith(f"{place}."))
+        names = self.place, _without_wrappers(self.place, WRAPPERS)
+        return self.place == place or (
+            bool(place) and any(f"{name}.".startswith(f"{place}.") for name in names)
+        )
 
 
 def _candidates(
@@ -208,9 +206,55 @@ def _candidates(
     ]  # fmt: skip
 
 
+def _unwrapped(
+    checkpoint: Mapping[str, NestedState], wanted: Mapping[str, Tensor]
+) -> tuple[dict[str, NestedState], list[str]]:
+    """Remove the names of wrappers that the network does not have; return which there were."""
+    own = {part for name in wanted for part in name.split(".")}
+    names = {part for held in checkpoint.values() for it in held.tensors for part in it.split(".")}
+    found = [wrapper for wrapper in WRAPPERS if wrapper in names - own]
+    return {
+        path: replace(
+            held, tensors={_without_wrappers(k, found): v for k, v in held.tensors.items()}
+        )
+        for path, held in checkpoint.items()
+    }, found
+
+
+def _without_wrappers(name: str, wrappers: Collection[str]) -> str:
+    return ".".join(part for part in name.split(".") if part not in wrappers)
+
+
 def _plausible(candidates: Sequence[_Candidate]) -> list[_Candidate]:
     """Return those with nearly as many of the network's names as the first has."""
     return [it for it in candidates if it.n_known >= PLAUSIBLE * candidates[0].n_known]
+
+
+def _at(place: str, candidates: Sequence[_Candidate], origin: str) -> list[_Candidate]:
+    """Return the candidates at a place or, where there are none, those nested in it."""
+    inside = [it for it in candidates if it.is_at(place)]
+    if not inside:
+        raise ValueError(
+            f"The weights {origin} hold no tensors of the network at {place!r}. Allowed: "
+            f"{', '.join(repr(it.place) for it in _plausible(candidates))}."
+        )
+    return [it for it in inside if it.place == place] or inside
+
+
+def _only(
+    candidates: Sequence[_Candidate], wanted: Mapping[str, Tensor], file: str, origin: str
+) -> _Candidate:
+    """Return the candidate that fits best, if all that fit as well have the same values."""
+    best, *others = _plausible(candidates)
+    differing = [it for it in others if not _same(best.state, it.state, wanted)]
+    if differing:
+        places = [it.place for it in (best, *differing)]
+        raise ValueError(
+            f"The weights {origin} hold {counted(len(places), 'set')} of tensors that fit the "
+            f"network, {' and '.join(map(repr, places))}. Name the one that is meant: --weights "
+            f"{' or '.join(f'{file}::{it}' for it in places)}."
+        )
+    return best
 
 
 def _same(
