@@ -152,7 +152,7 @@ def test_a_place_in_a_file_of_weights_is_read_and_said(tmp_path: Path) -> None:
     assert backbone.weights_digest == digest_weights(expected)
     assert backbone.weights == file
     assert backbone.weights_read.startswith("prefix 'online.net.' removed; 7 classes; left out: ")
-    assert "target.net.* (120 tensors)" in backbone.weights_read
+    assert "target.* (120 tensors)" in backbone.weights_read
 
 
 def test_a_part_that_is_the_same_does_not_count() -> None:
@@ -242,7 +242,7 @@ def test_a_wrong_tensor_is_named_without_doubting_the_architecture(tmp_path: Pat
     torch.save(state, tmp_path / "gray.pth")
     with pytest.raises(ValueError, match=r"conv1\.weight \(file \(64, 1, 7, 7\)") as refused:
         _load(tmp_path / "gray.pth")
-    assert "--backbone" not in str(refused.value)
+    assert "Check that --backbone" not in str(refused.value)
 
 
 class Trainer:
@@ -325,7 +325,7 @@ def test_codes_of_the_same_weights_in_another_file_are_found(
 ) -> None:
     state = dict(bundled().state_dict())
     torch.save(state, tmp_path / "plain.pth")
-    state = {f"module.{k}": v + (form == "other") for k, v in state.items()}
+    state = {f"module.{k}": v if form == "same" else v * 1.01 for k, v in state.items()}
     torch.save({"state_dict": state}, tmp_path / "last.ckpt")
     words = ["extract", image_folder, "--backbone", "bundled", "--layers", "fc7.relu", "--weights"]
     assert run_cli(*words, "plain.pth").stdout.startswith("36 images extracted")
@@ -346,7 +346,7 @@ def test_another_precision_is_cast_and_said(dtype: torch.dtype, tmp_path: Path) 
 
 def test_integers_in_place_of_weights_are_refused(tmp_path: Path) -> None:
     state = bundled().state_dict()
-    state["fc6.weight"] = (100 * state["fc6.weight"]).to(torch.int8)
+    state["conv1.conv.weight"] = (100 * state["conv1.conv.weight"]).to(torch.int8)
     torch.save(state, tmp_path / "int8.pth")
     with pytest.raises(ValueError, match=r"Other type: fc6\.weight \(file int8, network float32\)"):
         load_backbone("bundled", weights=tmp_path / "int8.pth")
@@ -429,7 +429,9 @@ def test_of_names_that_match_no_prefix_the_first_five_of_each_side_are_named(
 def test_a_stem_in_common_is_no_match(tmp_path: Path) -> None:
     stem = {f"stem.{k}": v for k, v in _state().items() if k.startswith(("conv1", "bn1"))}
     blocks = {f"blocks.{k}": v for k, v in _headless(_state()).items() if k.startswith("layer")}
-    torch.save(stem | {k.replace("conv", "c"): v for k, v in blocks.items()}, tmp_path / "f.pth")
+    torch.save(
+        stem | {k.replace("layer", "stage"): v for k, v in blocks.items()}, tmp_path / "f.pth"
+    )
     with pytest.raises(ValueError, match=r"Not in the network: stem\.conv1\.weight"):
         _load(tmp_path / "f.pth")
 
@@ -440,7 +442,7 @@ def test_a_projection_head_is_left_out(tmp_path: Path) -> None:
     torch.save({"state_dict": _headless(_state()) | projection}, tmp_path / "moco.pth.tar")
     backbone = _load(tmp_path / "moco.pth.tar")
     assert "left out: fc.* (4 tensors); missing: fc.weight, fc.bias" in backbone.weights_read
-    assert backbone.layers[-1].name == "layer4.1.relu_1"
+    assert backbone.layers[-1].name == "avgpool"
     with pytest.raises(ValueError, match=r"fc\.weight"):
         CodeExtractor(backbone, "fc")
 
@@ -487,6 +489,9 @@ def test_no_code_of_a_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "ran").exists()
 
 
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning"
+)
 def test_torchscript_is_refused_with_the_way_to_its_weights(tmp_path: Path) -> None:
     torch.jit.script(headed()).save(tmp_path / "script.pt")
     with pytest.raises(ValueError, match=r"TorchScript.*torch\.jit\.load\(.*\)\.state_dict\(\)"):

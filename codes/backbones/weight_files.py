@@ -119,10 +119,14 @@ def _read_content(file: Path) -> Any:
     try:
         if _is_safetensors(file):
             return load_file(file)
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_HARMLESS):
+        with (
+            file.open("rb") as opened,  # Of a path, PyTorch would go by its ending.
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals(_HARMLESS),
+        ):
             # Of pickle protocols that torch.save does not write; what fails, fails below.
             warnings.simplefilter("ignore", UserWarning)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(opened, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # Unpickling what is not a pickle raises nearly anything.
