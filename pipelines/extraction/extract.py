@@ -277,8 +277,9 @@ def backbone_of(options: ExtractionOptions) -> Backbone:
 
 def say_weights(backbone: Backbone, asked: str | None, progress: Progress) -> None:
     """Say which weights were found in a file, where that is more than what was asked for."""
-    if asked not in (None, "none", "default", backbone.weights):
-        progress.info(f"Weights: {backbone.weights}.")
+    read = f" ({backbone.weights_read})" if backbone.weights_read else ""
+    if read or asked not in (None, "none", "default", backbone.weights):
+        progress.info(f"Weights: {backbone.weights}{read}.")
 
 
 def extractor_of(backbone: Backbone, options: ExtractionOptions) -> CodeExtractor:

@@ -60,6 +60,7 @@ def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
         "backbone": {
             "name": backbone.name,
             "weights": backbone.weights,
+            "weights_read": backbone.weights_read,
             "weights_digest": backbone.weights_digest,
             "architecture": backbone.architecture,
             "preprocessing": backbone.preprocessing.fields(),
