@@ -348,7 +348,9 @@ def test_integers_in_place_of_weights_are_refused(tmp_path: Path) -> None:
     state = bundled().state_dict()
     state["conv1.conv.weight"] = (100 * state["conv1.conv.weight"]).to(torch.int8)
     torch.save(state, tmp_path / "int8.pth")
-    with pytest.raises(ValueError, match=r"Other type: fc6\.weight \(file int8, network float32\)"):
+    with pytest.raises(
+        ValueError, match=r"Other type: conv1\.conv\.weight \(file int8, network float32\)"
+    ):
         load_backbone("bundled", weights=tmp_path / "int8.pth")
 
 
