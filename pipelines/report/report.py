@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from codes import ImageList
+from pipelines.codes_study import SCORES_COLUMNS
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.duplicates import find_leaks
 from pipelines.comparison.held_out_answers import ANSWERS, by_content, read_answers, write_answers
@@ -26,7 +27,7 @@ from pipelines.provenance import versions
 from pipelines.report.finetuning_records import describe_finetuning
 from pipelines.report.networks import Standing, side_by_side
 from pipelines.report.page import render, render_markdown
-from pipelines.study import SCORES_COLUMNS, Study
+from pipelines.study import Study
 
 N_PAIRS, N_EXAMPLES, THUMBNAIL = 6, 4, 96
 """Pairs of classes that are shown, wrong images of each, and their longer side in pixels."""
