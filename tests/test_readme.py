@@ -41,7 +41,7 @@ def test_the_commands_are_commands(run_cli: Callable[..., Any]) -> None:
     commands = {
         tuple(shlex.split(command)[1 : 3 if "-codes cache" in command else 2])
         for command in re.findall(
-            r"cnn-codes (?:demo|layers|extract|compare|report|fit|predict|similarity|cache \w+)\b"
+            r"cnn-codes (?:demo|layers|extract|export|compare|report|fit|predict|similarity|cache \w+)\b"
             r".*",
             typed,
         )

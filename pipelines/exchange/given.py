@@ -89,17 +89,6 @@ def _read(file: ArrayFile, layer: str, rows: NDArray[np.intp]) -> NDArray[Any]:
     return codes if len(codes) == len(rows) else codes[rows]
 
 
-def is_given(dataset: str) -> bool:
-    """Tell whether a dataset is a file of codes.
-
-    Examples
-    --------
-    >>> is_given("npz:codes.npz"), is_given("birds.zip")
-    (True, False)
-    """
-    return dataset.startswith(CODES_SCHEMES)
-
-
 def load_given(dataset: str, layers: str = "default") -> GivenCodes:
     """Read labels of a file of codes, and check every code.
 
