@@ -245,7 +245,7 @@ def test_layers_are_chosen_by_name_or_expression(arrays: Arrays, tmp_path: Path)
     place = _npz(tmp_path, arrays)
     assert [one.layer for one in load_given(place, "petal.1").layers] == ["petal.1"]
     assert len(load_given(place, "s.*, petal.*").layers) == 2
-    with pytest.raises(ValueError, match="has no layer 'fc7'. Allowed: sepal/2, petal.1"):
+    with pytest.raises(ValueError, match=r"has no layer 'fc7'\. Allowed: sepal/2, petal\.1"):
         load_given(place, "petal.1,fc7")
 
 

@@ -89,8 +89,8 @@ def test_a_command_that_takes_some_of_the_shared_options_takes_no_others(
 def test_the_commands_named_are_those_whose_help_lists_the_option(
     option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    commands = ["demo", "layers", "extract", "export", "compare", "report", "fit", "predict", "similarity",
-                "cache list", "cache prune", "cache verify"]  # fmt: skip
+    commands = ["demo", "layers", "extract", "export", "compare", "report", "fit", "predict",
+                "similarity", "cache list", "cache prune", "cache verify"]  # fmt: skip
     takers = set()
     for command in commands:
         assert main([*command.split(), "--help"]) == 0

@@ -65,13 +65,16 @@ class ZarrArrays:
         ValueError
             If one is not a list.
         """
-        found = {k: v for k, v in self._group().attrs.asdict().items() if k in DESCRIPTIONS}
-        for name, values in found.items():
+        found: dict[str, list[Any]] = {}
+        for name, values in self._group().attrs.asdict().items():
+            if name not in DESCRIPTIONS:
+                continue
             if not isinstance(values, list):
                 raise ValueError(
                     f"{self.title}: the attribute {name} is {values!r}. Allowed: a list with a "
                     "value for each layer."
                 )
+            found[name] = values
         return found
 
     def read(self, name: str) -> NDArray[Any]:
