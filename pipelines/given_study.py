@@ -104,7 +104,7 @@ def compare_given(
     comparison = compare_stored(
         given, given.layers, protocol=protocol, n_splits=n_splits, n_jobs=n_jobs, progress=progress
     )
-    if len(given.layers) > 1:
+    if comparison.best.tied:
         unknown = (
             "what the layers cost to compute is not known, so that none is recommended for being "
             "cheaper"

@@ -117,10 +117,11 @@ def load_given(dataset: str, layers: str = "default") -> GivenCodes:
         there are fewer than two classes.
     """
     scheme = next(scheme for scheme in CODES_SCHEMES if dataset.startswith(scheme))
-    path = Path(dataset.removeprefix(scheme))
-    if not path.exists():
+    place = dataset.removeprefix(scheme)
+    path = Path(place)
+    if not place or not path.exists():
         raise FileNotFoundError(
-            f"{str(path)!r} does not exist. After {scheme} comes the path of a file"
+            f"{place!r} does not exist. After {scheme} comes the path of a file"
             f"{' or folder' if scheme == 'zarr:' else ''} of codes."
         )
     if path.is_dir() != (scheme == "zarr:"):
