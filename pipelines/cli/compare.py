@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from pipelines.training.processes import Processes
 
 
+_BACKBONE = Parameter(help=f"{like_field('backbone').help} Needed for images.")
+
+
 def demo(
     *,
     out: Path = Path("cnn-codes-demo"),
@@ -67,7 +70,7 @@ def compare(
     training: TrainedBy = TRAINED_BY,
     *,
     finetune: bool = False,
-    backbone: Annotated[list[str], like_field("backbone")] = [],  # noqa: B006
+    backbone: Annotated[list[str], _BACKBONE] = [],  # noqa: B006
     weights: Annotated[list[str], like_field("weights")] = [],  # noqa: B006
     out: Path = Path("cnn-codes-report"),
     drop_leaks: DropLeaks = False,
