@@ -241,6 +241,17 @@ def test_a_file_of_another_kind_is_refused(scheme: str, tmp_path: Path) -> None:
         load_given(f"{scheme}:{tmp_path / wrong}")
 
 
+def test_a_damaged_table_is_named(arrays: Arrays, tmp_path: Path) -> None:
+    place = _parquet(tmp_path, arrays)
+    file = tmp_path / "codes.parquet"
+    data = bytearray(file.read_bytes())
+    start = pq.ParquetFile(file).metadata.row_group(0).column(4).data_page_offset
+    data[start : start + 40] = bytes(40)
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"codes\.parquet' is not a Parquet file, or is damaged"):
+        load_given(place)
+
+
 def test_layers_are_chosen_by_name_or_expression(arrays: Arrays, tmp_path: Path) -> None:
     place = _npz(tmp_path, arrays)
     assert [one.layer for one in load_given(place, "petal.1").layers] == ["petal.1"]

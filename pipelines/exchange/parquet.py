@@ -183,13 +183,12 @@ class ParquetTable:
         from pyarrow.parquet import ParquetFile
 
         try:
-            file = ParquetFile(self.path)
-        except pa.ArrowInvalid as error:
+            with ParquetFile(self.path) as file:
+                yield file
+        except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{self.title} is not a Parquet file, or is damaged: {error}") from (
                 error
             )
-        with file:
-            yield file
 
 
 def _is_list(kind: pa.DataType) -> bool:
