@@ -105,6 +105,15 @@ class Extraction:
         """
         return self.store.view(self.key, self.arrays[layer], self.digests)
 
+    def keep(self, rows: NDArray[np.intp]) -> Extraction:
+        """Drop all images but some, as others leak; the store keeps its codes of all."""
+        return replace(
+            self,
+            images=self.images.take(rows),
+            digests=self.digests[rows],
+            dropped=self.dropped + len(self.images) - len(rows),
+        )
+
     def options_of(self, layer: str) -> ExtractionOptions:
         """Narrow the options that this was made with down to one of its taps, by its name."""
         [tap] = [tap for tap in self.taps if tap.name == layer]
