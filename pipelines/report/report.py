@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from codes import ImageList
+from codes.decoding.decode import Decoding
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.duplicates import find_leaks
 from pipelines.comparison.held_out_answers import ANSWERS, by_content, read_answers, write_answers
@@ -88,7 +89,7 @@ def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
         "layers": [asdict(row) for row in comparison.layers],
         "classes": comparison.classes,
         "confusion": comparison.confusion,
-        "confused": _confused(comparison, images),
+        "confused": _confused(comparison, images, backbone.preprocessing.intensity),
         "controls": [
             {"name": control.name, "what": CONTROLS[control.name].what}
             | {k: v for k, v in asdict(control).items() if k != "name"}
@@ -215,8 +216,9 @@ def render_again(folders: Sequence[Path], out: Path | None = None) -> tuple[Path
     return page, standing
 
 
-def _confused(comparison: Comparison, images: ImageList) -> list[dict[str, Any]]:
+def _confused(comparison: Comparison, images: ImageList, intensity: str) -> list[dict[str, Any]]:
     """List the pairs of classes that are most often confused, with some of the images."""
+    decoding = Decoding(enough=2 * THUMBNAIL, intensity=intensity)
     pairs: dict[tuple[str, str], list[int]] = {}
     for mistake in comparison.mistakes:
         pairs.setdefault((mistake.label, mistake.predicted), []).append(mistake.image)
@@ -229,7 +231,7 @@ def _confused(comparison: Comparison, images: ImageList) -> list[dict[str, Any]]
             "examples": [
                 {
                     "path": images.source.names[image],
-                    "thumbnail": _thumbnail(images.source.open(image, 2 * THUMBNAIL)),
+                    "thumbnail": _thumbnail(images.source.open(image, decoding)),
                 }
                 for image in wrong[:N_EXAMPLES]
             ],
