@@ -35,6 +35,7 @@ from pipelines.controls.controls import (
 )
 from pipelines.controls.run import ControlScore, run_controls
 from pipelines.diagnostics.advice import Advice, advise
+from pipelines.diagnostics.intensity_by_class import IntensityCheck, check_intensity
 from pipelines.diagnostics.reproducibility import Reproducibility, measure_reproducibility
 from pipelines.diagnostics.similarity import Similarity, measure_similarity
 from pipelines.extraction.cost import measure_cost, multiply_adds
@@ -205,6 +206,13 @@ class Study:
         return check_normalization(
             extraction.images, extraction.digests, extraction.backbone, device=extraction.device
         )
+
+    @cached_property
+    def intensity_check(self) -> IntensityCheck | None:
+        """Whether absolute brightness that is removed differs by class; None of 8-bit images."""
+        extraction = self.extraction
+        in_use = extraction.backbone.preprocessing.intensity
+        return check_intensity(extraction.images, extraction.digests, in_use)
 
     @cached_property
     def reproducibility(self) -> Reproducibility:

@@ -33,6 +33,9 @@ def print_summary(study: Study, report: dict[str, Any], out: Path) -> None:
     check = study.preprocessing_check
     if check is not None and check.level == "warn":
         terminal().info(f"Warning: {check.text}")
+    intensity = study.intensity_check
+    if intensity is not None and intensity.text:
+        terminal().info(f"Warning: {intensity.text}")
     edges = edge_sentence(edges_of(report["layers"]), report["protocol"]["Cs"])
     if edges:
         terminal().info(f"Warning: {edges}")

@@ -41,7 +41,7 @@ def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
     extraction, comparison = study.extraction, study.comparison
     options, protocol = extraction.options, study.protocol
     images, backbone = extraction.images, extraction.backbone
-    check = study.preprocessing_check
+    check, intensity = study.preprocessing_check, study.intensity_check
     classes, counts = np.unique(images.labels, return_counts=True)
     splits = None
     if images.splits is not None:
@@ -64,6 +64,8 @@ def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
             "weights_digest": backbone.weights_digest,
             "architecture": backbone.architecture,
             "preprocessing": backbone.preprocessing.fields(),
+            "intensity": backbone.preprocessing.intensity,
+            "intensity_found": extraction.range_found,
             "each_view": options.each_view,
             "activation": options.activation,
             "precision": options.precision,
@@ -99,6 +101,7 @@ def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
         "preprocessing_check": None
         if check is None
         else asdict(check) | {"chosen": extraction.chosen},
+        "intensity_check": None if intensity is None else asdict(intensity),
         "advice": asdict(study.advice),
         "reproducibility": asdict(study.reproducibility),
         "cost": study.cost,
