@@ -194,8 +194,9 @@ def extract(
     settled = Settled(options=options, backbone=backbone)
     if named:
         settled = settle(images, digests, backbone, options, seconds=seconds, progress=progress)
+    options = settled.options
     if settled.backbone is not backbone:
-        options, backbone = settled.options, settled.backbone
+        backbone = settled.backbone
         extractor = extractor_of(backbone, options)
     if shard is not None and shard.world_size > 1:
         own = shard.of(digests)
