@@ -192,6 +192,17 @@ def _medians(ranges: NDArray[np.float64]) -> tuple[float, float]:
     return low, high
 
 
+def _shown(value: float) -> str:
+    """Write a value of an image.
+
+    Examples
+    --------
+    >>> _shown(16310.5), _shown(-1000), _shown(0.12345678)
+    ('16,310', '-1,000', '0.1235')
+    """
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
+
+
 def _fit(looked: list[_Looked], in_use: str) -> tuple[float, float]:
     """Give the share of values that a range clips, and the share of it that images fill."""
     window = window_of(in_use)
@@ -209,7 +220,7 @@ def _differ(by_class: dict[str, tuple[float, float]], p_value: float | None, n: 
     if p_value is None or p_value >= SURE:
         return ""
     dark, *_, bright = sorted(by_class, key=lambda name: sum(by_class[name]))
-    ends = [f"{by_class[name][0]:.4g} to {by_class[name][1]:.4g} in {name}" for name in
+    ends = [f"{_shown(by_class[name][0])} to {_shown(by_class[name][1])} in {name}" for name in
             (dark, bright)]  # fmt: skip
     return (
         "Absolute brightness differs by class, and is removed: images of more than 8 bits are "
