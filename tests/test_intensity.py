@@ -19,7 +19,8 @@ from sklearn.exceptions import NotFittedError
 from codes import ImageList, Preprocessing, load_images
 from codes.augmentation import AugmentedPreprocessing
 from codes.data.images import digest_images
-from codes.decoding.decode import Decoding, UnreadableImageError, decode, read_wide, to_rgb
+from codes.decoding.colors import to_rgb
+from codes.decoding.decode import Decoding, UnreadableImageError, decode, read_wide
 from codes.decoding.intensity import parse_intensity
 from pipelines import CodesTransformer, ExtractionOptions, FineTuned
 from pipelines.diagnostics.intensity_by_class import check_intensity, choose_images, compare_ranges

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from codes.decoding.colors import as_wide, to_rgb
 from codes.decoding.high_bit_depth import (
     is_png,
     is_wide_png,
@@ -45,8 +46,6 @@ _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 
 Pixels = NDArray[np.uint8]
 """Of shape (height, width, 3): red, green and blue."""
-
-_WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,16 +260,6 @@ def _read(file: BinaryIO, start: bytes, page: int | None) -> Image.Image | WideI
         return upright(image.convert("RGB") if _hides_all(image) else image.copy(), orientation)
 
 
-def as_wide(image: Image.Image, orientation: object = 1) -> WideImage | None:
-    """Take the values of an image of Pillow's that has more than 8 bits a channel; None of others.
-
-    ``orientation`` is the value of its tag, where it is not turned yet.
-    """
-    if image.mode not in _WIDE_MODES:
-        return None
-    return WideImage(values=np.array(image), orientation=orientation)
-
-
 def _hides_all(image: Image.Image) -> bool:
     """Tell whether it is a BMP with no alpha: many programs leave the byte for it at zero."""
     if image.format != "BMP" or image.mode != "RGBA":
@@ -316,36 +305,3 @@ def _place(page: int | None, n_pages: int) -> int:
             f"it has {counted(n_pages, 'page')}, and --page {page} was asked for"
         )
     return page - 1
-
-
-def to_rgb(image: Image.Image | WideImage, intensity: str = IMAGE) -> Image.Image:
-    """Convert any image to RGB.
-
-    Parameters
-    ----------
-    image : PIL.Image.Image or WideImage
-        Any mode. Where values are wider than 8 bits (``I;16``, ``I``, ``F``), Pillow's ``convert``
-        would clip them at 255; here they are scaled.
-    intensity : str
-        As for `codes.decoding.intensity.WideImage.narrow`.
-
-    Returns
-    -------
-    image : PIL.Image.Image
-        Mode ``"RGB"``; of a `WideImage`, turned as its orientation tag says.
-
-    Examples
-    --------
-    >>> wide = Image.fromarray(np.array([[0, 30_000, 60_000]], dtype=np.uint16))
-    >>> [np.asarray(to_rgb(wide, how))[0, :, 0].tolist() for how in ("image", "dtype")]
-    [[0, 128, 255], [0, 117, 233]]
-    """
-    if isinstance(image, Image.Image):
-        image = as_wide(image) or image
-    if isinstance(image, WideImage):
-        image = upright(image.narrow(intensity), image.orientation)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")

@@ -18,13 +18,12 @@ from torchvision.datasets.vision import VisionDataset
 
 from codes.data.images import ImageList
 from codes.data.sources import DigestMemory, JoinedSource, no_digest
+from codes.decoding.colors import as_wide, to_rgb
 from codes.decoding.decode import (
     WHOLE,
     Decoding,
     Pixels,
     UnreadableImageError,
-    as_wide,
-    to_rgb,
 )
 from codes.decoding.intensity import WideImage
 
