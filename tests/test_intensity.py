@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,17 @@ def test_a_window_is_the_same_for_every_image(values: NDArray[Any], kind: str, w
 def test_integers_have_the_limits_of_their_type(kind: str, low: int, high: int) -> None:
     values = RNG.integers(low, high, (20, 30), endpoint=True).astype(kind)
     np.testing.assert_array_equal(_seen(_tiff(values), "dtype"), _by_hand(values, low, high))
+
+
+def test_integers_of_12_bits_have_the_limits_of_12_bits() -> None:
+    """Packed by hand, as some cameras write them."""
+    bits = GRAY[..., None] >> np.arange(12)[::-1] & 1
+    data = np.packbits(bits.astype(np.uint8).reshape(30, -1), axis=1).tobytes()
+    tags = [(256, 40), (257, 30), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 30),
+            (279, len(data))]  # fmt: skip
+    content = b"MM\0*" + struct.pack(">I", 8 + len(data)) + data + struct.pack(">H", len(tags))
+    content += b"".join(struct.pack(">HHII", number, 4, 1, value) for number, value in tags)
+    np.testing.assert_array_equal(_seen(content + bytes(4), "dtype"), _by_hand(GRAY, 0, 4095))
 
 
 def test_floats_are_from_0_to_1_by_type() -> None:
