@@ -17,6 +17,7 @@ from pipelines.comparison.protocol import FINETUNE, Protocol
 from pipelines.comparison.results import ComparedLayer
 from pipelines.controls.controls import DEFAULT_CONTROLS, parse_controls
 from pipelines.diagnostics.advice import Advice, advise
+from pipelines.diagnostics.intensity_by_class import IntensityCheck, check_intensity
 from pipelines.diagnostics.reproducibility import Reproducibility, measure_reproducibility
 from pipelines.diagnostics.similarity import Similarity, measure_similarity
 from pipelines.extraction.cost import measure_cost, multiply_adds
@@ -121,6 +122,13 @@ class Study(CodesStudy):
         return check_normalization(
             extraction.images, extraction.digests, extraction.backbone, device=extraction.device
         )
+
+    @cached_property
+    def intensity_check(self) -> IntensityCheck | None:
+        """Whether absolute brightness that is removed differs by class; None of 8-bit images."""
+        extraction = self.extraction
+        in_use = extraction.backbone.preprocessing.intensity
+        return check_intensity(extraction.images, extraction.digests, in_use)
 
     @cached_property
     def reproducibility(self) -> Reproducibility:

@@ -71,8 +71,8 @@ def test_the_usage_names_what_is_given(
         ("demo", "store"),
         ("layers", "backbone weights image_size dense pool"),
         ("predict", "weights device batch_size workers store skip_unreadable"),
-        ("similarity", "backbone weights image_size normalize page device store skip_unreadable "
-         "random_state"),
+        ("similarity", "backbone weights image_size normalize intensity page device store "
+         "skip_unreadable random_state"),
     ],
 )  # fmt: skip
 def test_a_command_that_takes_some_of_the_shared_options_takes_no_others(

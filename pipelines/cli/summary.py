@@ -34,6 +34,9 @@ def print_summary(study: CodesStudy, report: dict[str, Any], out: Path) -> None:
     check = report["preprocessing_check"]
     if check is not None and check["level"] == "warn":
         terminal().info(f"Warning: {check['text']}")
+    intensity = report["intensity_check"]
+    if intensity is not None and intensity["text"]:
+        terminal().info(f"Warning: {intensity['text']}")
     edges = edge_sentence(edges_of(report["layers"]), report["protocol"]["Cs"])
     if edges:
         terminal().info(f"Warning: {edges}")

@@ -35,7 +35,11 @@ class NamedRows:
         """Refuse: there are no pixels."""
         self._refuse(index)
 
-    def open(self, index: int, enough: int | None = None) -> Pixels:
+    def open(self, index: int, decoding: object = None) -> Pixels:
+        """Refuse: there are no pixels."""
+        self._refuse(index)
+
+    def open_wide(self, index: int) -> None:
         """Refuse: there are no pixels."""
         self._refuse(index)
 

@@ -19,8 +19,8 @@ def describe_origin(study: CodesStudy) -> dict[str, Any]:
     -------
     entries : dict
         ``backbone``, ``given``, ``environment``, ``finetune``, ``similarity``,
-        ``preprocessing_check``, ``advice``, ``reproducibility``, ``cost``, ``images_extracted``,
-        ``images_copies``, ``images_reused``, ``layers_reused`` and ``skipped``. Of codes that were
+        ``preprocessing_check``, ``intensity_check``, ``advice``, ``reproducibility``, ``cost``,
+        ``images_extracted``, ``images_copies``, ``images_reused``, ``layers_reused`` and ``skipped``. Of codes that were
         given, what needs the network or the images is None, or empty; otherwise ``given`` is None.
     """
     if isinstance(study, Study):
@@ -33,6 +33,7 @@ def describe_origin(study: CodesStudy) -> dict[str, Any]:
 def _of_network(study: Study) -> dict[str, Any]:
     extraction, backbone = study.extraction, study.extraction.backbone
     options, check = extraction.options, study.preprocessing_check
+    intensity = study.intensity_check
     return {
         "backbone": {
             "name": backbone.name,
@@ -41,6 +42,8 @@ def _of_network(study: Study) -> dict[str, Any]:
             "weights_digest": backbone.weights_digest,
             "architecture": backbone.architecture,
             "preprocessing": backbone.preprocessing.fields(),
+            "intensity": backbone.preprocessing.intensity,
+            "intensity_found": extraction.range_found,
             "each_view": options.each_view,
             "activation": options.activation,
             "precision": options.precision,
@@ -53,6 +56,7 @@ def _of_network(study: Study) -> dict[str, Any]:
         "preprocessing_check": None
         if check is None
         else asdict(check) | {"chosen": extraction.chosen},
+        "intensity_check": None if intensity is None else asdict(intensity),
         "advice": asdict(study.advice),
         "reproducibility": asdict(study.reproducibility),
         "cost": study.cost,
@@ -77,6 +81,7 @@ def _of_file(study: GivenStudy) -> dict[str, Any]:
         "finetune": [],
         "similarity": None,
         "preprocessing_check": None,
+        "intensity_check": None,
         "advice": None,
         "reproducibility": None,
         "cost": {},

@@ -20,6 +20,7 @@ from pipelines.diagnostics.grid_edges import (
     not_searched_sentence,
     searched_sentence,
 )
+from pipelines.diagnostics.intensity_by_class import intensity_sentence
 from pipelines.diagnostics.similarity import BORDER
 from pipelines.extraction.counts import Counts
 from pipelines.progress import duration
@@ -134,6 +135,7 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
         "scoring": scoring,
         "size_sentence": size_sentence(report),
         "at_best": at_best,
+        "intensity": intensity_sentence(report["backbone"] or {}, report.get("intensity_check")),
         "edges": edge_sentence(edges_of(rows), report["protocol"]["Cs"]),
         "searched": searched_sentence(report["protocol"]),
         "not_searched": not_searched_sentence(

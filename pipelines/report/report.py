@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from codes import ImageList
+from codes.decoding.decode import Decoding
 from pipelines.codes_study import SCORES_COLUMNS, CodesStudy
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.duplicates import find_leaks
@@ -73,7 +74,7 @@ def make_report(study: CodesStudy, *, command: Sequence[str] = ()) -> dict[str, 
         "layers": [asdict(row) for row in comparison.layers],
         "classes": comparison.classes,
         "confusion": comparison.confusion,
-        "confused": _confused(comparison, images, draw=isinstance(study, Study)),
+        "confused": _confused(comparison, images, _decoding(study)),
         "controls": [
             {"name": control.name, "what": CONTROLS[control.name].what}
             | {k: v for k, v in asdict(control).items() if k != "name"}
@@ -185,10 +186,20 @@ def render_again(folders: Sequence[Path], out: Path | None = None) -> tuple[Path
     return page, standing
 
 
-def _confused(comparison: Comparison, images: ImageList, *, draw: bool) -> list[dict[str, Any]]:
+def _decoding(study: CodesStudy) -> Decoding | None:
+    """Say how thumbnails are decoded; None where there are no images."""
+    if not isinstance(study, Study):
+        return None
+    intensity = study.extraction.backbone.preprocessing.intensity
+    return Decoding(enough=2 * THUMBNAIL, intensity=intensity)
+
+
+def _confused(
+    comparison: Comparison, images: ImageList, decoding: Decoding | None
+) -> list[dict[str, Any]]:
     """List the pairs of classes that are most often confused, with some of the images.
 
-    Without ``draw`` these have no thumbnail.
+    Without ``decoding`` these have no thumbnail.
     """
     pairs: dict[tuple[str, str], list[int]] = {}
     for mistake in comparison.mistakes:
@@ -202,9 +213,9 @@ def _confused(comparison: Comparison, images: ImageList, *, draw: bool) -> list[
             "examples": [
                 {
                     "path": images.source.names[image],
-                    "thumbnail": _thumbnail(images.source.open(image, 2 * THUMBNAIL))
-                    if draw
-                    else None,
+                    "thumbnail": None
+                    if decoding is None
+                    else _thumbnail(images.source.open(image, decoding)),
                 }
                 for image in wrong[:N_EXAMPLES]
             ],
