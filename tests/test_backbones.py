@@ -165,7 +165,7 @@ def test_unknown_backbones_and_weights(
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     file = _alexnet_like(tmp_path, "squeeze.pth")
-    with pytest.raises(ValueError, match=r"Missing: conv1\.weight"):
+    with pytest.raises(ValueError, match=r"do not fit.*conv1\.weight"):
         load_backbone("resnet18", weights=file)
     state = torch.load(file, weights_only=True)
     state["features.0.weight"] = torch.zeros(64, 1, 3, 3)
@@ -178,9 +178,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
 def test_files_that_hold_no_weights(tmp_path: Path, content: bytes) -> None:
     for name in ("bad.pth", "bad.safetensors"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(
-            ValueError, match=r"not a file of weights|not a state dict|no state dict"
-        ):
+        with pytest.raises(ValueError, match=r"no state dict|not a state dict"):
             load_backbone("squeezenet1_1", weights=tmp_path / name)
 
 

@@ -378,6 +378,13 @@ def test_a_place_stands_for_what_is_nested_in_it(tmp_path: Path) -> None:
         _load(Path(f"{file}::best"))
 
 
+def test_of_three_sets_all_are_named(tmp_path: Path) -> None:
+    sets = {name: {k: v + i for k, v in _state().items()} for i, name in enumerate("abc")}
+    torch.save(sets, tmp_path / "three.pt")
+    with pytest.raises(ValueError, match=r"3 sets .*'a', 'b' and 'c'.*three\.pt::c\.$"):
+        _load(tmp_path / "three.pt")
+
+
 def test_wrappers_may_be_left_out_of_a_place(tmp_path: Path) -> None:
     file = tmp_path / "moco.pth.tar"
     torch.save({"state_dict": _pair("module.encoder_q.", "module.encoder_k.")}, file)

@@ -249,9 +249,10 @@ def _only(
     differing = [it for it in others if not _same(best.state, it.state, wanted)]
     if differing:
         places = [it.place for it in (best, *differing)]
+        *first, last = map(repr, places)
         raise ValueError(
             f"The weights {origin} hold {counted(len(places), 'set')} of tensors that fit the "
-            f"network, {' and '.join(map(repr, places))}. Name the one that is meant: --weights "
+            f"network, {', '.join(first)} and {last}. Name the one that is meant: --weights "
             f"{' or '.join(f'{file}::{it}' for it in places)}."
         )
     return best

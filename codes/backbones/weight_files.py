@@ -91,7 +91,7 @@ def read_checkpoint(file: str | Path) -> dict[str, NestedState]:
     checkpoint = dict(_nested(content, "", (), 0)) if isinstance(content, Mapping) else {}
     if not checkpoint:
         raise ValueError(
-            f"{str(file)!r} holds {type(content).__name__}, not a state dict (names and tensors). "
+            f"{str(file)!r} holds {type(content).__name__}, not a state dict (tensors by name). "
             "Save one with torch.save(model.state_dict(), FILE)."
         )
     return checkpoint
@@ -151,7 +151,10 @@ def _refusal(file: Path, error: Exception) -> str:
             f"torch.save(torch.jit.load({str(file)!r}).state_dict(), FILE)."
         )
     if named is None:
-        return f"{said} is not a file of weights, or is damaged ({type(error).__name__}). {alone}."
+        return (
+            f"{said} holds no state dict that can be read: it is not a file of weights, or is "
+            f"damaged ({type(error).__name__}). {alone}."
+        )
     if named[1].startswith(("torch.nn.", "torchvision.models.")):
         return (
             f"{said} holds a whole model ({named[1]}): reading it would run code. {alone}; if you "
