@@ -20,8 +20,9 @@ def describe_origin(study: CodesStudy) -> dict[str, Any]:
     entries : dict
         ``backbone``, ``given``, ``environment``, ``finetune``, ``similarity``,
         ``preprocessing_check``, ``intensity_check``, ``advice``, ``reproducibility``, ``cost``,
-        ``images_extracted``, ``images_copies``, ``images_reused``, ``layers_reused`` and ``skipped``. Of codes that were
-        given, what needs the network or the images is None, or empty; otherwise ``given`` is None.
+        ``images_extracted``, ``images_copies``, ``images_reused``, ``layers_reused`` and
+        ``skipped``. Of codes that were given, what needs the network or the images is None, or
+        empty; otherwise ``given`` is None.
     """
     if isinstance(study, Study):
         return _of_network(study)
