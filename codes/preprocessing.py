@@ -66,6 +66,8 @@ class Preprocessing:
     decode : str
         ``"scaled"``: JPEG files are decoded at 1/2 or 1/4 of their size where the shorter side
         still is at least 2.5 times `resize_size`; or ``"full"``.
+    squash : bool
+        Whether both sides are resized to `resize_size`, so that proportions are not kept.
 
     Raises
     ------
@@ -91,6 +93,7 @@ class Preprocessing:
     views: str = "center"
     channels: str = "RGB"
     decode: str = "scaled"
+    squash: bool = False
 
     def __post_init__(self) -> None:
         if self.decode not in DECODINGS:
@@ -133,18 +136,26 @@ class Preprocessing:
         """What the shorter side of an image is resized to."""
         return self.resize_size
 
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Give the height and width that an image is resized to."""
+        if self.squash:
+            return self._side, self._side
+        return shorter_side(self._side, height, width)
+
     def fields(self) -> dict[str, Any]:
         """Return the steps as plain values, as they stand in the key of the codes.
 
         Returns
         -------
         fields : dict
-            Without the order of the channels where it is the usual one, as in keys made before
-            there was another.
+            Without the order of the channels and the proportions where they are the usual ones, as
+            in keys made before there were others.
         """
         fields = asdict(self)
         if self.channels == "RGB":
             del fields["channels"]
+        if not self.squash:
+            del fields["squash"]
         return fields
 
     def normalized(self, how: str) -> Preprocessing:
@@ -270,7 +281,7 @@ class Preprocessing:
             those of the mirrored image last.
         """
         seen = as_pixels(image)
-        height, width = shorter_side(self.resize_size, *seen.shape[-2:])
+        height, width = self._resized(*seen.shape[-2:])
         cut: Callable[[Tensor], list[Tensor]] = self._of_resized
         if height * width > STRIP_PIXELS:
             cut = partial(self._of_strip, height=height, width=width)
