@@ -15,10 +15,10 @@ from codes.backbones.building import build_bundled, build_own, build_torchvision
 from codes.backbones.fingerprint import fingerprint
 from codes.backbones.timm_models import PREFIX, build_timm
 from codes.graph.dense import as_convolutions
-from codes.graph.equivalence import Agreement
 from codes.graph.layers import Layer, find_layers, measure_layers
 from codes.graph.traced_graph import TracedGraph, mark_missing
 from codes.graph.tracing import alone, trace
+from codes.inference.equivalence import Agreement
 from codes.preprocessing import Preprocessing
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 from importlib import import_module
 from types import ModuleType
@@ -164,6 +165,9 @@ def _pretrained(timm: ModuleType, name: str, tagged: str, config: Any) -> nn.Mod
             "--weights none for random weights, or another of: "
             f"{_some_names(timm.models, config.architecture)}."
         )
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # Its twelve warnings of a lost connection are one message here.
     try:
         model: nn.Module = timm.create_model(tagged, pretrained=True)
     except OSError as error:
@@ -172,10 +176,12 @@ def _pretrained(timm: ModuleType, name: str, tagged: str, config: Any) -> nn.Mod
         origin = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
         raise ConnectionError(
             f"The weights {tagged} of timm are not on this machine and could not be downloaded "
-            f"from {origin} ({str(error).splitlines()[0]}). Download them on another machine "
-            "(model.safetensors) and pass them with --weights FILE, or take --weights none for "
-            "random weights."
+            f"from {origin} ({error.__cause__ or error}). Download them (model.safetensors) on "
+            "another machine and pass them with --weights FILE, or take --weights none for random "
+            "weights."
         ) from error
+    finally:
+        hub.setLevel(level)
     return model
 
 

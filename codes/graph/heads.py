@@ -126,7 +126,7 @@ def averaged_by(traced: TracedGraph, node: fx.Node) -> fx.Node | None:
         elif not _passes_through(traced, at):
             break
         at = main_input(at)
-    if not averaged or at is None or len(at.meta.get("shape", ())) != 4:
+    if not averaged or at is None or len(at.meta.get("shape", ())) not in (3, 4):
         return None
     same = canonical(traced, at)[1][0] == math.prod(node.meta["shape"][1:])
     return at if same else None

@@ -88,13 +88,15 @@ class _Shapes(fx.Interpreter):
         n.meta["draws"] = not torch.equal(torch.get_rng_state(), chance)
         if isinstance(result, torch.Tensor) and result.ndim in (2, 3, 4):
             n.meta["shape"] = tuple(result.shape)
+        n.meta["size"] = isinstance(result, (int, torch.Size))
         return result
 
 
 def measure_shapes(traced: TracedGraph, example: torch.Tensor) -> None:
     """Record the shape of every node for one example, under ``node.meta["shape"]``.
 
-    And, under ``node.meta["draws"]``, whether the node drew random numbers.
+    And, under ``node.meta["draws"]``, whether the node drew random numbers; under
+    ``node.meta["size"]``, whether it is a size, not values.
     """
     try:
         with torch.inference_mode():
@@ -145,19 +147,22 @@ def depths(traced: TracedGraph) -> dict[fx.Node, float]:
 
 
 def reaching_output(traced: TracedGraph) -> set[fx.Node]:
-    """Return the nodes that the output depends on, other than through a gate."""
+    """Return the nodes that the output depends on, other than through a gate or by their size."""
     waiting = [node for node in traced.graph.nodes if node.op == "output"]
     seen: set[fx.Node] = set()
     while waiting:
         node = waiting.pop()
-        if node not in seen and not traced.is_gate(node):
+        if node not in seen and not traced.is_gate(node) and not node.meta.get("size"):
             seen.add(node)
             waiting.extend(node.all_input_nodes)
     return seen
 
 
 def unavoidable(traced: TracedGraph) -> set[fx.Node | None]:
-    """Return the nodes that every path from the image to the output passes, gates aside."""
+    """Return the nodes that every path from the image to the output passes, gates aside.
+
+    Nor is it a path that a size is read early and used late.
+    """
     reaching = reaching_output(traced)
     nodes = [node for node in traced.graph.nodes if node in reaching]
     before: dict[fx.Node, int] = {}
