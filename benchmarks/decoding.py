@@ -58,7 +58,7 @@ def by_us(decode: str) -> Callable[[bytes], Any]:
     steps = Preprocessing(decode=decode)
 
     def crop(content: bytes) -> Any:
-        pixels = decoded(lambda: io.BytesIO(content), enough=steps.enough)
+        pixels = decoded(lambda: io.BytesIO(content), decoding=steps.decoding)
         return steps.crops(pixels)[0].permute(1, 2, 0).numpy()
 
     return crop

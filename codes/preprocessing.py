@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional as F
 
+from codes.decoding.decode import Decoding
+from codes.decoding.intensity import DATASET, IMAGE, parse_intensity
 from codes.resizing import RESAMPLING, Image8, as_image, as_pixels, join, resize, shorter_side
 
 VIEWS = {"center": 1, "hflip": 2, "five-crop": 5, "ten-crop": 10}
@@ -68,12 +70,16 @@ class Preprocessing:
         still is at least 2.5 times `resize_size`; or ``"full"``.
     squash : bool
         Whether both sides are resized to `resize_size`, so that proportions are not kept.
+    intensity : str
+        What the values of images of more than 8 bits are scaled by: ``"image"``, their own range;
+        ``"dtype"``, that of their type; or ``"LOW:HIGH"``, outside of which they are clipped.
 
     Raises
     ------
     ValueError
-        If the views, channels or decoding are unknown, corners are wanted of what is not larger
-        than the crop, or means and deviations are not three numbers each, the latter positive.
+        If the views, channels, decoding or intensity are unknown, corners are wanted of what is not
+        larger than the crop, or means and deviations are not three numbers each, the latter
+        positive.
 
     Examples
     --------
@@ -94,8 +100,15 @@ class Preprocessing:
     channels: str = "RGB"
     decode: str = "scaled"
     squash: bool = False
+    intensity: str = IMAGE
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "intensity", parse_intensity(self.intensity))
+        if self.intensity == DATASET:
+            raise ValueError(
+                f"intensity={DATASET!r} is a range that is still to be found. Allowed here: image, "
+                "dtype or LOW:HIGH; pipelines.compare and pipelines.extract find it."
+            )
         if self.decode not in DECODINGS:
             raise ValueError(f"decode={self.decode!r} is unknown. Allowed: {', '.join(DECODINGS)}.")
         if self.channels not in ("RGB", "BGR"):
@@ -127,9 +140,10 @@ class Preprocessing:
         return VIEWS[self.views]
 
     @property
-    def enough(self) -> int | None:
-        """Pixels of a photograph's shorter side that decoding must leave; None for all of them."""
-        return None if self.decode == "full" else math.ceil(ENOUGH * self._side)
+    def decoding(self) -> Decoding:
+        """How files are decoded: what size a photograph must have left, and by which range."""
+        enough = None if self.decode == "full" else math.ceil(ENOUGH * self._side)
+        return Decoding(enough=enough, intensity=self.intensity)
 
     @property
     def _side(self) -> int:
@@ -148,14 +162,13 @@ class Preprocessing:
         Returns
         -------
         fields : dict
-            Without the order of the channels and the proportions where they are the usual ones, as
-            in keys made before there were others.
+            Without the order of the channels, the range of intensities and the proportions where
+            these are the usual ones, as in keys made before there were others.
         """
         fields = asdict(self)
-        if self.channels == "RGB":
-            del fields["channels"]
-        if not self.squash:
-            del fields["squash"]
+        for name, usual in (("channels", "RGB"), ("intensity", IMAGE), ("squash", False)):
+            if fields[name] == usual:
+                del fields[name]
         return fields
 
     def normalized(self, how: str) -> Preprocessing:

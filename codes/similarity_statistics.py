@@ -175,7 +175,7 @@ class StatisticsReader:
         for start in range(0, len(images), batch_size):
             numbers = range(start, min(len(images), start + batch_size))
             steps, source = self._preprocessing, images.source
-            crops = [steps.crop(source.open(number, steps.enough)) for number in numbers]
+            crops = [steps.crop(source.open(number, steps.decoding)) for number in numbers]
             statistics = self._run(torch.stack(crops), self._preprocessing)
             if OUTPUT in statistics:
                 seeds = [digests[number].tobytes() for number in numbers]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codes import ImageList, load_images
+from codes.data.names import CODES_SCHEMES
 from codes.data.readers.archives import is_archive
 from codes.data.readers.datasets import list_images
 from codes.data.sources import JoinedSource, printable
@@ -20,7 +21,7 @@ from pipelines.comparison.scoring import score_answers
 from pipelines.extraction.extract import Extraction
 from pipelines.fitted.pipeline import FittedPipeline
 
-_NAMED = ("sklearn:", "torchvision:", "hf:", "wds:")
+_NAMED = ("sklearn:", "torchvision:", "hf:", "wds:", *CODES_SCHEMES)
 
 
 def list_to_predict(places: Sequence[str], *, page: int | None = None) -> ImageList:

@@ -8,33 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from codes import ImageList, load_images
+from codes import load_images
 from codes.augmentation import parse_augmentations
 from codes.graph.starts import named_starts
-from codes.wording import counted
-from pipelines.comparison.compare import Comparison, compare_layers
-from pipelines.comparison.duplicates import (
-    copies_in_test,
-    group_copies,
-    repeated_images,
-    without_leaks,
-)
+from pipelines.codes_study import CodesStudy
+from pipelines.comparison.compare import Comparison
 from pipelines.comparison.protocol import FINETUNE, Protocol
-from pipelines.comparison.results import Best, ComparedLayer
-from pipelines.comparison.samples import Samples
-from pipelines.comparison.splits import make_splits
-from pipelines.controls.controls import (
-    CONTROLS,
-    DEFAULT_CONTROLS,
-    LeftOutError,
-    Reader,
-    parse_controls,
-)
-from pipelines.controls.run import ControlScore, run_controls
+from pipelines.comparison.results import ComparedLayer
+from pipelines.controls.controls import DEFAULT_CONTROLS, parse_controls
 from pipelines.diagnostics.advice import Advice, advise
+from pipelines.diagnostics.intensity_by_class import IntensityCheck, check_intensity
 from pipelines.diagnostics.reproducibility import Reproducibility, measure_reproducibility
 from pipelines.diagnostics.similarity import Similarity, measure_similarity
 from pipelines.extraction.cost import measure_cost, multiply_adds
@@ -47,18 +30,14 @@ from pipelines.finetuning.prepare import require_trainable
 from pipelines.fitted.finetuned import fit_finetuned
 from pipelines.fitted.linear import fit
 from pipelines.fitted.pipeline import FittedPipeline
-from pipelines.progress import Progress, Silent, duration, timed
+from pipelines.progress import Progress, Silent, timed
+from pipelines.stored_comparison import compare_stored, count_splits, leave_out_leaks
 from pipelines.training.options import FinetuneOptions
 from pipelines.training.processes import ALONE, Processes
 
-SCORES_COLUMNS = (
-    "layer", "depth", "pool", "n_features", "classifier", "train_size", "repeat", "fold", "C",
-    "score", "n_train", "n_test", "Cs_not_searched",
-)  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Study:
+class Study(CodesStudy):
     """The depths of a network, compared on a dataset.
 
     What else is known, such as controls and similarity, is measured when it is first asked for.
@@ -78,38 +57,13 @@ class Study:
     progress : Progress
     """
 
-    protocol: Protocol
     extraction: Extraction
-    comparison: Comparison = field(repr=False)
     finetuning: Finetuning | None = field(default=None, repr=False)
-    control_names: tuple[str, ...] = ()
-    n_jobs: int = 1
-    progress: Progress = field(default_factory=Silent, repr=False)
 
     @property
-    def best(self) -> Best:
-        """The chosen depth at the largest training size."""
-        return self.comparison.best
-
-    @property
-    def tied(self) -> tuple[str, ...]:
-        """Layers that cannot be distinguished from it."""
-        return self.best.tied
-
-    @property
-    def best_score_(self) -> float:
-        """Its score, on images that chose neither the layer nor C."""
-        return self.best.score
-
-    @property
-    def cv_results_(self) -> dict[str, NDArray[Any]]:
-        """A column for each of ``scores.csv``, with a value for each fold; pandas takes it."""
-        # Training sizes are numbers, and "all".
-        kinds = {"train_size": object}
-        return {
-            name: np.array([getattr(fold, name) for fold in self.comparison.folds], kinds.get(name))
-            for name in SCORES_COLUMNS
-        }
+    def codes(self) -> Extraction:
+        """The images and their codes."""
+        return self.extraction
 
     @property
     def finetuned(self) -> tuple[Finetuned, ...]:
@@ -147,43 +101,6 @@ class Study:
         return self.comparison if self.finetuning is None else self.finetuning.linear
 
     @cached_property
-    def controls(self) -> tuple[ControlScore, ...]:
-        """What the chosen depth of the linear classifiers should be compared with."""
-        return self._controls[0]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was left out of comparison and controls, and why."""
-        return (*self.comparison.notes, *self._controls[1])
-
-    @cached_property
-    def _controls(self) -> tuple[tuple[ControlScore, ...], tuple[str, ...]]:
-        extraction, seconds = self.extraction, self.extraction.seconds
-        readers: dict[str, Reader] = {}
-        notes = []
-        with timed(seconds, "controls"):
-            for name in self.control_names:
-                try:
-                    control = CONTROLS[name]
-                    readers[name] = control.read(extraction, self.linear.best.layer, self.progress)
-                except LeftOutError as why:
-                    notes.append(f"the control {name} was left out: {why}")
-            if any(CONTROLS[name].searches for name in readers):
-                self.progress.info(
-                    f"Training the controls {', '.join(readers)}: at most about as long as the "
-                    f"comparison took, {duration(seconds['compare'])}."
-                )
-            with self.progress.step("Controls", len(readers)) as advance:
-                scores = run_controls(
-                    readers,
-                    self.linear,
-                    protocol=self.protocol,
-                    n_jobs=self.n_jobs,
-                    advance=advance,
-                )
-        return tuple(scores), tuple(notes)
-
-    @cached_property
     def similarity(self) -> Similarity:
         """How similar the images are to those that the network was trained on."""
         extraction = self.extraction
@@ -205,6 +122,13 @@ class Study:
         return check_normalization(
             extraction.images, extraction.digests, extraction.backbone, device=extraction.device
         )
+
+    @cached_property
+    def intensity_check(self) -> IntensityCheck | None:
+        """Whether absolute brightness that is removed differs by class; None of 8-bit images."""
+        extraction = self.extraction
+        in_use = extraction.backbone.preprocessing.intensity
+        return check_intensity(extraction.images, extraction.digests, in_use)
 
     @cached_property
     def reproducibility(self) -> Reproducibility:
@@ -302,55 +226,33 @@ def compare(
             "--repeats asks for more than one."
         )
     # Before hours of extraction: whether every class has the images that the folds need.
-    samples = Samples(y=images.labels, test=images.test, groups=images.groups)
-    splits, _ = make_splits(samples, protocol)
+    n_splits = count_splits(images, protocol)
     extraction = extract(images, options, progress=progress)
     if drop_leaks:
-        extraction = _without_leaks(extraction, progress)
-    images = extraction.images
-    notes = [
-        *_shared_groups(images),
-        *repeated_images(
-            extraction.digests,
-            images.labels,
-            images.test,
-            kept_together=protocol.group_duplicates,
-        ),
-    ]
-    groups = images.groups
-    if protocol.group_duplicates:
-        groups = group_copies(extraction.digests, groups)
+        extraction = leave_out_leaks(extraction, progress)
     products = multiply_adds(extraction.backbone)
+    comparison = compare_stored(
+        extraction,
+        [
+            ComparedLayer(
+                layer=tap.name,
+                depth=tap.layer.depth,
+                pool=tap.pool,
+                multiply_adds=products[tap.layer.name],
+            )
+            for tap in extraction.taps
+        ],
+        protocol=protocol,
+        n_splits=n_splits,
+        n_jobs=n_jobs,
+        progress=progress,
+    )
     if len(extraction.taps) > 1 and not any(products.values()):
-        notes.append(
+        uncounted = (
             f"no multiplication of {extraction.backbone.name} can be counted, so that no depth is "
             "recommended for being cheaper"
         )
-    n_fits = len(extraction.taps) * len(protocol.classifiers) * len(splits)
-    progress.info(
-        f"Comparing {', '.join(tap.name for tap in extraction.taps)}: "
-        f"{counted(n_fits, 'classifier')} to train, each with {_choice_of_C(protocol)}."
-    )
-    with timed(extraction.seconds, "compare"), progress.step("Comparing", n_fits) as advance:
-        comparison = compare_layers(
-            extraction.readers,
-            images.labels,
-            protocol=protocol,
-            test=images.test,
-            groups=groups,
-            copied=copies_in_test(extraction.digests, images.test),
-            layers=[
-                ComparedLayer(
-                    layer=tap.name,
-                    depth=tap.layer.depth,
-                    pool=tap.pool,
-                    multiply_adds=products[tap.layer.name],
-                )
-                for tap in extraction.taps
-            ],
-            n_jobs=n_jobs,
-            advance=advance,
-        )
+        comparison = replace(comparison, notes=(uncounted, *comparison.notes))
     finetuning = None
     if finetune:
         with timed(extraction.seconds, "finetune"):
@@ -362,7 +264,7 @@ def compare(
     return Study(
         protocol=protocol,
         extraction=extraction,
-        comparison=replace(comparison, notes=(*notes, *comparison.notes)),
+        comparison=comparison,
         finetuning=finetuning,
         control_names=control_names,
         n_jobs=n_jobs,
@@ -390,42 +292,3 @@ def _settled(
     else:
         options = replace(options, **of_options)
     return options, replace(protocol or Protocol(), **of_protocol)
-
-
-def _without_leaks(extraction: Extraction, progress: Progress) -> Extraction:
-    """Leave out the images that leak, and say how many they are."""
-    images = extraction.images
-    kept = np.flatnonzero(without_leaks(extraction.digests, images.labels, images.test))
-    if len(kept) == len(images):
-        return extraction
-    n_left_out = len(images) - len(kept)
-    leaking = "image that leaks" if n_left_out == 1 else "images that leak"
-    progress.info(f"Left out: {n_left_out:,} {leaking} (--drop-leaks).")
-    return replace(
-        extraction,
-        images=images.take(kept),
-        digests=extraction.digests[kept],
-        dropped=n_left_out,
-    )
-
-
-def _shared_groups(images: ImageList) -> list[str]:
-    """Say how many groups have images on both sides of the test split."""
-    if images.groups is None or images.test is None:
-        return []
-    both = np.intersect1d(images.groups[images.test], images.groups[~images.test])
-    if not len(both):
-        return []
-    n = int(np.isin(images.groups[images.test], both).sum())
-    return [
-        f"{n:,} of {counted(int(images.test.sum()), 'test image')} "
-        f"{'belongs' if n == 1 else 'belong'} to {counted(len(both), 'group')} with training "
-        f"images too, such as {str(both[0])!r}: the test score may be too good"
-    ]
-
-
-def _choice_of_C(protocol: Protocol) -> str:  # noqa: N802
-    """Say how each classifier gets its C."""
-    if len(protocol.grid) == 1:
-        return f"C = {protocol.grid[0]:g}"
-    return f"the best of {len(protocol.grid)} values of C by {protocol.cv}-fold cross-validation"

@@ -165,7 +165,7 @@ def test_unknown_backbones_and_weights(
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     file = _alexnet_like(tmp_path, "squeeze.pth")
-    with pytest.raises(ValueError, match=r"ResNet.*conv1\.weight"):
+    with pytest.raises(ValueError, match=r"do not fit.*conv1\.weight"):
         load_backbone("resnet18", weights=file)
     state = torch.load(file, weights_only=True)
     state["features.0.weight"] = torch.zeros(64, 1, 3, 3)

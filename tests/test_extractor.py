@@ -26,7 +26,7 @@ from torchvision import transforms
 from codes import Backbone, CodeExtractor, ImageList, Preprocessing, load_backbone
 from codes.data.loading import WorkerDiedError
 from codes.data.sources import ArraySource, JoinedSource
-from codes.decoding.decode import Pixels
+from codes.decoding.decode import WHOLE, Decoding, Pixels
 from codes.extractor import NonFiniteCodesError
 from codes.graph.layers import find_layers
 from codes.graph.pooling import pool_codes, pooled_width, resolve_pooling
@@ -349,10 +349,10 @@ class _Deadly:
     def holds(self, index: int, digest: bytes) -> bool:
         return self._source.holds(index, digest)
 
-    def open(self, index: int, enough: int | None = None) -> Pixels:
+    def open(self, index: int, decoding: Decoding = WHOLE) -> Pixels:
         if index == 4:
             os.kill(os.getpid(), signal.SIGKILL)
-        return self._source.open(index, enough)
+        return self._source.open(index, decoding)
 
 
 def test_a_process_that_dies_names_its_image() -> None:
@@ -582,13 +582,13 @@ class _OneThread(ArraySource):
         copied.meet = self.meet
         return copied
 
-    def open(self, index: int, enough: int | None = None) -> Pixels:
+    def open(self, index: int, decoding: Decoding = WHOLE) -> Pixels:
         if not self._reading.acquire(blocking=False):
             raise RuntimeError("read by two threads at once")
         try:
             if index < 2:
                 self.meet.wait()  # Until another thread decodes as well.
-            return super().open(index, enough)
+            return super().open(index, decoding)
         finally:
             self._reading.release()
 

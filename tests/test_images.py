@@ -19,7 +19,8 @@ from cache.digests import DigestMemory
 from codes import load_images
 from codes.data.images import digest_images
 from codes.data.sources import FileSource
-from codes.decoding.decode import UnreadableImageError, decode_file, to_rgb
+from codes.decoding.colors import to_rgb
+from codes.decoding.decode import UnreadableImageError, decode_file
 from tests.conftest import draw_image
 
 

@@ -18,7 +18,13 @@ from torchvision import transforms
 from codes import CodeExtractor, Preprocessing, load_backbone, load_images
 from codes.augmentation import AugmentedPreprocessing
 from codes.decoding import jpegs
-from codes.decoding.decode import UnreadableImageError, decode, decode_bytes
+from codes.decoding.decode import (
+    WHOLE,
+    Decoding,
+    UnreadableImageError,
+    decode,
+    decode_bytes,
+)
 from codes.resizing import resize
 from pipelines.extraction.extract import extract
 from pipelines.extraction.options import ExtractionOptions
@@ -67,7 +73,7 @@ def _by_pillow(content: bytes) -> np.ndarray[Any, Any] | str:
 
 
 def _decoded(content: bytes, enough: int | None = None) -> np.ndarray[Any, Any]:
-    return decode(lambda: io.BytesIO(content), enough=enough)
+    return decode(lambda: io.BytesIO(content), decoding=Decoding(enough=enough))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -176,7 +182,7 @@ def test_the_smallest_whole_fraction_that_is_enough_is_decoded(
 def test_crops_of_scaled_photographs_are_within_the_stated_tolerance(factor: int) -> None:
     """The means are those that `codes.preprocessing.ENOUGH` states."""
     steps = Preprocessing(resize_size=64, crop_size=56)
-    assert steps.enough == 160
+    assert steps.decoding.enough == 160
     height, width = 160 * factor, 216 * factor
     across = np.arange(width)
     for name, image, most in [
@@ -188,7 +194,7 @@ def test_crops_of_scaled_photographs_are_within_the_stated_tolerance(factor: int
         ),
     ]:  # fmt: skip
         content = _jpeg(image)
-        small = _decoded(content, steps.enough)
+        small = _decoded(content, steps.decoding.enough)
         assert small.shape[0] == height // factor
         difference = steps.crop(small).float() - steps.crop(decode_bytes(content)).float()
         assert difference.abs().mean() <= most, name
@@ -207,8 +213,10 @@ def test_how_files_are_decoded_is_part_of_the_key(tmp_path: Path) -> None:
     )
     assert scaled.n_extracted == full.n_extracted == 4
     assert scaled.key != full.key
-    for found, enough in ((scaled, scaled.backbone.preprocessing.enough), (full, None)):
-        crops = [found.backbone.preprocessing.crop(images.source.open(i, enough)) for i in range(4)]
+    for found, decoding in ((scaled, scaled.backbone.preprocessing.decoding), (full, WHOLE)):
+        crops = [
+            found.backbone.preprocessing.crop(images.source.open(i, decoding)) for i in range(4)
+        ]
         [expected] = CodeExtractor(load_backbone("bundled"), "conv5.relu")(
             torch.stack(crops)
         ).values()
@@ -222,9 +230,9 @@ def test_how_files_are_decoded_is_part_of_the_key(tmp_path: Path) -> None:
 
 def test_random_views_are_of_as_many_pixels() -> None:
     steps = AugmentedPreprocessing(resize_size=64, crop_size=224)
-    assert steps.enough == 640, "their room is larger than the centre's"
+    assert steps.decoding.enough == 640, "their room is larger than the centre's"
     full = AugmentedPreprocessing(resize_size=64, crop_size=224, decode="full")
-    assert full.enough is None
+    assert full.decoding.enough is None
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import ExtractionOptions, Protocol, study
+from pipelines import ExtractionOptions, Protocol, stored_comparison, study
 from pipelines.cli.app import main
 from pipelines.comparison.duplicates import count_copies, find_leaks, group_copies
 from tests.conftest import draw_image
@@ -114,13 +114,13 @@ def test_copies_share_a_fold_unless_told_otherwise(
     for i in range(6):
         shutil.copy(image_folder / "red" / f"{i:02d}.png", image_folder / "red" / f"copy{i}.png")
     seen: list[Any] = []
-    compare_layers = study.compare_layers
+    compare_layers = stored_comparison.compare_layers
 
     def spy(*arguments: Any, **options: Any) -> Any:
         seen.append(options["groups"])
         return compare_layers(*arguments, **options)
 
-    monkeypatch.setattr(study, "compare_layers", spy)
+    monkeypatch.setattr(stored_comparison, "compare_layers", spy)
     protocol = Protocol(cv=2, Cs=(0.01, 1.0), group_duplicates=together)
     options = ExtractionOptions(backbone="bundled", layers="fc7.relu")
     extraction = study.compare(image_folder, options=options, protocol=protocol).extraction

@@ -41,8 +41,8 @@ def test_the_commands_are_commands(run_cli: Callable[..., Any]) -> None:
     commands = {
         tuple(shlex.split(command)[1 : 3 if "-codes cache" in command else 2])
         for command in re.findall(
-            r"cnn-codes (?:demo|layers|extract|compare|report|fit|predict|similarity|cache \w+)\b"
-            r".*",
+            r"cnn-codes (?:demo|layers|extract|export|compare|report|fit|predict|similarity"
+            r"|cache \w+)\b.*",
             typed,
         )
     }

@@ -18,12 +18,14 @@ FIT = "fit d --backbone bundled --out m.skops"
     [
         (f"{FIT} --controls none", "`fit` makes no controls"),
         (f"{FIT} --train-sizes=5", "`fit` trains on all images"),
-        ("predict m.skops d --layers all", "`compare`, `fit` and `extract` do"),
+        ("predict m.skops d --layers all", "`compare`, `fit`, `extract` and `export` do"),
         ("extract d --backbone bundled --cv 3", "`compare` and `fit` do"),
         ("demo --backbone alexnet", "`layers`"),
         ("cache list --max-size 1GB", "`cache prune` does"),
         ("compare d --backbone bundled --lay x", "Did you mean --layers"),
         ("layers", "`layers` needs --backbone"),
+        ("compare d", "`compare` needs --backbone"),
+        ("export d --backbone bundled", "`export` needs --out"),
         ("layers bundled", "Did you mean --backbone bundled"),
         ("layers --bakbone bundled", "--backbone, not --bakbone"),
         ("fit d --controls none", "`fit` does not take --controls; `compare` does"),
@@ -69,8 +71,8 @@ def test_the_usage_names_what_is_given(
         ("demo", "store"),
         ("layers", "backbone weights image_size dense pool"),
         ("predict", "weights device batch_size workers store skip_unreadable"),
-        ("similarity", "backbone weights image_size normalize page device store skip_unreadable "
-         "random_state"),
+        ("similarity", "backbone weights image_size normalize intensity page device store "
+         "skip_unreadable random_state"),
     ],
 )  # fmt: skip
 def test_a_command_that_takes_some_of_the_shared_options_takes_no_others(
@@ -87,8 +89,8 @@ def test_a_command_that_takes_some_of_the_shared_options_takes_no_others(
 def test_the_commands_named_are_those_whose_help_lists_the_option(
     option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    commands = ["demo", "layers", "extract", "compare", "report", "fit", "predict", "similarity",
-                "cache list", "cache prune", "cache verify"]  # fmt: skip
+    commands = ["demo", "layers", "extract", "export", "compare", "report", "fit", "predict",
+                "similarity", "cache list", "cache prune", "cache verify"]  # fmt: skip
     takers = set()
     for command in commands:
         assert main([*command.split(), "--help"]) == 0

@@ -37,6 +37,9 @@ class Backbone:
     weights : str
         Where the weights come from, in words: a torchvision name, a file, ``"bundled"``,
         ``"random (random_state=0)"``.
+    weights_read : str
+        What was done to the weights in a file, in words: where they are nested, the prefix that was
+        removed, what was cast, left out and missing. Empty where nothing was.
     architecture : dict
         Name and arguments of the network: what its codes depend on besides weights and input.
     graph : TracedGraph
@@ -57,6 +60,7 @@ class Backbone:
     graph: TracedGraph
     layers: list[Layer]
     weights_digest: str = field(repr=False)
+    weights_read: str = ""
     random: bool = False
 
 
@@ -146,7 +150,7 @@ def load_backbone(
                 "it draws random numbers, or counts. Draw them where it is made, and keep them as "
                 "a buffer."
             )
-    within = mark_missing(graph, built.missing)
+    within = mark_missing(graph, built.loaded.missing)
     if within is not None:
         raise ValueError(
             f"The weights {built.weights} do not fit {name!r}: {within!r} is missing, and weights "
@@ -167,6 +171,7 @@ def load_backbone(
         model=model,
         preprocessing=preprocessing,
         weights=built.weights,
+        weights_read=built.loaded.read,
         architecture=architecture,
         graph=graph,
         layers=layers,

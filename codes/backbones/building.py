@@ -20,14 +20,9 @@ from torch import Tensor, nn
 from torchvision import models
 
 from codes.backbones import bundled as bundled_net
+from codes.backbones.checkpoints import Weights, read_weights, split_place
 from codes.backbones.random_weights import reset_weights, seeded
-from codes.backbones.state_dicts import (
-    find_weights,
-    fit_state_dict,
-    inferred_num_classes,
-    read_checkpoint,
-    split_place,
-)
+from codes.backbones.state_dicts import Loaded, fit_state_dict, inferred_num_classes
 from codes.graph.copying import copy_module
 from codes.preprocessing import Preprocessing
 from codes.wording import counted
@@ -39,15 +34,15 @@ _ENDINGS = (".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".tar", ".pkl")
 class Built:
     """A network, its own preprocessing, where its weights come from, and what it is made with.
 
-    `missing` names the parameters and buffers that a file of weights lacks; `random` weights are
-    trained on nothing. A network of a `fixed_size` takes no images of another.
+    `loaded` says what came of loading a file of weights; `random` weights are trained on nothing.
+    A network of a `fixed_size` takes no images of another.
     """
 
     model: nn.Module
     preprocessing: Preprocessing
     weights: str
     architecture: dict[str, Any]
-    missing: tuple[str, ...] = ()
+    loaded: Loaded
     random: bool = False
     fixed_size: bool = False
 
@@ -58,15 +53,19 @@ def is_file(weights: str) -> bool:
     return path.is_file() or path.suffix in _ENDINGS or os.sep in weights
 
 
-def load_file(model: nn.Module, weights: str) -> tuple[tuple[str, ...], str]:
-    """Load weights from a file; return what it lacks, and where they come from in words."""
-    file, place = split_place(weights)
-    tensors, wanted = read_checkpoint(file), model.state_dict()
-    found = find_weights(tensors, wanted, origin=weights, place=place)
+def load_file(model: nn.Module, weights: str) -> Loaded:
+    """Load weights from a file into a network, with as many classes as they have."""
+    model.float()  # Half precision would round them.
+    wanted = model.state_dict()
+    found = read_weights(weights, wanted)
     num_classes = inferred_num_classes(wanted, found.state)
     if num_classes is not None and _resize_classifier(model, found.state, num_classes):
-        found = replace(found, said=(*found.said, counted(num_classes, "class")))
+        found = _with_classes(found, num_classes)
     return fit_state_dict(model, found)
+
+
+def _with_classes(found: Weights, num_classes: int) -> Weights:
+    return replace(found, said=(*found.said, counted(num_classes, "class")))
 
 
 def _resize_classifier(model: nn.Module, state: Mapping[str, Tensor], num_classes: int) -> bool:
@@ -103,15 +102,15 @@ def build_bundled(weights: str | None, random_state: int) -> Built:
         )
     model: nn.Module = bundled_net.bundled(weights=weights is None, random_state=random_state)
     said = "bundled" if weights is None else f"random (random_state={random_state})"
-    missing: tuple[str, ...] = ()
+    loaded = Loaded()
     if weights is not None and weights != "none":
-        missing, said = load_file(model, weights)
+        loaded, said = load_file(model, weights), weights
     return Built(
         model=model,
         preprocessing=preprocessing,
         weights=said,
+        loaded=loaded,
         architecture={"name": "bundled"},
-        missing=missing,
         random=weights == "none",
     )
 
@@ -148,18 +147,18 @@ def build_own(name: str, weights: str | None, random_state: int) -> Built:
     _check_own(name, model)
     model = copy_module(model)  # The function may return the same network again.
     said = "its own"
-    missing: tuple[str, ...] = ()
+    loaded = Loaded()
     if weights == "none":
         reset_weights(name, model, random_state)
         said = f"random (random_state={random_state})"
     elif weights is not None:
-        missing, said = load_file(model, weights)
+        loaded, said = load_file(model, weights), weights
     return Built(
         model=model,
         preprocessing=preprocessing,
         weights=said,
+        loaded=loaded,
         architecture={"name": name},
-        missing=missing,
         random=weights == "none",
     )
 
@@ -195,15 +194,12 @@ def build_torchvision(name: str, weights: str | None, random_state: int) -> Buil
         )
     published = models.get_model_weights(name)
     default = published.DEFAULT
-    missing: tuple[str, ...] = ()
+    loaded = Loaded()
     if weights == "none":
         model = seeded(lambda: _random_torchvision(name), random_state)
         said, entry = f"random (random_state={random_state})", default
     elif weights is not None and weights not in published.__members__ and is_file(weights):
-        file, place = split_place(weights)
-        tensors = read_checkpoint(file)
-        known_files = published if place is None else ()
-        entry = next((w for w in known_files if _is_published(Path(file), w)), None)
+        entry = next((it for it in published if _is_published(Path(weights), it)), None)
         if entry is not None:
             # Torchvision's own file: its builder knows what else belongs to it (GoogLeNet's input
             # transform, DenseNet's old names).
@@ -212,13 +208,13 @@ def build_torchvision(name: str, weights: str | None, random_state: int) -> Buil
             said = f"{weights} ({entry.name})"
         else:
             wanted = _state_of(name)
-            found = find_weights(tensors, wanted, origin=weights, place=place)
+            found = read_weights(weights, wanted)
             num_classes = inferred_num_classes(wanted, found.state)
             if num_classes is not None:
-                found = replace(found, said=(*found.said, counted(num_classes, "class")))
+                found = _with_classes(found, num_classes)
             model = _random_torchvision(name, num_classes)
-            missing, said = fit_state_dict(model, found)
-            entry = default
+            loaded = fit_state_dict(model, found)
+            said, entry = weights, default
     else:
         entry = default if weights in (None, "DEFAULT") else _named_weights(name, str(weights))
         model = _downloaded(name, entry)
@@ -230,8 +226,8 @@ def build_torchvision(name: str, weights: str | None, random_state: int) -> Buil
         model=model,
         preprocessing=Preprocessing.from_torchvision(entry.transforms()),
         weights=said,
+        loaded=loaded,
         architecture=arguments,
-        missing=missing,
         random=weights == "none",
     )
 
@@ -280,6 +276,8 @@ def _downloaded(name: str, entry: Any) -> nn.Module:
 
 def _is_published(file: Path, entry: Any) -> bool:
     """Tell whether a file is the one torchvision publishes: its name ends in its SHA-256."""
+    if not file.is_file():
+        return False
     published = Path(entry.url).stem.rpartition("-")[2]
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest().startswith(published)

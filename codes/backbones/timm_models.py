@@ -13,6 +13,7 @@ from torch import nn
 
 from codes.backbones.building import Built, is_file, load_file
 from codes.backbones.random_weights import seeded
+from codes.backbones.state_dicts import Loaded
 from codes.preprocessing import Preprocessing
 from codes.resizing import RESAMPLING
 
@@ -49,7 +50,7 @@ def build_timm(name: str, weights: str | None, random_state: int) -> Built:
     config = _find_config(timm.models, name)
     preprocessing = preprocessing_of(name, config)
     tagged = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
-    missing: tuple[str, ...] = ()
+    loaded = Loaded()
     if weights is None:
         model, said = _pretrained(timm, name, tagged, config), tagged
     elif weights != "none" and not is_file(weights):
@@ -62,13 +63,13 @@ def build_timm(name: str, weights: str | None, random_state: int) -> Built:
         model = seeded(lambda: timm.create_model(tagged, pretrained=False), random_state)
         said = f"random (random_state={random_state})"
         if weights != "none":
-            missing, said = load_file(model, weights)
+            loaded, said = load_file(model, weights), weights
     return Built(
         model=model,
         preprocessing=preprocessing,
         weights=said,
         architecture={"name": f"{PREFIX}{config.architecture}"},
-        missing=missing,
+        loaded=loaded,
         random=weights == "none",
         fixed_size=bool(config.fixed_input_size),
     )

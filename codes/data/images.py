@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,8 @@ _TOGETHER = 16
 """Images that a thread reads one after another: of small ones, a thread for each would take longer
 than they do."""
 _MOST_THREADS = 16
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,6 +99,35 @@ def distinct(digests: NDArray[np.uint8]) -> NDArray[np.intp]:
     return places
 
 
+def read_images(
+    images: ImageList, read: Callable[[ImageSource, int], Read]
+) -> Generator[list[Read], None, None]:
+    """Read each image in some way; several threads do.
+
+    Parameters
+    ----------
+    images : ImageList
+    read : callable
+        Of a source and the place of an image in it, as for `codes.data.sources.ImageSource.open`.
+
+    Yields
+    ------
+    found : list
+        What was read of some consecutive images, in the order of the list.
+    """
+    sources = PerThread(images.source)
+
+    def together(start: int) -> list[Read]:
+        places = range(start, min(start + _TOGETHER, len(images)))
+        return [read(sources.own, place) for place in places]
+
+    pool = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
+    try:
+        yield from pool.map(together, range(0, len(images), _TOGETHER))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def digest_images(
     images: ImageList,
     *,
@@ -125,22 +158,13 @@ def digest_images(
     >>> digests.shape, bool((digests[0] == digests[1]).all())
     ((2, 32), True)
     """
-    sources = PerThread(images.source)
-
-    def read(start: int) -> list[bytes]:
-        together = range(start, min(start + _TOGETHER, len(images)))
-        return [sources.own.digest(index, memory) for index in together]
-
     digests = np.empty((len(images), 32), np.uint8)
     done = 0
-    pool = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
-    try:
-        for found in pool.map(read, range(0, len(images), _TOGETHER)):
-            rows = np.frombuffer(b"".join(found), np.uint8).reshape(-1, 32)
+    with closing(read_images(images, lambda source, i: source.digest(i, memory))) as found:
+        for some in found:
+            rows = np.frombuffer(b"".join(some), np.uint8).reshape(-1, 32)
             digests[done : done + len(rows)] = rows
             done += len(rows)
             if advance is not None:
                 advance(len(rows))
-    finally:
-        pool.shutdown(cancel_futures=True)
     return digests

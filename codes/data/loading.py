@@ -164,7 +164,7 @@ class _Decoded(Dataset[tuple[Tensor | None, str | None]]):
         try:
             digest = b"" if self._digests is None else self._digests[index].tobytes()
             source = self._threads.own
-            image = source.open(index, self._preprocessing.enough)
+            image = source.open(index, self._preprocessing.decoding)
             pixels = self._preprocessing.crops(image, digest)
             # Read again once decoded: what was changed before that would be stored under its name.
             if self._digests is None or source.holds(index, digest):

@@ -10,6 +10,9 @@ SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation"
                "testing": "test"}  # fmt: skip
 """What splits are called → which they are."""
 
+CODES_SCHEMES = ("npz:", "parquet:", "zarr:")
+"""What datasets begin with that are codes, not images."""
+
 _OF_SYSTEMS = frozenset(
     {
         *("__macosx", "network trash folder"),  # macOS, and servers of its files.

@@ -16,13 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codes.decoding.decode import (
+    WHOLE,
+    Decoding,
     Pixels,
     UnreadableImageError,
     count_pages,
     decode,
     open_file,
+    read_wide,
     was_misread,
 )
+from codes.decoding.intensity import WideImage
 
 _ANEW = (".tif", ".tiff", ".bmp")
 """Endings of files of which some are read in another way than by earlier versions."""
@@ -50,11 +54,17 @@ class ImageSource(Protocol):
     def holds(self, index: int, digest: bytes) -> bool:
         """Tell whether image `index` is still what it was known by."""
 
-    def open(self, index: int, enough: int | None = None) -> Pixels:
+    def open(self, index: int, decoding: Decoding = WHOLE) -> Pixels:
         """Decode image `index`, or raise `codes.decoding.decode.UnreadableImageError`.
 
-        Given are its pixels, uint8 of shape (height, width, 3); perhaps at a smaller size that is
-        `enough`, as `codes.decoding.decode.decode` says.
+        Given are its pixels, uint8 of shape (height, width, 3), as `codes.decoding.decode.decode`
+        gives them.
+        """
+
+    def open_wide(self, index: int) -> WideImage | None:
+        """Read image `index` as it is, if it has more than 8 bits a channel.
+
+        None of others, which are not decoded; or raise as `open` does.
         """
 
 
@@ -117,9 +127,13 @@ class EncodedSource(ABC):
         """Read the file again, and tell whether it is the same."""
         return self.digest(index) == digest
 
-    def open(self, index: int, enough: int | None = None) -> Pixels:
+    def open(self, index: int, decoding: Decoding = WHOLE) -> Pixels:
         """Decode a file."""
-        return decode(lambda: self.opened(index), self._page, enough=enough)
+        return decode(lambda: self.opened(index), self._page, decoding=decoding)
+
+    def open_wide(self, index: int) -> WideImage | None:
+        """Read a file of more than 8 bits a channel."""
+        return read_wide(lambda: self.opened(index), self._page)
 
 
 class FileSource(ReadByAll, EncodedSource):
@@ -161,10 +175,13 @@ class ArraySource(ReadByAll):
         """Take memory to be as it was."""
         return True
 
-    def open(self, index: int, enough: int | None = None) -> Pixels:
+    def open(self, index: int, decoding: Decoding = WHOLE) -> Pixels:
         """Return an array's red, green and blue."""
         pixels = self.arrays[index]
         return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+
+    def open_wide(self, index: int) -> None:
+        """Return nothing: arrays have 8 bits."""
 
 
 class JoinedSource:
@@ -196,10 +213,15 @@ class JoinedSource:
         source, place = self._find(index)
         return source.holds(place, digest)
 
-    def open(self, index: int, enough: int | None = None) -> Pixels:
+    def open(self, index: int, decoding: Decoding = WHOLE) -> Pixels:
         """Decode an image."""
         source, place = self._find(index)
-        return source.open(place, enough)
+        return source.open(place, decoding)
+
+    def open_wide(self, index: int) -> WideImage | None:
+        """Read an image of more than 8 bits a channel."""
+        source, place = self._find(index)
+        return source.open_wide(place)
 
 
 class SubsetSource:
@@ -224,9 +246,13 @@ class SubsetSource:
         """Ask the source."""
         return self._source.holds(int(self._indices[index]), digest)
 
-    def open(self, index: int, enough: int | None = None) -> Pixels:
+    def open(self, index: int, decoding: Decoding = WHOLE) -> Pixels:
         """Decode an image."""
-        return self._source.open(int(self._indices[index]), enough)
+        return self._source.open(int(self._indices[index]), decoding)
+
+    def open_wide(self, index: int) -> WideImage | None:
+        """Read an image of more than 8 bits a channel."""
+        return self._source.open_wide(int(self._indices[index]))
 
 
 class PerThread:

@@ -6,7 +6,9 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
@@ -14,16 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from codes.decoding.colors import as_wide, to_rgb
 from codes.decoding.high_bit_depth import (
+    is_png,
     is_wide_png,
     mend_transparency,
-    narrow,
     orientation_of,
     read_wide_png,
     upright,
 )
+from codes.decoding.intensity import IMAGE, WideImage
 from codes.decoding.jpegs import is_jpeg, read_jpeg
-from codes.decoding.tiffs import count_tiff_pages, declares_no_data, is_tiff, read_tiff
+from codes.decoding.tiffs import (
+    count_tiff_pages,
+    declares_no_data,
+    is_tiff,
+    is_wide_tiff,
+    read_tiff,
+)
 from codes.wording import counted
 
 EXTENSIONS = frozenset(
@@ -37,7 +47,28 @@ _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 Pixels = NDArray[np.uint8]
 """Of shape (height, width, 3): red, green and blue."""
 
-_WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How image files are decoded.
+
+    Attributes
+    ----------
+    enough : int, optional
+        Pixels of the shorter side that are enough. A JPEG at least twice as large is decoded at
+        1/2 or 1/4 of its size: the smallest that has as many, and divides both sides. Default: at
+        its full size.
+    intensity : str
+        Which range the values of images of more than 8 bits are scaled by: ``"image"``,
+        ``"dtype"`` or ``"LOW:HIGH"``, as for `codes.decoding.intensity.WideImage.narrow`.
+    """
+
+    enough: int | None = None
+    intensity: str = IMAGE
+
+
+WHOLE = Decoding()
+"""At their full size, and by their own range."""
 
 
 class UnreadableImageError(ValueError):
@@ -60,7 +91,7 @@ def is_image(name: str) -> bool:
 
 
 def decode(
-    opened: Callable[[], BinaryIO], page: int | None = None, *, enough: int | None = None
+    opened: Callable[[], BinaryIO], page: int | None = None, *, decoding: Decoding = WHOLE
 ) -> Pixels:
     """Decode an image file completely.
 
@@ -70,30 +101,54 @@ def decode(
         Opens the file.
     page : int, optional
         Which page of a file with several, from 1. A file with one page is read as it is.
-    enough : int, optional
-        Pixels of the shorter side that are enough. A JPEG at least twice as large is decoded at
-        1/2 or 1/4 of its size: the smallest that has as many, and divides both sides. Default: at
-        its full size.
+    decoding : Decoding
+        Default: at its full size, and by its own range.
 
     Returns
     -------
     pixels : ndarray of shape (height, width, 3), uint8
         Red, green and blue, turned as the orientation tag says; transparency is laid on white (the
         alpha of a BMP that is zero everywhere is none), and images of more than 8 bits are scaled
-        by their own range, in which the value that a TIFF declares as no data has no part: such
-        pixels are black.
+        to 0 … 255. The value that a TIFF declares as no data has no part in an image's own range:
+        such pixels are black.
 
     Raises
     ------
     UnreadableImageError
         If the file is empty, truncated, no image, a decompression bomb, has several pages and
-        none was chosen, or fewer than the one that was.
+        none was chosen, or fewer than the one that was; or its values are outside of the range.
     """
-    try:
-        with opened() as file:
-            return _decoded(file, page, enough)
-    except OSError as error:
-        raise UnreadableImageError(error.strerror or str(error)) from error
+    with _reading(opened) as (file, start):
+        pixels = _photograph(file, decoding.enough) if is_jpeg(start) else None
+        if pixels is None:
+            pixels = np.array(to_rgb(_read(file, start, page), decoding.intensity))
+        return pixels
+
+
+def read_wide(opened: Callable[[], BinaryIO], page: int | None = None) -> WideImage | None:
+    """Read an image of more than 8 bits a channel as its file holds it.
+
+    Parameters
+    ----------
+    opened, page
+        As for `decode`.
+
+    Returns
+    -------
+    image : WideImage or None
+        None of 8 bits or fewer; such files are not decoded.
+
+    Raises
+    ------
+    UnreadableImageError
+        As `decode`.
+    """
+    with _reading(opened) as (file, start):
+        if not _may_be_wide(file, start, page):
+            return None
+        file.seek(0)
+        found = _read(file, start, page)
+        return found if isinstance(found, WideImage) else None
 
 
 def decode_file(path: str | Path, *, page: int | None = None) -> Image.Image:
@@ -133,18 +188,29 @@ def _pages_of(image: Image.Image) -> int:
     return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
-def _decoded(file: BinaryIO, page: int | None, enough: int | None) -> Pixels:
+@contextmanager
+def _reading(opened: Callable[[], BinaryIO]) -> Iterator[tuple[BinaryIO, bytes]]:
+    """Open an image file, at its start, and give it with its first bytes."""
     try:
-        start = file.read(32)
-        file.seek(0)
-        if not start:
-            raise UnreadableImageError("the file is empty")
+        with opened() as file, _understood():
+            start = file.read(32)
+            file.seek(0)
+            if not start:
+                raise UnreadableImageError("the file is empty")
+            yield file, start
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or str(error)) from error
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Say of whatever is raised what is wrong with the image."""
+    try:
         with warnings.catch_warnings():
             # Of metadata that is damaged; what matters to the pixels is an error.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            pixels = _photograph(file, enough) if is_jpeg(start) else None
-            return np.array(to_rgb(_upright(file, start, page))) if pixels is None else pixels
+            yield
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
@@ -166,8 +232,15 @@ def _photograph(file: BinaryIO, enough: int | None) -> Pixels | None:
     return pixels
 
 
-def _upright(file: BinaryIO, start: bytes, page: int | None) -> Image.Image:
-    """Decode an image, turned as its orientation tag says; of 8 bits a channel, if it can be."""
+def _may_be_wide(file: BinaryIO, start: bytes, page: int | None) -> bool:
+    """Tell whether an image may have more than 8 bits a channel, without decoding it."""
+    if is_tiff(start):
+        return is_wide_tiff(file, lambda n_pages: _place(page, n_pages))
+    return is_wide_png(start) if is_png(start) else start.startswith(b"P")
+
+
+def _read(file: BinaryIO, start: bytes, page: int | None) -> Image.Image | WideImage:
+    """Decode an image: of 8 bits a channel, turned as its orientation tag says, or of more."""
     if is_tiff(start):
         picture = read_tiff(file, lambda n_pages: _place(page, n_pages))
         if picture is not None:
@@ -181,8 +254,10 @@ def _upright(file: BinaryIO, start: bytes, page: int | None) -> Image.Image:
             image.seek(place)
         mend_transparency(image, start)
         orientation = orientation_of(image)
-        picture = image.convert("RGB") if _hides_all(image) else image.copy()
-        return upright(picture, orientation)
+        wide = as_wide(image, orientation)
+        if wide is not None:
+            return wide
+        return upright(image.convert("RGB") if _hides_all(image) else image.copy(), orientation)
 
 
 def _hides_all(image: Image.Image) -> bool:
@@ -230,32 +305,3 @@ def _place(page: int | None, n_pages: int) -> int:
             f"it has {counted(n_pages, 'page')}, and --page {page} was asked for"
         )
     return page - 1
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB without clipping.
-
-    Parameters
-    ----------
-    image : PIL.Image.Image
-        Any mode. Values wider than 8 bits (``I;16``, ``I``, ``F``) are scaled by the image's own
-        range to 0 … 255, where Pillow's ``convert`` would clip them at 255.
-
-    Returns
-    -------
-    image : PIL.Image.Image
-        Mode ``"RGB"``.
-
-    Examples
-    --------
-    >>> wide = Image.fromarray(np.array([[0, 30_000, 60_000]], dtype=np.uint16))
-    >>> np.asarray(to_rgb(wide))[0, :, 0].tolist()
-    [0, 128, 255]
-    """
-    if image.mode in _WIDE_MODES:
-        image = narrow(np.asarray(image))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")

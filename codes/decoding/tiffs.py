@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from codes.decoding.high_bit_depth import ORIENTATION, narrow, to_image, upright
+from codes.decoding.high_bit_depth import ORIENTATION, upright
+from codes.decoding.intensity import WideImage, to_image
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -25,6 +26,8 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JPEG = (6, 7)
 _CCITT = (2, 3, 4)
 """Numbers of compressions."""
+_NARROW = (np.uint8, np.bool_)
+"""Types of pages of 8 bits a channel, or fewer."""
 
 # tifffile warns of damaged metadata; what matters to the pixels is an error.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -43,7 +46,7 @@ def count_tiff_pages(file: BinaryIO) -> int:
         return len(tiff.pages)
 
 
-def read_tiff(file: BinaryIO, choose: Callable[[int], int]) -> Image.Image | None:
+def read_tiff(file: BinaryIO, choose: Callable[[int], int]) -> Image.Image | WideImage | None:
     """Read a page of a TIFF, if it is gray or RGB.
 
     Parameters
@@ -54,15 +57,14 @@ def read_tiff(file: BinaryIO, choose: Callable[[int], int]) -> Image.Image | Non
 
     Returns
     -------
-    image : PIL.Image.Image or None
-        Of 8 bits a channel, turned as its orientation tag says; black where a page of more bits
-        holds the value that it declares as no data, which has no part in its range. None where
+    image : PIL.Image.Image, WideImage or None
+        Of 8 bits a channel, turned as its orientation tag says; or of more, as it is. None where
         Pillow reads the page: palettes, CMYK, YCbCr, L*a*b*, JPEG and fax.
 
     Raises
     ------
     ValueError
-        If the page is damaged, too large, has other channels, or holds no data at all.
+        If the page is damaged, too large, or has other channels.
     """
     from tifffile import TiffFile
 
@@ -82,17 +84,30 @@ def read_tiff(file: BinaryIO, choose: Callable[[int], int]) -> Image.Image | Non
             return None
         white, orientation = page.photometric == 0, page.tags.valueof(ORIENTATION, default=1)
         values = _channels(page)
-        if page.dtype in (np.uint8, np.bool_):
-            pixels = np.rint(values * (255 / (2**page.bitspersample - 1))).astype(np.uint8)
-            picture = to_image(255 - pixels if white else pixels)
-        else:
-            picture = narrow(_blackened(values, _no_data(page), white=white), white=white)
-        return upright(picture, orientation)
+        if page.dtype not in _NARROW:
+            return WideImage(
+                values=values,
+                bits=page.bitspersample,
+                white=white,
+                no_data=_no_data(page),
+                orientation=orientation,
+            )
+        pixels = np.rint(values * (255 / (2**page.bitspersample - 1))).astype(np.uint8)
+        return upright(to_image(255 - pixels if white else pixels), orientation)
+
+
+def is_wide_tiff(file: BinaryIO, choose: Callable[[int], int]) -> bool:
+    """Tell whether a page of a TIFF has more than 8 bits a channel; `choose` as for `read_tiff`."""
+    from tifffile import TiffFile
+
+    with TiffFile(file) as tiff:
+        page: Any = tiff.pages[choose(len(tiff.pages))]
+        return page.dtype not in _NARROW
 
 
 def _is_pillows(page: TiffPage) -> bool:
     """Tell whether a page is of a kind that Pillow turns into RGB, and reads right."""
-    if page.dtype not in (np.uint8, np.bool_):
+    if page.dtype not in _NARROW:
         return False
     if page.photometric == 3 and page.colormap is not None and page.colormap.max() < 256:
         raise ValueError("its palette is of 8 bits, where TIFF has 16: save it as RGB")
@@ -142,7 +157,7 @@ def declares_no_data(file: BinaryIO) -> bool:
 def _no_data(page: Any) -> np.generic | None:
     """Give the value that a page declares as no data, in the page's type, if that can hold it."""
     declared = page.tags.valueof(_NO_DATA)
-    if declared is None or page.dtype is None or page.dtype in (np.uint8, np.bool_):
+    if declared is None or page.dtype is None or page.dtype in _NARROW:
         return None
     text = str(declared).strip(" \0")
     try:
@@ -167,17 +182,3 @@ def _whole(text: str) -> int | None:
     except ValueError:
         number = float(text)
         return int(number) if number.is_integer() else None
-
-
-def _blackened(values: NDArray[Any], no_data: np.generic | None, *, white: bool) -> NDArray[Any]:
-    """Give the colours that hold no data the value that is seen as black."""
-    if no_data is None:
-        return values
-    n_colors = 1 if values.shape[-1] < 3 else 3
-    colors = values[..., :n_colors]
-    missing = np.isnan(colors) if np.isnan(no_data) else colors == no_data
-    if missing.all():
-        raise ValueError(f"it holds no data: all its values are {no_data}, declared as none")
-    held = colors[~missing]
-    colors = np.where(missing, held.max() if white else held.min(), colors)
-    return np.dstack([colors, values[..., n_colors:]])

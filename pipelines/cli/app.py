@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
@@ -18,7 +19,7 @@ from rich.console import Console
 from pipelines.cli.compare import compare, demo, report
 from pipelines.cli.fit import fit, predict
 from pipelines.cli.output import ClosedOutputError, results, results_only
-from pipelines.cli.shared_options import Dataset, Options, convert, only
+from pipelines.cli.shared_options import Dataset, Options, check_file, convert, only
 from pipelines.cli.similarity import similarity
 from pipelines.cli.store import cache
 from pipelines.cli.terminal import stdout, table, terminal
@@ -193,6 +194,35 @@ def extract(
     who = f"Rank {shard.rank} of {shard.world_size}: " if shard.world_size > 1 else ""
     counts = done.counts.sentence(done.store.name, n_skipped=len(done.skipped))
     stdout().print(who + counts)
+
+
+@app.command
+def export(dataset: Dataset, /, options: Options, *, out: Path) -> None:
+    """Write the codes of a dataset to a file for other tools; what the store lacks is extracted.
+
+    With paths, labels, splits and groups, in the dataset's order. `cnn-codes compare` reads it
+    again, as npz:FILE, parquet:FILE or zarr:FOLDER.
+
+    Parameters
+    ----------
+    out
+        The file, which is replaced where it is there: codes.npz, codes.parquet (codes as float32),
+        or a new folder, codes.zarr.
+    """
+    from codes import load_images
+    from pipelines.exchange.export import check_export
+    from pipelines.exchange.export import export as write
+    from pipelines.extraction.extract import extract
+    from pipelines.extraction.left_out import say_ignored
+
+    check_export(out, options)
+    check_file(out)
+    images = load_images(dataset, page=options.page)
+    say_ignored(images, terminal())
+    done = extract(images, options, progress=terminal())
+    write(done, out, terminal())
+    stdout().print(done.counts.sentence(done.store.name, n_skipped=len(done.skipped)))
+    stdout().print(str(out))
 
 
 def _message(error: Exception) -> str:

@@ -6,19 +6,20 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import CycloptsError, Parameter
 
+from codes.data.names import CODES_SCHEMES
 from pipelines.cli.shared_options import (
     ANY_NETWORK,
     COMPARED_BY,
     TRAINED_BY,
     AnyNetwork,
     ComparedBy,
-    Dataset,
+    DatasetOrCodes,
     DropLeaks,
     Jobs,
     TrainedBy,
@@ -35,7 +36,11 @@ from pipelines.extraction.options import ExtractionOptions
 from pipelines.training.options import FinetuneOptions
 
 if TYPE_CHECKING:
+    from pipelines.codes_study import CodesStudy
     from pipelines.training.processes import Processes
+
+
+_BACKBONE = Parameter(help=f"{like_field('backbone').help} Needed for images.")
 
 
 def demo(
@@ -58,24 +63,24 @@ def demo(
 
 
 def compare(
-    dataset: Dataset,
+    dataset: DatasetOrCodes,
     /,
     options: Annotated[AnyNetwork, Parameter(name="*")] = ANY_NETWORK,
     protocol: ComparedBy = COMPARED_BY,
     training: TrainedBy = TRAINED_BY,
     *,
     finetune: bool = False,
-    backbone: Annotated[list[str], like_field("backbone")],
+    backbone: Annotated[list[str], _BACKBONE] = [],  # noqa: B006
     weights: Annotated[list[str], like_field("weights")] = [],  # noqa: B006
     out: Path = Path("cnn-codes-report"),
     drop_leaks: DropLeaks = False,
-    controls: str = ",".join(DEFAULT_CONTROLS),
+    controls: str | None = None,
     jobs: Jobs = -1,
 ) -> None:
     """Compare the depths of a backbone on a dataset, and write a report.
 
     With --backbone more than once, each has a report in a folder of its own, and one page compares
-    them.
+    them. Codes of another tool need no backbone: npz:FILE, parquet:FILE or zarr:FOLDER.
 
     Parameters
     ----------
@@ -86,12 +91,23 @@ def compare(
     controls
         What the chosen depth is compared with, joined by commas: majority, shuffled (labels),
         pixels, random (weights), concatenated (all depths), pre (before the activation); or none.
+        Default: all but pre; of given codes, those that need no network.
     """
+    protocol = replace(protocol, random_state=options.random_state)
+    if dataset.startswith(CODES_SCHEMES):
+        _refuse_for_codes(dataset, options, training, finetune, backbone, weights)
+        _report_codes(dataset, options.layers, protocol, out, jobs, controls, drop_leaks)
+        return
+    if not backbone:
+        raise CycloptsError(
+            msg='`compare` needs --backbone: a torchvision classifier, "bundled", or '
+            "package.module:function.",
+            command_chain=("compare",),
+        )
     from pipelines.finetuning.prepare import work
     from pipelines.report.report import render_again
     from pipelines.training.processes import join_processes
 
-    protocol = replace(protocol, random_state=options.random_state)
     networks = of_each_backbone(options, backbone, weights)
     trained = training if finetune else False
     if not trained and training != TRAINED_BY:
@@ -107,8 +123,10 @@ def compare(
             if several:
                 stdout().print(f"== {folder.name} ==")
             _report(
-                dataset, network, protocol, folder, jobs, controls, drop_leaks, trained, processes
-            )
+                dataset, network, protocol, folder, jobs,
+                DEFAULT_CONTROLS if controls is None else controls,
+                drop_leaks, trained, processes,
+            )  # fmt: skip
     if not several:
         return
     page, standing = render_again(folders, out / "report.html")
@@ -146,8 +164,6 @@ def _report(
     finetune: FinetuneOptions | bool = False,
     processes: Processes | None = None,
 ) -> None:
-    from pipelines.cli.summary import print_summary
-    from pipelines.report.report import make_report, write_report
     from pipelines.study import compare
 
     check_folder(out)
@@ -163,6 +179,66 @@ def _report(
         n_jobs=jobs,
         progress=terminal(),
     )
+    _write(study, out)
+
+
+def _report_codes(
+    dataset: str,
+    layers: str,
+    protocol: Protocol,
+    out: Path,
+    jobs: int,
+    controls: str | None,
+    drop_leaks: bool,
+) -> None:
+    """Compare the layers of codes that another tool made."""
+    from pipelines.given_study import GIVEN_CONTROLS, compare_given
+
+    check_folder(out)
+    check_jobs(jobs)
+    study = compare_given(
+        dataset,
+        layers=layers,
+        protocol=protocol,
+        controls=GIVEN_CONTROLS if controls is None else controls,
+        drop_leaks=drop_leaks,
+        n_jobs=jobs,
+        progress=terminal(),
+    )
+    _write(study, out)
+
+
+def _refuse_for_codes(
+    dataset: str,
+    options: ExtractionOptions,
+    training: FinetuneOptions,
+    finetune: bool,
+    backbone: Sequence[str],
+    weights: Sequence[str],
+) -> None:
+    """Refuse options of a network for codes that another tool made."""
+    named = {"backbone": backbone, "weights": weights, "finetune": finetune}
+    given = [name for name, value in named.items() if value]
+    given += [
+        field.name
+        for field in fields(options)
+        if field.name not in ("layers", "random_state")
+        and getattr(options, field.name) != field.default
+    ]
+    names = [f"--{name.replace('_', '-')}" for name in given]
+    names += ["the options of fine-tuning"] * (training != TRAINED_BY)
+    if names:
+        raise ValueError(
+            f"{dataset!r} holds codes: no network is run or trained, and {', '.join(names)} cannot "
+            "be used. Leave out what is named here; --layers chooses among the layers in the file."
+        )
+
+
+def _write(study: CodesStudy, out: Path) -> None:
+    """Write a report, and print what it says."""
+    from pipelines.cli.summary import print_summary
+    from pipelines.report.report import make_report, write_report
+
     command = ["cnn-codes", *sys.argv[1:]]
     found = make_report(study, command=[shlex.quote(word) for word in command])
     write_report(out, found, study)

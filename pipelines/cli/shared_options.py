@@ -51,6 +51,13 @@ Dataset = Annotated[
         "hf:NAME, wds:PATTERN (WebDataset shards), or sklearn:digits."
     ),
 ]
+DatasetOrCodes = Annotated[
+    str,
+    Parameter(
+        help=f"{Dataset.__metadata__[0].help} Or codes of another tool: npz:FILE, parquet:FILE or "
+        "zarr:FOLDER."
+    ),
+]
 Images = Annotated[
     str,
     Parameter(

@@ -14,8 +14,8 @@ from pipelines.cli.terminal import stdout, terminal
 from pipelines.extraction.options import ExtractionOptions
 
 _OPTIONS = (
-    "backbone", "weights", "image_size", "normalize", "page", "device", "store", "skip_unreadable",
-    "random_state",
+    "backbone", "weights", "image_size", "normalize", "intensity", "page", "device", "store",
+    "skip_unreadable", "random_state",
 )  # fmt: skip
 
 

@@ -127,6 +127,8 @@ def _word(name: str, value: Any) -> str:
     """Write a field; a key leaves out those that are off."""
     if name == "normalize" and value[0] is not None:
         return f"normalize {_normalization(*value)}"
+    if name == "intensity":
+        return f"intensity {value or 'image'}"
     if name == "size":
         crop, resized = value
         return f"{crop} px" + (f" of {resized}" if resized != crop else "")

@@ -9,17 +9,18 @@ from typing import Any
 from rich.table import Table
 
 from pipelines.cli.terminal import stdout, table, terminal
+from pipelines.codes_study import CodesStudy
 from pipelines.diagnostics.grid_edges import edge_sentence, edges_of
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence
 from pipelines.report.report import FILES
+from pipelines.report.subject import layer_noun
 from pipelines.study import Study
 
 
-def print_summary(study: Study, report: dict[str, Any], out: Path) -> None:
+def print_summary(study: CodesStudy, report: dict[str, Any], out: Path) -> None:
     """Print a table of scores, warnings, and the answer; ``out`` is the folder of the report."""
-    extraction = study.extraction
     console = stdout()
-    console.print(_scores_table(study), soft_wrap=False)
+    console.print(_scores_table(study, layer_noun(report)), soft_wrap=False)
     for note in study.notes:
         console.print(f"Note: {note}.")
     copies = leaks_warning(report)
@@ -30,28 +31,35 @@ def print_summary(study: Study, report: dict[str, Any], out: Path) -> None:
             "Warning: shuffled labels are predicted far better than by chance. Something leaks: do "
             "not trust these scores."
         )
-    check = study.preprocessing_check
-    if check is not None and check.level == "warn":
-        terminal().info(f"Warning: {check.text}")
+    check = report["preprocessing_check"]
+    if check is not None and check["level"] == "warn":
+        terminal().info(f"Warning: {check['text']}")
+    intensity = report["intensity_check"]
+    if intensity is not None and intensity["text"]:
+        terminal().info(f"Warning: {intensity['text']}")
     edges = edge_sentence(edges_of(report["layers"]), report["protocol"]["Cs"])
     if edges:
         terminal().info(f"Warning: {edges}")
-    console.print(extraction.counts.sentence(n_skipped=len(extraction.skipped)))
+    if isinstance(study, Study):
+        extraction = study.extraction
+        console.print(extraction.counts.sentence(n_skipped=len(extraction.skipped)))
     console.print(sentence(report))
     for caution in cautions(report):
         console.print(caution)
-    console.print(study.advice.text)
+    if isinstance(study, Study):
+        console.print(study.advice.text)
     page, *others = FILES
     console.print(", ".join([str(out / page), *others]))
 
 
-def _scores_table(study: Study) -> Table:
+def _scores_table(study: CodesStudy, noun: str) -> Table:
     comparison = study.comparison
     sizes = list(dict.fromkeys(row.train_size for row in comparison.layers))
     heads = [f"{size} a class" if size != "all" else "all" for size in sizes]
     best = comparison.best
+    place = "depth" if noun == "depth" else "place"
     clean = ["no copies"] * (best.score_without_leaks is not None)
-    scored = table("layer", "depth", "classifier", *heads, "95 % interval", *clean, "CV", "")
+    scored = table("layer", place, "classifier", *heads, "95 % interval", *clean, "CV", "")
     scores = {(r.layer, r.classifier, r.train_size): r for r in comparison.layers}
     for layer, classifier in dict.fromkeys((r.layer, r.classifier) for r in comparison.layers):
         rows = [scores[layer, classifier, size] for size in sizes]

@@ -23,6 +23,7 @@ from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.splits import Split, inner_splits
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.progress import Progress
+from pipelines.stored_comparison import StoredCodes
 
 if TYPE_CHECKING:  # Loads torch, which takes seconds.
     from codes import Backbone
@@ -45,22 +46,26 @@ class Control:
         What it is, in words.
     searches : bool
         Whether it searches for C.
+    extracts : bool
+        Whether it needs the images and the network.
     """
 
     name: ClassVar[str]
     what: ClassVar[str]
     searches: ClassVar[bool] = True
+    extracts: ClassVar[bool] = False
 
     def cost(self, n_layers: int) -> float:
         """Say how much a search costs, in those of one of `n_layers` layers."""
         return float(self.searches)
 
-    def read(self, extraction: Extraction, best: str, progress: Progress) -> Reader:
+    def read(self, codes: StoredCodes, best: str, progress: Progress) -> Reader:
         """Find how to read its codes; extract those that are not in the store.
 
         Parameters
         ----------
-        extraction : Extraction
+        codes : StoredCodes
+            Those that were compared.
         best : str
             The chosen tap's name.
         progress : Progress
@@ -75,7 +80,7 @@ class Control:
         LeftOutError
             If it does not make sense here.
         """
-        return extraction.readers[best]
+        return codes.readers[best]
 
     def evaluate(
         self, read: Reader, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
@@ -155,15 +160,17 @@ class Concatenated(Control):
         """Say how much it costs: 0.2 to 0.5 of all layers were measured."""
         return 0.5 * n_layers
 
-    def read(self, extraction: Extraction, best: str, progress: Progress) -> Reader:
+    def read(self, codes: StoredCodes, best: str, progress: Progress) -> Reader:
         """Read every depth."""
-        if len(extraction.taps) == 1:
+        if len(codes.readers) == 1:
             raise LeftOutError("there is only one depth")
-        return partial(_side_by_side, list(extraction.readers.values()))
+        return partial(_side_by_side, list(codes.readers.values()))
 
 
 class _Extracted(Control, ABC):
-    """A control on other codes of the same images."""
+    """A control on other codes of the same images, for which the network is needed."""
+
+    extracts = True
 
     @abstractmethod
     def options(
@@ -171,13 +178,14 @@ class _Extracted(Control, ABC):
     ) -> tuple[ExtractionOptions, Backbone | None]:
         """Say what is extracted instead, and with which backbone if that is not loaded by name."""
 
-    def read(self, extraction: Extraction, best: str, progress: Progress) -> Reader:
+    def read(self, codes: StoredCodes, best: str, progress: Progress) -> Reader:
         """Extract the codes that the store lacks."""
-        from pipelines.extraction.extract import extract
+        from pipelines.extraction.extract import Extraction, extract
 
-        of_best = extraction.options_of(best)
-        options, backbone = self.options(of_best, extraction)
-        found = extract(extraction.images, options, backbone=backbone, progress=progress)
+        if not isinstance(codes, Extraction):
+            raise LeftOutError("the codes were given, and it needs the images and the network")
+        options, backbone = self.options(codes.options_of(best), codes)
+        found = extract(codes.images, options, backbone=backbone, progress=progress)
         [reader] = found.readers.values()
         return reader
 

@@ -10,6 +10,7 @@ from pipelines.comparison.duplicates import find_leaks, leaks_sentence
 from pipelines.comparison.evaluate import average_views
 from pipelines.comparison.results import Best, LayerScore
 from pipelines.diagnostics.grid_edges import Edge, edge_sentence, uniform_sentence
+from pipelines.diagnostics.intensity_by_class import check_intensity
 from pipelines.extraction.extract import Extraction
 from pipelines.extraction.normalization import check_normalization
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
@@ -70,6 +71,10 @@ def fit_notes(
     )
     if check is not None and check.level == "warn":
         notes.append(check.text)
+    in_use = extraction.backbone.preprocessing.intensity
+    intensity = check_intensity(images, extraction.digests, in_use)
+    if intensity is not None and intensity.text:
+        notes.append(intensity.text)
     return [*notes, *(f"{note}." for note in comparison.notes)]
 
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from cache import CodeStore
 from codes import ImageList
 from codes.data.images import distinct
-from codes.decoding.decode import UnreadableImageError
+from codes.decoding.decode import Decoding, UnreadableImageError
 from codes.inference.devices import find_device
 from pipelines.diagnostics.similarity import Similarity, measure_similarity, sample_size
 from pipelines.extraction.extract import backbone_of, read_digests, say_weights
 from pipelines.extraction.left_out import say_skipped
-from pipelines.extraction.normalization import (
-    NormalizationCheck,
-    check_normalization,
-    choose,
-    normalized,
-)
+from pipelines.extraction.normalization import NormalizationCheck, check_normalization
 from pipelines.extraction.options import ExtractionOptions
+from pipelines.extraction.settling import settle
 from pipelines.progress import Progress, Silent
 
 
@@ -42,14 +40,13 @@ def compare_with_training(
     say_weights(backbone, options.weights, progress)
     device = str(find_device(options.device))
     digests = read_digests(images, store, progress)
-    kept, skipped = _readable(images, distinct(digests), sample_size(backbone))
+    settled = settle(images, digests, backbone, options, seconds={}, progress=progress)
+    backbone = settled.backbone
+    decoding = replace(backbone.preprocessing.decoding, enough=1)
+    kept, skipped = _readable(images, distinct(digests), sample_size(backbone), decoding)
     skip = options.skip_unreadable and len(kept) > 0
     say_skipped(skipped, len(images), progress, skip=skip, stored=False)
     images, digests = images.take(kept), digests[kept]
-    if options.normalize == "auto":
-        options, chosen = choose(images, digests, backbone, options)
-        progress.info(chosen)
-        backbone = normalized(backbone, options)
     similarity = measure_similarity(
         images,
         digests,
@@ -63,7 +60,7 @@ def compare_with_training(
 
 
 def _readable(
-    images: ImageList, places: NDArray[np.intp], n: int
+    images: ImageList, places: NDArray[np.intp], n: int, decoding: Decoding
 ) -> tuple[NDArray[np.intp], dict[str, str]]:
     """Find the first images that can be decoded; those on the way that cannot, and why."""
     kept: list[int] = []
@@ -72,7 +69,7 @@ def _readable(
         if len(kept) == n:
             break
         try:
-            images.source.open(place, enough=1)
+            images.source.open(place, decoding)
             kept.append(place)
         except UnreadableImageError as error:
             skipped[images.source.names[place]] = str(error)

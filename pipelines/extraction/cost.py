@@ -89,7 +89,7 @@ def measure_cost(extraction: Extraction, layers: Sequence[str]) -> dict[str, flo
     images = extraction.images
     preprocessing = extraction.backbone.preprocessing
     places = range(min(N_IMAGES, len(images)))
-    decoded = (images.source.open(place, preprocessing.enough) for place in places)
+    decoded = (images.source.open(place, preprocessing.decoding) for place in places)
     pixels = torch.cat([preprocessing.crops(image) for image in decoded])
     extractors = {
         layer: extractor_of(extraction.backbone, extraction.options_of(layer))

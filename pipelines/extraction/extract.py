@@ -14,14 +14,16 @@ from cache import CodesKey, CodeStore, CodesView, ExtractionKey
 from cache.digests import DigestMemory
 from codes import Backbone, CodeExtractor, ImageList, Preprocessing, load_backbone
 from codes.data.images import digest_images
+from codes.decoding.intensity import DATASET
 from codes.extractor import EXTRACTOR_VERSION
 from codes.graph.cutting import Tap
 from pipelines.extraction.counts import Counts
 from pipelines.extraction.distributed import Shard
 from pipelines.extraction.fill import fill_missing
 from pipelines.extraction.left_out import say_skipped
-from pipelines.extraction.normalization import choose, normalized, require_norm
+from pipelines.extraction.normalization import normalized, require_norm
 from pipelines.extraction.options import ExtractionOptions
+from pipelines.extraction.settling import Settled, settle
 from pipelines.progress import Progress, Silent, timed
 
 
@@ -36,9 +38,10 @@ class Extraction:
     digests : ndarray of shape (n_samples, 32), uint8
     backbone : Backbone
     options : ExtractionOptions
-        With a normalisation chosen where it was to be, "auto".
-    chosen : str
-        In that case: what was chosen, and by what; otherwise empty.
+        With what was found where that was asked for: a normalisation, "auto", and a range of
+        intensities, "dataset".
+    chosen, range_found : str
+        In these cases: what was found, and by what; otherwise empty.
     taps : list of Tap
         What was read, in forward order.
     device : str
@@ -68,6 +71,7 @@ class Extraction:
     counts: Counts
     skipped: dict[str, str]
     chosen: str = ""
+    range_found: str = ""
     dropped: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -104,6 +108,15 @@ class Extraction:
         codes : CodesView of shape (n_samples, n_views * n_features)
         """
         return self.store.view(self.key, self.arrays[layer], self.digests)
+
+    def keep(self, rows: NDArray[np.intp]) -> Extraction:
+        """Drop all images but some, as others leak; the store keeps its codes of all."""
+        return replace(
+            self,
+            images=self.images.take(rows),
+            digests=self.digests[rows],
+            dropped=self.dropped + len(self.images) - len(rows),
+        )
 
     def options_of(self, layer: str) -> ExtractionOptions:
         """Narrow the options that this was made with down to one of its taps, by its name."""
@@ -177,7 +190,7 @@ def extract(
         )
     progress = progress or Silent()
     seconds: dict[str, float] = {}
-    auto = backbone is None and options.normalize == "auto"
+    named = backbone is None
     with timed(seconds, "load"):
         if backbone is None:
             backbone = backbone_of(options)
@@ -187,12 +200,12 @@ def extract(
     store.storage.require_locks()
     with timed(seconds, "digest"):
         digests = read_digests(images, store, progress)
-    chosen = ""
-    if auto:
-        with timed(seconds, "normalization"):
-            options, chosen = choose(images, digests, backbone, options)
-        progress.info(chosen)
-        backbone = normalized(backbone, options)
+    settled = Settled(options=options, backbone=backbone)
+    if named:
+        settled = settle(images, digests, backbone, options, seconds=seconds, progress=progress)
+    options = settled.options
+    if settled.backbone is not backbone:
+        backbone = settled.backbone
         extractor = extractor_of(backbone, options)
     if shard is not None and shard.world_size > 1:
         own = shard.of(digests)
@@ -220,7 +233,8 @@ def extract(
         digests=digests[kept],
         backbone=backbone,
         options=options,
-        chosen=chosen,
+        chosen=settled.normalization,
+        range_found=settled.intensity,
         taps=extractor.taps,
         device=str(extractor.device),
         store=store,
@@ -258,7 +272,7 @@ def key_of(backbone: Backbone, precision: str) -> ExtractionKey:
 def backbone_of(options: ExtractionOptions) -> Backbone:
     """Load the network that some options name.
 
-    Where a normalisation is to be chosen, "auto", it has its own.
+    Where a normalisation is to be chosen, "auto", or a range found, "dataset", it has its own.
     """
     if options.normalize not in (None, "auto"):
         Preprocessing().normalized(str(options.normalize))  # Fail early.
@@ -272,13 +286,16 @@ def backbone_of(options: ExtractionOptions) -> Backbone:
     if options.normalize == "auto":
         require_norm(backbone)
     seen = replace(backbone.preprocessing, views=options.views, decode=options.decode)
+    if options.intensity not in (None, DATASET):
+        seen = replace(seen, intensity=options.intensity)
     return normalized(replace(backbone, preprocessing=seen), options)
 
 
 def say_weights(backbone: Backbone, asked: str | None, progress: Progress) -> None:
     """Say which weights were found in a file, where that is more than what was asked for."""
-    if asked not in (None, "none", "default", backbone.weights):
-        progress.info(f"Weights: {backbone.weights}.")
+    read = f" ({backbone.weights_read})" if backbone.weights_read else ""
+    if read or asked not in (None, "none", "default", backbone.weights):
+        progress.info(f"Weights: {backbone.weights}{read}.")
 
 
 def extractor_of(backbone: Backbone, options: ExtractionOptions) -> CodeExtractor:

@@ -109,7 +109,7 @@ def _crops(
         if len(crops) == N_IMAGES:
             break
         try:
-            image = images.source.open(int(place), preprocessing.enough)
+            image = images.source.open(int(place), preprocessing.decoding)
             crops.append(preprocessing.crop(image))
         except UnreadableImageError:
             continue  # `extract` lists every one.

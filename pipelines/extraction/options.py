@@ -8,6 +8,8 @@ A new field is an option of every command that extracts: `pipelines.cli.shared_o
 from dataclasses import dataclass
 from pathlib import Path
 
+from codes.decoding.intensity import parse_intensity
+
 DTYPES = ("float16", "float32")
 PRECISIONS = ("float32", "bfloat16", "float16", "auto")
 FREE = ("device", "batch_size", "workers", "store", "skip_unreadable")
@@ -38,6 +40,12 @@ class ExtractionOptions:
         MEAN:STD such as 0.5:0.25 or 0.5,0.5,0.5:0.2,0.2,0.2 (of red, green and blue; MEAN:STD:BGR
         where the network takes blue first), or "auto" (another than the network's own where the
         training images show that this is wrong). Default: the network's own.
+    intensity : str, optional
+        What the values of images of more than 8 bits a channel are scaled by: "image" (each image's
+        own range, so that absolute brightness is lost), "dataset" (one range, found on all training
+        images), LOW:HIGH such as 0:4095 (values outside are clipped), or "dtype" (integers by the
+        range of their type; floats are from 0 to 1). Images of 8 bits stay as they are. Default:
+        image, or what the preprocessing of a network of your own says.
     dense : bool
         Run the fully-connected layers of AlexNet and VGG as convolutions: with a larger image_size
         they give maps of codes, which are pooled.
@@ -96,6 +104,7 @@ class ExtractionOptions:
     weights: str | None = None
     image_size: int | None = None
     normalize: str | None = None
+    intensity: str | None = None
     dense: bool = False
     views: str = "center"
     each_view: bool = False
@@ -116,6 +125,8 @@ class ExtractionOptions:
     random_state: int = 0
 
     def __post_init__(self) -> None:
+        if self.intensity is not None:
+            object.__setattr__(self, "intensity", parse_intensity(self.intensity))
         if self.precision not in PRECISIONS:
             raise ValueError(
                 f"precision={self.precision!r} is unknown. Allowed: {', '.join(PRECISIONS)}."

@@ -10,11 +10,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 
+from cache import CodeStore
 from codes.data.readers.archives import is_archive
 from codes.data.readers.datasets import list_images
-from pipelines.extraction.extract import extract
+from codes.decoding.intensity import DATASET
+from pipelines.extraction.extract import extract, read_digests
+from pipelines.extraction.intensity import settle_intensity
 from pipelines.extraction.options import ExtractionOptions
+from pipelines.progress import Silent
 
 
 @dataclass(eq=False, repr=False)
@@ -30,10 +35,17 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         As for `pipelines.ExtractionOptions`.
     layer : str, default="fc7.relu"
         One layer's name.
-    weights, image_size, dense, views, decode, page, pool, activation, precision, dtype
-        As for `pipelines.ExtractionOptions`: they decide which codes these are.
+    weights, image_size, intensity, dense, views, decode, page, pool, activation, precision, dtype
+        As for `pipelines.ExtractionOptions`: they decide which codes these are. The range of
+        intensities "dataset" is found by `fit`; in a cross-validation each fold has one of its own,
+        and so codes of its own.
     device, batch_size, workers, store
         As for it too; the codes do not depend on them.
+
+    Attributes
+    ----------
+    intensity_ : str or None
+        The range in use, with LOW:HIGH in place of "dataset".
 
     Examples
     --------
@@ -49,6 +61,7 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     _: KW_ONLY
     weights: str | None = None
     image_size: int | None = None
+    intensity: str | None = None
     dense: bool = False
     views: str = "center"
     decode: str = "scaled"
@@ -63,7 +76,7 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     store: str | Path | None = None
 
     def fit(self, X: Sequence[str | Path], y: object = None) -> Self:
-        """Check the options; there is nothing to learn.
+        """Check the options, and find a range of intensities if they ask for one.
 
         Parameters
         ----------
@@ -76,7 +89,8 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         -------
         self
         """
-        self._options()
+        options = ExtractionOptions(**self._asked())
+        self.intensity_ = learn_intensity(X, options)
         return self
 
     def transform(self, X: Sequence[str | Path]) -> NDArray[Any]:
@@ -97,8 +111,11 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             If a file does not exist.
         ValueError
             If an image cannot be read, or the layer's name stands for several layers.
+        sklearn.exceptions.NotFittedError
+            If a range of intensities is still to be found.
         """
-        paths = [Path(str(path)) for path in np.asarray(X, object).ravel()]
+        check_is_fitted(self)
+        paths = paths_of(X)
         several = [str(path) for path in paths if path.is_dir() or is_archive(path)]
         if several:
             raise ValueError(
@@ -111,9 +128,41 @@ class CodesTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return extraction.codes(extraction.taps[0].name)
 
     def _options(self) -> ExtractionOptions:
-        return ExtractionOptions(
-            layers=self.layer, **{k: v for k, v in self.get_params().items() if k != "layer"}
-        )
+        found = {"intensity": self.intensity_} if self.intensity == DATASET else {}
+        return ExtractionOptions(**self._asked() | found)
+
+    def _asked(self) -> dict[str, Any]:
+        params = self.get_params()
+        return {"layers": params.pop("layer"), **params}
 
     def __sklearn_is_fitted__(self) -> bool:
-        return True
+        return self.intensity != DATASET or hasattr(self, "intensity_")
+
+
+def paths_of(X: Sequence[str | Path]) -> list[Path]:
+    """Read the samples of a scikit-learn estimator as image files."""
+    return [Path(str(path)) for path in np.asarray(X, object).ravel()]
+
+
+def learn_intensity(X: Sequence[str | Path], options: ExtractionOptions) -> str | None:
+    """Find the range of intensities "dataset" on image files; give any other as it is.
+
+    Parameters
+    ----------
+    X : sequence of str or Path
+    options : ExtractionOptions
+
+    Returns
+    -------
+    intensity : str or None
+
+    Raises
+    ------
+    ValueError
+        If there is no such range.
+    """
+    if options.intensity != DATASET:
+        return options.intensity
+    images = list_images(paths_of(X), page=options.page)
+    digests = read_digests(images, CodeStore(options.store), Silent())
+    return settle_intensity(images, digests, options, Silent())[0].intensity

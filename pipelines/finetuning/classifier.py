@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +21,7 @@ from pipelines.comparison.samples import Samples
 from pipelines.comparison.scoring import default_scoring
 from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.options import ExtractionOptions
+from pipelines.extraction.transformer import learn_intensity, paths_of
 from pipelines.finetuning.handover import train_on_all
 from pipelines.finetuning.prepare import last_codes, prepare
 from pipelines.progress import Silent
@@ -39,7 +41,8 @@ class FineTuned(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         As for `pipelines.ExtractionOptions`.
     start : str, default="auto"
         The first module that is trained; "auto" is the last stage.
-    weights : str, optional
+    weights, intensity : str, optional
+        As for `pipelines.ExtractionOptions`; the range "dataset" is found by `fit`.
     lr, weight_decay : float or str, optional
         As for `pipelines.training.options.FinetuneOptions`.
     epochs : int, optional
@@ -57,6 +60,8 @@ class FineTuned(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
+    intensity_ : str or None
+        The range in use, with LOW:HIGH in place of "dataset".
     start_ : str
         The first module that was trained.
     setting_ : Setting
@@ -77,6 +82,7 @@ class FineTuned(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         start: str = "auto",
         *,
         weights: str | None = None,
+        intensity: str | None = None,
         lr: float | str | None = None,
         weight_decay: float | str = WEIGHT_DECAY,
         epochs: int | None = None,
@@ -93,6 +99,7 @@ class FineTuned(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.backbone = backbone
         self.start = start
         self.weights = weights
+        self.intensity = intensity
         self.lr = lr
         self.weight_decay = weight_decay
         self.epochs = epochs
@@ -129,6 +136,7 @@ class FineTuned(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_ = np.unique(labels)
         if len(self.classes_) < 2:
             raise ValueError(f"y holds {len(self.classes_)} class; a classifier needs two or more.")
+        self.intensity_ = learn_intensity(X, self._options())
         extraction = self._extract(X)
         graph = extraction.backbone.graph
         start = choose_starts(graph, self.start)[-1]
@@ -206,12 +214,15 @@ class FineTuned(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(self.classes_[log_proba.argmax(1)])
 
     def _extract(self, X: Sequence[str | Path]) -> Extraction:
-        paths = [Path(str(path)) for path in np.asarray(X, object).ravel()]
-        options = ExtractionOptions(
-            backbone=self.backbone, weights=self.weights, precision=self.precision,
-            device=self.device, store=self.store, random_state=self.random_state,
-        )  # fmt: skip
+        options = replace(self._options(), intensity=self.intensity_)
         backbone = backbone_of(options)
         end = backbone.graph.names[head_input(backbone.graph)]
-        options = ExtractionOptions(**(vars(options) | {"layers": end, "pool": "avg"}))
-        return extract(list_images(paths), options, backbone=backbone)
+        options = replace(options, layers=end, pool="avg")
+        return extract(list_images(paths_of(X)), options, backbone=backbone)
+
+    def _options(self) -> ExtractionOptions:
+        return ExtractionOptions(
+            backbone=self.backbone, weights=self.weights, intensity=self.intensity,
+            precision=self.precision, device=self.device, store=self.store,
+            random_state=self.random_state,
+        )  # fmt: skip

@@ -13,6 +13,7 @@ from pipelines.comparison.decision import SAVES, saves
 from pipelines.comparison.duplicates import leaks_sentence
 from pipelines.comparison.protocol import FINETUNE, finetuned_name
 from pipelines.comparison.scoring import SCORINGS
+from pipelines.report.subject import depth_words, given_of, layer_noun
 
 WORTH = 0.95
 """Share of the time below which a depth saves some."""
@@ -22,17 +23,18 @@ MOST_NAMED = 3
 
 def sentence(report: dict[str, Any]) -> str:
     """Say the answer: which depth to take and why, and what score to expect."""
-    best = report["best"]
+    best, noun = report["best"], layer_noun(report)
     size = "all training images" if best["train_size"] == "all" else (
         f"{best['train_size']} training images of each class"
     )  # fmt: skip
     against = [control["finding"] for control in report["controls"] if control["finding"]]
     if best["recommended"] is not None:
         found = _recommendation(report)
-        found = f"{'; '.join(against)}. Of the depths compared, {found}" if against else found
+        of_all = f"{'; '.join(against)}. Of the {noun}s compared, {found}"
+        found = of_all if against else found
     else:
         found = (
-            f"{'; '.join([*against, 'no depth is shown to be better than guessing'])}: none is "
+            f"{'; '.join([*against, f'no {noun} is shown to be better than guessing'])}: none is "
             f"recommended. Always predicting the commonest class scores {best['guess']:.3f}."
         )
     first = f"With {size}, {found}"
@@ -45,16 +47,17 @@ def _recommendation(report: dict[str, Any]) -> str:
     rows = _rows(report)
     chosen, cheap = _chosen(best), (best["recommended"], best["recommended_classifier"])
     tied = [_named(report, rows[tuple(pair)]) for pair in best["tied_classifiers"]]
-    take = f"take the codes of {_named(report, rows[cheap])} (depth {rows[cheap]['depth']:.2f})"
+    noun, depth = layer_noun(report), depth_words(report, rows[cheap])
+    take = f"take the codes of {_named(report, rows[cheap])}{depth}"
     if rows[cheap]["classifier"] == FINETUNE:
         take = f"take {_named(report, rows[cheap])}"
     if len(rows) == 1:
-        return f"{take}, the only depth compared."
+        return f"{take}, the only {noun} compared."
     if not tied:
-        why = "it has" if best["better"] else "every other depth is worse, and it has"
+        why = "it has" if best["better"] else f"every other {noun} is worse, and it has"
         return f"{take}: {why} the best cross-validation score."
     everything = len(tied) == len(rows) - 1
-    alike = "No other depth can" if everything else f"It and {_join(tied)} cannot"
+    alike = f"No other {noun} can" if everything else f"It and {_join(tied)} cannot"
     if cheap == chosen:
         pairs = map(tuple, best["tied_classifiers"])
         costs = [rows[pair]["multiply_adds"] for pair in pairs]
@@ -73,10 +76,9 @@ def _recommendation(report: dict[str, Any]) -> str:
                 f"but {which} lower by more than one standard error of the difference, or by more "
                 f"than {report['protocol']['max_loss']:.3g}."
             )
-        return (
-            f"{take}: it has the best cross-validation score. {alike} be distinguished"
-            f"{' from it' if everything else ''}, {end}"
-        )
+        found = f"{take}: it has the best cross-validation score. {alike} be distinguished"
+        found += " from it" if everything else ""
+        return f"{found}." if given_of(report) else f"{found}, {end}"
     first = rows[chosen]
     if first["classifier"] == FINETUNE:
         less = "less" if rows[cheap]["classifier"] == FINETUNE else "nothing"
@@ -88,7 +90,7 @@ def _recommendation(report: dict[str, Any]) -> str:
         )
     return (
         f"{take}: it scores {expected(rows[cheap])[0]:.3f}, and is cheaper to compute than "
-        f"{_named(report, first)} (depth {first['depth']:.2f}), which has the best "
+        f"{_named(report, first)}{depth_words(report, first)}, which has the best "
         f"cross-validation score and scores {expected(first)[0]:.3f}; they cannot be distinguished."
         f"{_saving(report)}"
     )
@@ -123,7 +125,7 @@ def _expectation(report: dict[str, Any]) -> str:
         n = best["n_without_leaks"]
         verb = "is not a copy" if n == 1 else "are not copies"
         images = f"the {counted(n, 'test image')} that {verb} of training images"
-    which = "The depth with the best cross-validation score"
+    which = f"The {layer_noun(report)} with the best cross-validation score"
     if any(row["classifier"] == FINETUNE for row in report["layers"]):
         named = _named(report, own)
         which = f"{named[0].upper()}{named[1:]}" if own["classifier"] == FINETUNE else named
@@ -164,7 +166,8 @@ def cautions(report: dict[str, Any]) -> list[str]:
         score = every["score"] if clean is None else clean
         if score > expected(best)[2]:
             sentences.append(
-                f"All depths side by side score {score:.3f}, above the interval of the one."
+                f"All {layer_noun(report)}s side by side score {score:.3f}, above the interval of "
+                "the one."
             )
     if best["better"]:
         rows = _rows(report)
@@ -243,8 +246,9 @@ def size_sentence(report: dict[str, Any]) -> str:
     if len(report["by_size"]) == 1:
         return ""
     if not other:
-        return f"At no size can another depth be shown to be better than {best['layer']}."
-    return f"The best depth changes with the number of images: {_join(other)}."
+        noun = layer_noun(report)
+        return f"At no size can another {noun} be shown to be better than {best['layer']}."
+    return f"The best {layer_noun(report)} changes with the number of images: {_join(other)}."
 
 
 def leaks_warning(report: dict[str, Any]) -> str:

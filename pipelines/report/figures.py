@@ -43,15 +43,16 @@ def depth_curve(
     rows: Sequence[dict[str, Any]],
     scoring: str,
     controls: Sequence[dict[str, Any]],
+    axis: str,
     width: float,
 ) -> str:
     """Draw each layer's score and interval against its depth, and controls as levels.
 
-    The rows are of one training size, each with its ``roles``.
+    The rows are of one training size, each with its ``roles``; ``axis`` says what a depth is.
     """
     with drawing():
         figure, axes = new_axes(width, HEIGHT)
-        _depths(axes)
+        _depths(axes, axis)
         entries: list[tuple[Any, str]] = []
         for i, series in enumerate(dict.fromkeys(map(_series, rows))):
             of = [row for row in rows if _series(row) == series]
@@ -185,8 +186,8 @@ def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _depths(axes: Axes) -> None:
-    axes.set_xlabel("depth: 0 is the input, 1 the output")
+def _depths(axes: Axes, axis: str = "depth: 0 is the input, 1 the output") -> None:
+    axes.set_xlabel(axis)
     axes.set_xlim(0, 1.03)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipelines.comparison.held_out_answers import Answers
 from pipelines.comparison.intervals import PairedTests, paired_tests
+from pipelines.report.subject import dataset_name, given_of, subject_name
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,10 +58,10 @@ def side_by_side(reports: Sequence[dict[str, Any]], answers: Sequence[Answers | 
     given = [one for one in answers if one is not None]
     behind: list[str | None] = [None] * len(labels)
     if reason is not None or not given:
-        better = (
-            f"These networks cannot be compared by a paired test: {reason}. Run them in one "
-            "command, with --backbone for each: stored codes are used again."
-        )
+        remedy = "Run them in one command, with --backbone for each: stored codes are used again."
+        if any(map(given_of, reports)):
+            remedy = "Put all codes into one file, each as a layer."
+        better = f"These networks cannot be compared by a paired test: {reason}. {remedy}"
     else:
         tests = paired_tests(
             given[0].held_out,
@@ -88,7 +89,7 @@ def side_by_side(reports: Sequence[dict[str, Any]], answers: Sequence[Answers | 
 
 def label(reports: Sequence[dict[str, Any]]) -> list[str]:
     """Name each report by its network, and by as much else as distinguishes it from the others."""
-    labels = [str(report["backbone"]["name"]) for report in reports]
+    labels = [subject_name(report) for report in reports]
     for more in (_weights, dataset_name):
         again = [name if labels.count(name) == 1 else None for name in labels]
         added = [more(report) for report in reports]
@@ -103,13 +104,10 @@ def label(reports: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _weights(report: dict[str, Any]) -> str:
+    if report["backbone"] is None:
+        return "given codes"
     weights = str(report["backbone"]["weights"]).partition(" (")[0]
     return Path(weights).name if "/" in weights else weights.rpartition("Weights.")[2]
-
-
-def dataset_name(report: dict[str, Any]) -> str:
-    """Name a report's dataset, without the folder that it is in."""
-    return Path(report["dataset"]["name"]).name
 
 
 def _incomparable(
@@ -211,7 +209,7 @@ def _features(report: dict[str, Any]) -> int:
 
 def _similarities(reports: Sequence[dict[str, Any]]) -> list[str]:
     """Write each similarity, and which have no border where others have one."""
-    found = [report.get("similarity", {"value": None}) for report in reports]
+    found = [report.get("similarity") or {"value": None} for report in reports]
     bordered = {bool(one["side"]) for one in found if one["value"] is not None}
     return [
         "–"

@@ -20,6 +20,7 @@ from pipelines.diagnostics.grid_edges import (
     not_searched_sentence,
     searched_sentence,
 )
+from pipelines.diagnostics.intensity_by_class import intensity_sentence
 from pipelines.diagnostics.similarity import BORDER
 from pipelines.extraction.counts import Counts
 from pipelines.progress import duration
@@ -39,21 +40,28 @@ from pipelines.report.finetuning_rows import (
     training_sentence,
 )
 from pipelines.report.maps import confusion_matrix, size_map
-from pipelines.report.networks import Standing, dataset_name
+from pipelines.report.networks import Standing
+from pipelines.report.subject import (
+    dataset_name,
+    depth_axis,
+    given_of,
+    given_sentence,
+    layer_noun,
+    subject_name,
+)
 from pipelines.report.svg import both_widths
 
 
 def render(reports: Sequence[dict[str, Any]], standing: Standing | None = None) -> str:
     """Render one page that needs nothing else, of one report or of several side by side."""
-    names = [report["backbone"]["name"] for report in reports]
-    take = reports[0]["best"]["recommended"] or "no depth"
+    take = reports[0]["best"]["recommended"] or f"no {layer_noun(reports[0])}"
     together = standing and both_widths(partial(depth_curves, reports, standing.labels))
     return (
         _environment(html=True)
         .get_template("report.html.jinja")
         .render(
             pages=[_facts(report, number) for number, report in enumerate(reports)],
-            title=f"{dataset_name(reports[0])}: {take} of {names[0]}"
+            title=f"{dataset_name(reports[0])}: {take} of {subject_name(reports[0])}"
             if standing is None
             else f"{len(reports)} comparisons",
             alike=len({report["protocol"]["scoring"] for report in reports}) == 1,
@@ -117,6 +125,9 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
     return {
         "id": f"r{number}",
         "report": report,
+        "given": given_of(report),
+        "given_sentence": given_sentence(report),
+        "noun": layer_noun(report),
         "dataset": dataset_name(report),
         "sentence": sentence(report),
         "cautions": cautions(report),
@@ -124,6 +135,7 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
         "scoring": scoring,
         "size_sentence": size_sentence(report),
         "at_best": at_best,
+        "intensity": intensity_sentence(report["backbone"] or {}, report.get("intensity_check")),
         "edges": edge_sentence(edges_of(rows), report["protocol"]["Cs"]),
         "searched": searched_sentence(report["protocol"]),
         "not_searched": not_searched_sentence(
@@ -171,11 +183,11 @@ def _draw(
     several = len({row["train_size"] for row in rows}) > 1
     Cs, similarity = report["protocol"]["Cs"], report["similarity"]
     figures_of: dict[str, Callable[[float], str | None]] = {
-        "curve": partial(depth_curve, at_best, scoring, report["controls"]),
+        "curve": partial(depth_curve, at_best, scoring, report["controls"], depth_axis(report)),
         "map": partial(size_map, of_best) if several else lambda width: None,
         "C": partial(C_curves, both, Cs, scoring),
         "confusion": partial(confusion_matrix, report["classes"], report["confusion"]),
-        "similarity": partial(similarity_by_layer, similarity, BORDER),
+        "similarity": partial(similarity_by_layer, similarity or {"by_layer": []}, BORDER),
         "losses": partial(loss_curves, report["finetune"]),
         "reliability": partial(reliability_curves, report["finetune"]),
     }

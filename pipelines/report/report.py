@@ -17,56 +17,44 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from codes import ImageList
+from codes.decoding.decode import Decoding
+from pipelines.codes_study import SCORES_COLUMNS, CodesStudy
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.duplicates import find_leaks
 from pipelines.comparison.held_out_answers import ANSWERS, by_content, read_answers, write_answers
 from pipelines.controls.controls import CONTROLS
 from pipelines.drafts import replacing
-from pipelines.provenance import versions
-from pipelines.report.finetuning_records import describe_finetuning
 from pipelines.report.networks import Standing, side_by_side
+from pipelines.report.origin import describe_origin
 from pipelines.report.page import render, render_markdown
-from pipelines.study import SCORES_COLUMNS, Study
+from pipelines.study import Study
 
 N_PAIRS, N_EXAMPLES, THUMBNAIL = 6, 4, 96
 """Pairs of classes that are shown, wrong images of each, and their longer side in pixels."""
 
 
-def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
+def make_report(study: CodesStudy, *, command: Sequence[str] = ()) -> dict[str, Any]:
     """Gather everything a reader or a program needs to know of a comparison, as plain values.
 
     ``command`` is what was typed.
     """
-    extraction, comparison = study.extraction, study.comparison
-    options, protocol = extraction.options, study.protocol
-    images, backbone = extraction.images, extraction.backbone
-    check = study.preprocessing_check
+    codes, comparison, protocol = study.codes, study.comparison, study.protocol
+    images = codes.images
     classes, counts = np.unique(images.labels, return_counts=True)
     splits = None
     if images.splits is not None:
         names, sizes = np.unique(images.splits, return_counts=True)
         splits = dict(zip(names.tolist(), sizes.tolist(), strict=True))
-    report = {
+    report: dict[str, Any] = {
         "dataset": {
             "name": images.name,
             "n_images": len(images),
-            "n_distinct": len(np.unique(extraction.digests, axis=0)),
+            "n_distinct": len(np.unique(codes.digests, axis=0)),
             "classes": dict(zip(classes.tolist(), counts.tolist(), strict=True)),
             "splits": splits,
             "n_groups": None if images.groups is None else len(np.unique(images.groups)),
             "ignored_files": images.ignored,
-            "n_dropped": extraction.dropped,
-        },
-        "backbone": {
-            "name": backbone.name,
-            "weights": backbone.weights,
-            "weights_digest": backbone.weights_digest,
-            "architecture": backbone.architecture,
-            "preprocessing": backbone.preprocessing.fields(),
-            "each_view": options.each_view,
-            "activation": options.activation,
-            "precision": options.precision,
-            "dtype": options.dtype,
+            "n_dropped": codes.dropped,
         },
         "protocol": {
             "evaluation": "test split" if images.test is not None else "nested cross-validation",
@@ -81,45 +69,28 @@ def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
             "random_state": protocol.random_state,
             "Cs_search": protocol.Cs_search,
         },
-        "environment": {"versions": versions(), "device": extraction.device},
-        "finetune": describe_finetuning(study.finetuning, comparison),
         "best": asdict(comparison.best),
         "by_size": [asdict(best) for best in comparison.by_size],
         "layers": [asdict(row) for row in comparison.layers],
         "classes": comparison.classes,
         "confusion": comparison.confusion,
-        "confused": _confused(comparison, images),
+        "confused": _confused(comparison, images, _decoding(study)),
         "controls": [
             {"name": control.name, "what": CONTROLS[control.name].what}
             | {k: v for k, v in asdict(control).items() if k != "name"}
             for control in study.controls
         ],
-        "similarity": asdict(study.similarity),
-        "preprocessing_check": None
-        if check is None
-        else asdict(check) | {"chosen": extraction.chosen},
-        "advice": asdict(study.advice),
-        "reproducibility": asdict(study.reproducibility),
-        "cost": study.cost,
-        "timing": {
-            **{stage: round(seconds, 3) for stage, seconds in extraction.seconds.items()},
-            "images_extracted": extraction.n_extracted,
-            "images_reused": extraction.n_reused,
-        },
-        "images_extracted": extraction.n_extracted,
-        "images_copies": extraction.counts.copies,
-        "images_reused": extraction.n_reused,
-        "layers_reused": extraction.counts.layers,
+        **describe_origin(study),
         "leaks": [
             asdict(leak)
-            for leak in find_leaks(
-                extraction.digests, images.source.names, images.labels, images.test
-            )
+            for leak in find_leaks(codes.digests, images.source.names, images.labels, images.test)
         ],
-        "skipped": [{"path": path, "reason": why} for path, why in extraction.skipped.items()],
         "notes": study.notes,
         "command": command,
     }
+    # Last: what a report measures is timed, too.
+    report["timing"] = {stage: round(seconds, 3) for stage, seconds in codes.seconds.items()}
+    report["timing"] |= {name: report[name] for name in ("images_extracted", "images_reused")}
     # Tuples become lists; NaN, as the C of what is fine-tuned, becomes None.
     plain: dict[str, Any] = json.loads(json.dumps(report), parse_constant=lambda _: None)
     return plain
@@ -129,16 +100,16 @@ FILES = ("report.html", "report.md", "report.json", "scores.csv", ANSWERS)
 """What `write_report` writes."""
 
 
-def write_report(folder: Path, report: dict[str, Any], study: Study) -> None:
+def write_report(folder: Path, report: dict[str, Any], study: CodesStudy) -> None:
     """Write the files of a report, `FILES`, into a folder, which is made where it is missing.
 
     Files in it are replaced, each at once.
     """
-    comparison, extraction = study.comparison, study.extraction
+    comparison, codes = study.comparison, study.codes
     # Drawn first: should that fail, no old page stands beside new numbers.
     page, markdown = render([report]), render_markdown(report)
     folder.mkdir(parents=True, exist_ok=True)
-    answers = by_content(comparison.tested, extraction.digests, extraction.images.labels)
+    answers = by_content(comparison.tested, codes.digests, codes.images.labels)
     with replacing(folder / ANSWERS) as draft:
         write_answers(draft, answers)
     _write(folder / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
@@ -215,8 +186,21 @@ def render_again(folders: Sequence[Path], out: Path | None = None) -> tuple[Path
     return page, standing
 
 
-def _confused(comparison: Comparison, images: ImageList) -> list[dict[str, Any]]:
-    """List the pairs of classes that are most often confused, with some of the images."""
+def _decoding(study: CodesStudy) -> Decoding | None:
+    """Say how thumbnails are decoded; None where there are no images."""
+    if not isinstance(study, Study):
+        return None
+    intensity = study.extraction.backbone.preprocessing.intensity
+    return Decoding(enough=2 * THUMBNAIL, intensity=intensity)
+
+
+def _confused(
+    comparison: Comparison, images: ImageList, decoding: Decoding | None
+) -> list[dict[str, Any]]:
+    """List the pairs of classes that are most often confused, with some of the images.
+
+    Without ``decoding`` these have no thumbnail.
+    """
     pairs: dict[tuple[str, str], list[int]] = {}
     for mistake in comparison.mistakes:
         pairs.setdefault((mistake.label, mistake.predicted), []).append(mistake.image)
@@ -229,7 +213,9 @@ def _confused(comparison: Comparison, images: ImageList) -> list[dict[str, Any]]
             "examples": [
                 {
                     "path": images.source.names[image],
-                    "thumbnail": _thumbnail(images.source.open(image, 2 * THUMBNAIL)),
+                    "thumbnail": None
+                    if decoding is None
+                    else _thumbnail(images.source.open(image, decoding)),
                 }
                 for image in wrong[:N_EXAMPLES]
             ],

@@ -77,7 +77,7 @@ class FreshMaps:
         drawn, digests = replace(self._drawn, numbers=(view,)), self.stored.digests
 
         def crop(image: np.intp) -> Tensor:
-            pixels = self._sources.own.open(int(image), drawn.enough)
+            pixels = self._sources.own.open(int(image), drawn.decoding)
             return drawn.crops(pixels, digests[image].tobytes())
 
         # On the CPU, other trials have the other cores.

@@ -89,7 +89,7 @@ def load_csv(file: Path, page: int | None = None, *, labelled: bool = True) -> I
             if place not in places.values()
         },
     )
-    _refuse_split_groups(images)
+    refuse_split_groups(images)
     return images
 
 
@@ -201,7 +201,14 @@ def _splits(file: Path, rows: list[_Row], names: list[str]) -> NDArray[np.str_]:
     return np.array([SPLIT_NAMES[name.lower()] for name in names])
 
 
-def _refuse_split_groups(images: ImageList) -> None:
+def refuse_split_groups(images: ImageList) -> None:
+    """Refuse groups that are in the test split and outside it.
+
+    Raises
+    ------
+    ValueError
+        With their names.
+    """
     if images.groups is None or images.test is None:
         return
     both = np.intersect1d(images.groups[images.test], images.groups[~images.test])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from codes.data.images import ImageList
-from codes.data.names import SPLIT_NAMES, composed
+from codes.data.names import CODES_SCHEMES, SPLIT_NAMES, composed
 from codes.data.readers.archives import ArchiveTree, is_archive
 from codes.data.readers.csv_files import load_csv
 from codes.data.readers.folders import FolderTree, Tree
@@ -56,8 +56,9 @@ def load_images(dataset: str | Path, *, page: int | None = None, min_classes: in
     FileNotFoundError
         If the folder, the CSV file or an image that it names does not exist.
     ValueError
-        If there is nothing to classify: no class folders, no images, too few classes; or a CSV file
-        is not as `codes.data.readers.csv_files.load_csv` reads it.
+        If there is nothing to classify: no class folders, no images, too few classes; if these are
+        codes (``npz:FILE`` and the like); or a CSV file is not as
+        `codes.data.readers.csv_files.load_csv` reads it.
 
     Examples
     --------
@@ -69,6 +70,11 @@ def load_images(dataset: str | Path, *, page: int | None = None, min_classes: in
     name = str(dataset)
     if not name:
         raise ValueError("The dataset's name is empty. Say . for the current folder.")
+    if name.startswith(CODES_SCHEMES):
+        raise ValueError(
+            f"{name!r} is a file of codes, and images are needed here. Of codes, `cnn-codes "
+            "compare` makes a report; in Python, compare_layers takes arrays."
+        )
     if name.startswith("sklearn:"):
         images = _load_sklearn(name)
     elif name.startswith("torchvision:"):

@@ -18,7 +18,14 @@ from torchvision.datasets.vision import VisionDataset
 
 from codes.data.images import ImageList
 from codes.data.sources import DigestMemory, JoinedSource, no_digest
-from codes.decoding.decode import Pixels, UnreadableImageError, to_rgb
+from codes.decoding.colors import as_wide, to_rgb
+from codes.decoding.decode import (
+    WHOLE,
+    Decoding,
+    Pixels,
+    UnreadableImageError,
+)
+from codes.decoding.intensity import WideImage
 
 # What torchvision's datasets call their splits, in the order in which they are tried.
 _SPLITS = {"train": ("train", "trainval"), "validation": ("val", "valid"), "test": ("test",)}
@@ -46,9 +53,17 @@ class DatasetSource:
         """Read the image again, and tell whether it is the same."""
         return self.digest(index) == digest
 
-    def open(self, index: int, enough: int | None = None) -> Pixels:
+    def open(self, index: int, decoding: Decoding = WHOLE) -> Pixels:
         """Decode an image."""
-        return np.array(to_rgb(self._image(index)))
+        image = self._image(index)
+        try:
+            return np.array(to_rgb(image, decoding.intensity))
+        except ValueError as error:  # Of values that no range fits.
+            raise UnreadableImageError(str(error)) from error
+
+    def open_wide(self, index: int) -> WideImage | None:
+        """Take an image of more than 8 bits a channel."""
+        return as_wide(self._image(index))
 
     def _image(self, index: int) -> Image.Image:
         try:

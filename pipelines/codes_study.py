@@ -1,0 +1,120 @@
+"""A study of codes: layers compared on labelled images, whoever computed their codes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.comparison.compare import Comparison
+from pipelines.comparison.protocol import Protocol
+from pipelines.comparison.results import Best
+from pipelines.controls.controls import CONTROLS, LeftOutError, Reader
+from pipelines.controls.run import ControlScore, run_controls
+from pipelines.progress import Progress, Silent, duration, timed
+from pipelines.stored_comparison import StoredCodes
+
+SCORES_COLUMNS = (
+    "layer", "depth", "pool", "n_features", "classifier", "train_size", "repeat", "fold", "C",
+    "score", "n_train", "n_test", "Cs_not_searched",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CodesStudy(ABC):
+    """Layers compared on labelled images, and what needs no network to be known of them.
+
+    Controls are scored when they are first asked for.
+
+    Attributes
+    ----------
+    protocol : Protocol
+    comparison : Comparison
+    control_names : tuple of str
+        The controls to run.
+    n_jobs : int
+        Processes that train classifiers.
+    progress : Progress
+    """
+
+    protocol: Protocol
+    comparison: Comparison = field(repr=False)
+    control_names: tuple[str, ...] = ()
+    n_jobs: int = 1
+    progress: Progress = field(default_factory=Silent, repr=False)
+
+    @property
+    @abstractmethod
+    def codes(self) -> StoredCodes:
+        """The images and their codes."""
+
+    @property
+    def best(self) -> Best:
+        """The chosen depth at the largest training size."""
+        return self.comparison.best
+
+    @property
+    def tied(self) -> tuple[str, ...]:
+        """Layers that cannot be distinguished from it."""
+        return self.best.tied
+
+    @property
+    def best_score_(self) -> float:
+        """Its score, on images that chose neither the layer nor C."""
+        return self.best.score
+
+    @property
+    def cv_results_(self) -> dict[str, NDArray[Any]]:
+        """A column for each of ``scores.csv``, with a value for each fold; pandas takes it."""
+        # Training sizes are numbers, and "all".
+        kinds = {"train_size": object}
+        return {
+            name: np.array([getattr(fold, name) for fold in self.comparison.folds], kinds.get(name))
+            for name in SCORES_COLUMNS
+        }
+
+    @property
+    def linear(self) -> Comparison:
+        """The comparison of the linear classifiers alone."""
+        return self.comparison
+
+    @cached_property
+    def controls(self) -> tuple[ControlScore, ...]:
+        """What the chosen depth of the linear classifiers should be compared with."""
+        return self._controls[0]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out of comparison and controls, and why."""
+        return (*self.comparison.notes, *self._controls[1])
+
+    @cached_property
+    def _controls(self) -> tuple[tuple[ControlScore, ...], tuple[str, ...]]:
+        codes, seconds = self.codes, self.codes.seconds
+        readers: dict[str, Reader] = {}
+        notes = []
+        with timed(seconds, "controls"):
+            for name in self.control_names:
+                try:
+                    control = CONTROLS[name]
+                    readers[name] = control.read(codes, self.linear.best.layer, self.progress)
+                except LeftOutError as why:
+                    notes.append(f"the control {name} was left out: {why}")
+            if any(CONTROLS[name].searches for name in readers):
+                self.progress.info(
+                    f"Training the controls {', '.join(readers)}: at most about as long as the "
+                    f"comparison took, {duration(seconds['compare'])}."
+                )
+            with self.progress.step("Controls", len(readers)) as advance:
+                scores = run_controls(
+                    readers,
+                    self.linear,
+                    protocol=self.protocol,
+                    n_jobs=self.n_jobs,
+                    advance=advance,
+                )
+        return tuple(scores), tuple(notes)

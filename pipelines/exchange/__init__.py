@@ -1,0 +1,1 @@
+"""Files of other tools ↔ codes: .npz, Parquet and Zarr, read to be compared, or written."""

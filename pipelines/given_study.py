@@ -1,0 +1,120 @@
+"""A study of given codes: layers in a file that another tool wrote, compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pipelines.codes_study import CodesStudy
+from pipelines.comparison.protocol import Protocol
+from pipelines.controls.controls import CONTROLS, DEFAULT_CONTROLS, parse_controls
+from pipelines.exchange.given import GivenCodes, load_given
+from pipelines.extraction.left_out import say_ignored
+from pipelines.progress import Progress, Silent
+from pipelines.stored_comparison import compare_stored, count_splits, leave_out_leaks
+
+GIVEN_CONTROLS = tuple(name for name in DEFAULT_CONTROLS if not CONTROLS[name].extracts)
+"""The controls that are run by default."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GivenStudy(CodesStudy):
+    """The layers of a file of codes, compared.
+
+    Attributes
+    ----------
+    given : GivenCodes
+    protocol, comparison, control_names, n_jobs, progress
+        As in `pipelines.codes_study.CodesStudy`.
+    """
+
+    given: GivenCodes
+
+    @property
+    def codes(self) -> GivenCodes:
+        """The codes."""
+        return self.given
+
+
+def compare_given(
+    dataset: str,
+    *,
+    layers: str = "default",
+    protocol: Protocol | None = None,
+    controls: str | Sequence[str] = GIVEN_CONTROLS,
+    drop_leaks: bool = False,
+    n_jobs: int = 1,
+    progress: Progress | None = None,
+) -> GivenStudy:
+    """Compare the layers of a file of codes.
+
+    Parameters
+    ----------
+    dataset, layers
+        As for `pipelines.exchange.given.load_given`.
+    protocol : Protocol, optional
+        How layers are compared.
+    controls : str, or sequence of str
+        Of `GIVEN_CONTROLS`, joined by commas; or "none".
+    drop_leaks : bool, default=False
+        Leave out the rows that `pipelines.comparison.duplicates.without_leaks` finds: copies have
+        the same codes in every layer.
+    n_jobs : int, default=1
+        Processes that train classifiers.
+    progress : Progress, optional
+
+    Returns
+    -------
+    study : GivenStudy
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `pipelines.exchange.given.load_given`; and if a class is too small for the folds, or a
+        control needs the network.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder, "iris.npz")
+    ...     np.savez(file, y=y, sepal=X[:, :2], petal=X[:, 2:])
+    ...     study = compare_given(f"npz:{file}")
+    >>> study.best.layer, study.tied
+    ('petal', ())
+    """
+    protocol, progress = protocol or Protocol(), progress or Silent()
+    control_names = parse_controls(controls)
+    extracting = [name for name in control_names if CONTROLS[name].extracts]
+    if extracting:
+        raise ValueError(
+            f"Controls {', '.join(extracting)} need the images and the network; {dataset!r} holds "
+            f"codes. Allowed: {', '.join(GIVEN_CONTROLS)}, or none."
+        )
+    given = load_given(dataset, layers)
+    say_ignored(given.images, progress)
+    progress.info(f"Layers {given.order}: {', '.join(one.layer for one in given.layers)}.")
+    n_splits = count_splits(given.images, protocol)
+    if drop_leaks:
+        given = leave_out_leaks(given, progress)
+    comparison = compare_stored(
+        given, given.layers, protocol=protocol, n_splits=n_splits, n_jobs=n_jobs, progress=progress
+    )
+    if comparison.best.tied:
+        unknown = (
+            "what the layers cost to compute is not known, so that none is recommended for being "
+            "cheaper"
+        )
+        comparison = replace(comparison, notes=(unknown, *comparison.notes))
+    return GivenStudy(
+        protocol=protocol,
+        given=given,
+        comparison=comparison,
+        control_names=control_names,
+        n_jobs=n_jobs,
+        progress=progress,
+    )

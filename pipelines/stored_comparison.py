@@ -1,0 +1,172 @@
+"""The comparison of codes that are there: in the store, or in a file that another tool wrote."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codes.wording import counted
+from pipelines.comparison.compare import Comparison, compare_layers
+from pipelines.comparison.duplicates import (
+    copies_in_test,
+    group_copies,
+    repeated_images,
+    without_leaks,
+)
+from pipelines.comparison.protocol import Protocol
+from pipelines.comparison.results import ComparedLayer
+from pipelines.comparison.samples import Samples
+from pipelines.comparison.splits import make_splits
+from pipelines.progress import Progress, timed
+
+if TYPE_CHECKING:
+    from codes import ImageList
+
+
+class StoredCodes(typing.Protocol):
+    """Labelled images whose codes are there."""
+
+    @property
+    def images(self) -> ImageList:
+        """What is known of each image."""
+
+    @property
+    def digests(self) -> NDArray[np.uint8]:
+        """Digest of each image, of shape (n_samples, 32); equal for copies."""
+
+    @property
+    def readers(self) -> Mapping[str, Callable[[], NDArray[Any]]]:
+        """A function for each layer that reads its codes, of shape (n_samples, n_features)."""
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """How long each stage took."""
+
+    @property
+    def dropped(self) -> int:
+        """Images that were left out, as they leak."""
+
+    def keep(self, rows: NDArray[np.intp]) -> Self:
+        """Drop all images but some."""
+
+
+Codes = TypeVar("Codes", bound=StoredCodes)
+
+
+def count_splits(images: ImageList, protocol: Protocol) -> int:
+    """Count the splits of a dataset; needs no codes.
+
+    Raises
+    ------
+    ValueError
+        As `pipelines.comparison.splits.make_splits`, if a class is too small for the folds.
+    """
+    samples = Samples(y=images.labels, test=images.test, groups=images.groups)
+    return len(make_splits(samples, protocol)[0])
+
+
+def leave_out_leaks(codes: Codes, progress: Progress) -> Codes:
+    """Leave out the images that leak, and say how many they are.
+
+    Parameters
+    ----------
+    codes : StoredCodes
+    progress : Progress
+
+    Returns
+    -------
+    codes : StoredCodes
+        Of the images that `pipelines.comparison.duplicates.without_leaks` finds.
+    """
+    images = codes.images
+    kept = np.flatnonzero(without_leaks(codes.digests, images.labels, images.test))
+    if len(kept) == len(images):
+        return codes
+    n_left_out = len(images) - len(kept)
+    leaking = "image that leaks" if n_left_out == 1 else "images that leak"
+    progress.info(f"Left out: {n_left_out:,} {leaking} (--drop-leaks).")
+    return codes.keep(kept)
+
+
+def compare_stored(
+    codes: StoredCodes,
+    layers: Sequence[ComparedLayer],
+    *,
+    protocol: Protocol,
+    n_splits: int,
+    n_jobs: int,
+    progress: Progress,
+) -> Comparison:
+    """Compare the layers of codes that are there; copies of an image stay together.
+
+    Parameters
+    ----------
+    codes : StoredCodes
+    layers : sequence of ComparedLayer
+        What is known of each, in the order of ``codes.readers``.
+    protocol : Protocol
+    n_splits : int
+        As `count_splits` counts them.
+    n_jobs : int
+    progress : Progress
+
+    Returns
+    -------
+    comparison : Comparison
+        Its notes name repeated images, and groups on both sides of the test split.
+    """
+    images, digests = codes.images, codes.digests
+    notes = [
+        *_shared_groups(images),
+        *repeated_images(
+            digests, images.labels, images.test, kept_together=protocol.group_duplicates
+        ),
+    ]
+    groups = images.groups
+    if protocol.group_duplicates:
+        groups = group_copies(digests, groups)
+    n_fits = len(layers) * len(protocol.classifiers) * n_splits
+    progress.info(
+        f"Comparing {', '.join(layer.layer for layer in layers)}: "
+        f"{counted(n_fits, 'classifier')} to train, each with {_choice_of_C(protocol)}."
+    )
+    with timed(codes.seconds, "compare"), progress.step("Comparing", n_fits) as advance:
+        comparison = compare_layers(
+            codes.readers,
+            images.labels,
+            protocol=protocol,
+            test=images.test,
+            groups=groups,
+            copied=copies_in_test(digests, images.test),
+            layers=layers,
+            n_jobs=n_jobs,
+            advance=advance,
+        )
+    return replace(comparison, notes=(*notes, *comparison.notes))
+
+
+def _choice_of_C(protocol: Protocol) -> str:  # noqa: N802
+    """Say how each classifier gets its C."""
+    if len(protocol.grid) == 1:
+        return f"C = {protocol.grid[0]:g}"
+    return f"the best of {len(protocol.grid)} values of C by {protocol.cv}-fold cross-validation"
+
+
+def _shared_groups(images: ImageList) -> list[str]:
+    """Say how many groups have images on both sides of the test split."""
+    if images.groups is None or images.test is None:
+        return []
+    both = np.intersect1d(images.groups[images.test], images.groups[~images.test])
+    if not len(both):
+        return []
+    n = int(np.isin(images.groups[images.test], both).sum())
+    return [
+        f"{n:,} of {counted(int(images.test.sum()), 'test image')} "
+        f"{'belongs' if n == 1 else 'belong'} to {counted(len(both), 'group')} with training "
+        f"images too, such as {str(both[0])!r}: the test score may be too good"
+    ]
