@@ -228,6 +228,7 @@ def _taps(traced: TracedGraph) -> dict[fx.Node, str]:
             continue
         if traced.is_activation(node):
             called = type(traced.module(node)) if node.op == "call_module" else node.target
+            called = "silu" if traced.is_self_gated(node) else called
             taps[node] = str(getattr(called, "__name__", called)).lower().strip("_")
         elif traced.is_concatenation(node) and all(i in taps for i in node.all_input_nodes):
             taps[node] = "cat"
