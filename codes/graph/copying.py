@@ -71,6 +71,7 @@ def _call_norms(network: fx.GraphModule) -> None:
         norm._parameters, norm._buffers = container._parameters, container._buffers
         norm._modules = container._modules  # Its activation is called by the graph.
         norm.num_features, norm.training = container.get_buffer("running_mean").numel(), False
+        norm.register_buffer("num_batches_tracked", None)  # The graph has no part of it.
         network.set_submodule(owner, norm)
         with network.graph.inserting_before(node):
             called = network.graph.call_module(owner, (given["input"],))
@@ -143,4 +144,14 @@ def move_network(network: fx.GraphModule, device: torch.device) -> fx.GraphModul
         node.args = map_aggregate(node.args, moved)
         node.kwargs = map_aggregate(node.kwargs, moved)
     network.recompile()
-    return network.to(device).to(memory_format=torch.channels_last)
+    return channels_last(network.to(device))
+
+
+def channels_last(network: fx.GraphModule) -> fx.GraphModule:
+    """Lay out the weights of a network channels last; `Module.to` fails where some have 5 axes."""
+
+    def laid_out(value: Tensor) -> Tensor:
+        return value.to(memory_format=torch.channels_last) if value.dim() == 4 else value
+
+    network._apply(laid_out)  # type: ignore[no-untyped-call]
+    return network
