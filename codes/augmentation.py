@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from codes.preprocessing import Preprocessing
-from codes.resizing import Image8, as_image, as_pixels, resize, shorter_side
+from codes.resizing import Image8, as_image, as_pixels, resize
 
 AUGMENTATIONS = ("crop", "flip", "rotate", "color")
 """A random place of the crop, a mirrored image, up to 15 degrees, brightness and the like."""
@@ -128,7 +128,7 @@ class AugmentedPreprocessing(Preprocessing):
         pixels = as_pixels(image)
         short = min(pixels.shape[-2:])
         middle = F.center_crop(pixels, [min(n, MOST_ELONGATED * short) for n in pixels.shape[-2:]])
-        height, width = shorter_side(self._side, *middle.shape[-2:])
+        height, width = self._resized(*middle.shape[-2:])
         resized = resize(middle, height, width, self.interpolation)
         whole = as_image(resized)
         seed = int.from_bytes(digest[:16], "big")

@@ -18,9 +18,9 @@ from codes.backbones.backbone import Backbone
 from codes.data.images import ImageList
 from codes.data.loading import Batch, load_crops
 from codes.graph.cutting import cut_network
-from codes.graph.equivalence import N_IMAGES, Agreement
 from codes.graph.taps import choose_taps
 from codes.inference.devices import find_device, in_lanes, naming_loss, no_tf32, only_deterministic
+from codes.inference.equivalence import N_IMAGES, Agreement
 from codes.inference.reading import BatchReader
 
 EXTRACTOR_VERSION = 4

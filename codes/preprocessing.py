@@ -68,6 +68,8 @@ class Preprocessing:
     decode : str
         ``"scaled"``: JPEG files are decoded at 1/2 or 1/4 of their size where the shorter side
         still is at least 2.5 times `resize_size`; or ``"full"``.
+    squash : bool
+        Whether both sides are resized to `resize_size`, so that proportions are not kept.
     intensity : str
         What the values of images of more than 8 bits are scaled by: ``"image"``, their own range;
         ``"dtype"``, that of their type; or ``"LOW:HIGH"``, outside of which they are clipped.
@@ -97,6 +99,7 @@ class Preprocessing:
     views: str = "center"
     channels: str = "RGB"
     decode: str = "scaled"
+    squash: bool = False
     intensity: str = IMAGE
 
     def __post_init__(self) -> None:
@@ -147,17 +150,23 @@ class Preprocessing:
         """What the shorter side of an image is resized to."""
         return self.resize_size
 
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Give the height and width that an image is resized to."""
+        if self.squash:
+            return self._side, self._side
+        return shorter_side(self._side, height, width)
+
     def fields(self) -> dict[str, Any]:
         """Return the steps as plain values, as they stand in the key of the codes.
 
         Returns
         -------
         fields : dict
-            Without the order of the channels and the range of intensities where these are the usual
-            ones, as in keys made before there were others.
+            Without the order of the channels, the range of intensities and the proportions where
+            these are the usual ones, as in keys made before there were others.
         """
         fields = asdict(self)
-        for name, usual in (("channels", "RGB"), ("intensity", IMAGE)):
+        for name, usual in (("channels", "RGB"), ("intensity", IMAGE), ("squash", False)):
             if fields[name] == usual:
                 del fields[name]
         return fields
@@ -285,7 +294,7 @@ class Preprocessing:
             those of the mirrored image last.
         """
         seen = as_pixels(image)
-        height, width = shorter_side(self.resize_size, *seen.shape[-2:])
+        height, width = self._resized(*seen.shape[-2:])
         cut: Callable[[Tensor], list[Tensor]] = self._of_resized
         if height * width > STRIP_PIXELS:
             cut = partial(self._of_strip, height=height, width=width)

@@ -15,12 +15,11 @@ import scipy.fft
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from codes.backbones.backbone import Backbone
 from codes.data.images import ImageList
 from codes.graph.copying import copy_network, end_graph, move_network
-from codes.graph.traced_graph import TracedGraph, depths
+from codes.graph.traced_graph import TracedGraph, batch_norm, depths
 from codes.inference.devices import find_device, no_tf32
 from codes.preprocessing import Preprocessing
 
@@ -55,12 +54,11 @@ def find_norms(traced: TracedGraph) -> dict[str, tuple[float, Any]]:
     Their depth, and the module with its ``running_mean`` and ``running_var``, by name.
     """
     shares = depths(traced)
+    norms = {name: (node, batch_norm(traced, node)) for name, node in traced.nodes.items()}
     return {
-        name: (shares[node], traced.module(node))
-        for name, node in traced.nodes.items()
-        if traced.is_module(node, _BatchNorm)
-        and collected(traced.module(node))
-        and "missing" not in node.meta
+        name: (shares[node], norm)
+        for name, (node, norm) in norms.items()
+        if norm is not None and collected(norm) and "missing" not in node.meta
     }
 
 

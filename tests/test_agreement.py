@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from codes import CodeExtractor, ImageList, Preprocessing, load_backbone
 from codes.data.sources import ArraySource
-from codes.graph.equivalence import Agreement, GraphDiffersError
 from codes.graph.tracing import trace
+from codes.inference.equivalence import Agreement, GraphDiffersError
 
 
 @dataclass

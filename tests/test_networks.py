@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from codes import Backbone, CodeExtractor, ImageList, load_backbone
 from codes.data.sources import ArraySource
 from codes.graph.copying import copy_network, move_network
-from codes.graph.equivalence import GraphDiffersError
 from codes.graph.tracing import trace
+from codes.inference.equivalence import GraphDiffersError
 from codes.similarity_statistics import StatisticsReader
 
 

@@ -13,11 +13,12 @@ from torch import nn
 
 from codes.backbones.building import build_bundled, build_own, build_torchvision
 from codes.backbones.fingerprint import fingerprint
+from codes.backbones.timm_models import PREFIX, build_timm
 from codes.graph.dense import as_convolutions
-from codes.graph.equivalence import Agreement
 from codes.graph.layers import Layer, find_layers, measure_layers
 from codes.graph.traced_graph import TracedGraph, mark_missing
 from codes.graph.tracing import alone, trace
+from codes.inference.equivalence import Agreement
 from codes.preprocessing import Preprocessing
 
 
@@ -77,12 +78,13 @@ def load_backbone(
     Parameters
     ----------
     name : str
-        A torchvision classifier, such as ``"resnet50"``; ``"bundled"``; or
+        A torchvision classifier, such as ``"resnet50"``; ``"timm:"`` and a model of timm's, with or
+        without the tag of its weights, such as ``"timm:resnet50.a1_in1k"``; ``"bundled"``; or
         ``"package.module:function"``, a function without arguments that returns an ``nn.Module``,
         or an ``nn.Module`` and its `Preprocessing`.
     weights : str or Path, optional
         A torchvision weights name, such as ``"IMAGENET1K_V1"`` (default: the backbone's own
-        ``DEFAULT``, downloaded by torchvision where it is not yet on disk); a ``.pth``, ``.pt`` or
+        ``DEFAULT``, or timm's, downloaded where they are not yet on disk); a ``.pth``, ``.pt`` or
         ``.safetensors`` state dict or checkpoint, with ``::PLACE`` behind it where it holds several
         networks (``"last.pth::module.encoder_q"``); ``"none"`` for random weights, a control; or
         ``"default"``.
@@ -104,6 +106,8 @@ def load_backbone(
         weights do not fit (it names the tensors), or the network cannot be run densely.
     FileNotFoundError
         If the weights' file does not exist.
+    ModuleNotFoundError
+        If a model of timm's is named and timm is not installed.
     ConnectionError
         If weights must be downloaded and cannot be (the message gives the file and the way to pass
         a local one).
@@ -117,12 +121,19 @@ def load_backbone(
     weights = None if weights in (None, "default") else str(weights)
     if name == "bundled":
         built = build_bundled(weights, random_state)
+    elif name.startswith(PREFIX):
+        built = build_timm(name, weights, random_state)
     elif ":" in name:
         built = build_own(name, weights, random_state)
     else:
         built = build_torchvision(name, weights, random_state)
     preprocessing = built.preprocessing
     if image_size is not None:
+        if built.fixed_size and image_size != preprocessing.crop_size:
+            raise ValueError(
+                f"The backbone {name!r} takes images of {preprocessing.crop_size} pixels only, not "
+                f"of {image_size}. Leave --image-size out."
+            )
         preprocessing = preprocessing.at_size(image_size)
     model = built.model
     _prepare(name, model)

@@ -35,6 +35,7 @@ class Built:
     """A network, its own preprocessing, where its weights come from, and what it is made with.
 
     `loaded` says what came of loading a file of weights; `random` weights are trained on nothing.
+    A network of a `fixed_size` takes no images of another.
     """
 
     model: nn.Module
@@ -43,15 +44,16 @@ class Built:
     architecture: dict[str, Any]
     loaded: Loaded
     random: bool = False
+    fixed_size: bool = False
 
 
-def _is_file(weights: str) -> bool:
+def is_file(weights: str) -> bool:
     """Tell whether weights are named by a file: one that is there, or what looks like one."""
     path = Path(split_place(weights)[0])
     return path.is_file() or path.suffix in _ENDINGS or os.sep in weights
 
 
-def _load(model: nn.Module, weights: str) -> Loaded:
+def load_file(model: nn.Module, weights: str) -> Loaded:
     """Load weights from a file into a network, with as many classes as they have."""
     model.float()  # Half precision would round them.
     wanted = model.state_dict()
@@ -94,7 +96,7 @@ def build_bundled(weights: str | None, random_state: int) -> Built:
         mean=bundled_net.MEAN,
         std=bundled_net.STD,
     )
-    if weights not in (None, "none") and not _is_file(str(weights)):
+    if weights not in (None, "none") and not is_file(str(weights)):
         raise ValueError(
             f"bundled has no weights {weights!r}. Allowed: none, or a .pth or .safetensors file."
         )
@@ -102,7 +104,7 @@ def build_bundled(weights: str | None, random_state: int) -> Built:
     said = "bundled" if weights is None else f"random (random_state={random_state})"
     loaded = Loaded()
     if weights is not None and weights != "none":
-        loaded, said = _load(model, weights), weights
+        loaded, said = load_file(model, weights), weights
     return Built(
         model=model,
         preprocessing=preprocessing,
@@ -150,7 +152,7 @@ def build_own(name: str, weights: str | None, random_state: int) -> Built:
         reset_weights(name, model, random_state)
         said = f"random (random_state={random_state})"
     elif weights is not None:
-        loaded, said = _load(model, weights), weights
+        loaded, said = load_file(model, weights), weights
     return Built(
         model=model,
         preprocessing=preprocessing,
@@ -188,7 +190,7 @@ def build_torchvision(name: str, weights: str | None, random_state: int) -> Buil
         near = difflib.get_close_matches(name, [*known, "bundled"], 5, 0.3)
         raise ValueError(
             f"Backbone {name!r} is unknown. Nearest: {', '.join(near) or 'bundled, resnet50'}. "
-            "Allowed: a torchvision classifier, bundled, or package.module:function."
+            "Allowed: a torchvision classifier, timm:NAME, bundled, or package.module:function."
         )
     published = models.get_model_weights(name)
     default = published.DEFAULT
@@ -196,7 +198,7 @@ def build_torchvision(name: str, weights: str | None, random_state: int) -> Buil
     if weights == "none":
         model = seeded(lambda: _random_torchvision(name), random_state)
         said, entry = f"random (random_state={random_state})", default
-    elif weights is not None and weights not in published.__members__ and _is_file(weights):
+    elif weights is not None and weights not in published.__members__ and is_file(weights):
         entry = next((it for it in published if _is_published(Path(weights), it)), None)
         if entry is not None:
             # Torchvision's own file: its builder knows what else belongs to it (GoogLeNet's input

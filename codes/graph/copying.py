@@ -10,13 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
+from torch.nn import functional as F
+
+_NORM = (
+    "input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps",
+)  # fmt: skip
+"""Arguments of `F.batch_norm`."""
 
 
 def copy_network(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     """Make a network of a graph that can be moved, cast and tuned without a change to the root.
 
     `torch.fx.GraphModule` takes the root's own modules and parameters. Here they are copies that
-    refer to the same values, so that no memory is needed until they are moved or cast.
+    refer to the same values, so that no memory is needed until they are moved or cast. A batch
+    normalisation that was traced as a function, as of a module that also activates, is a module
+    again: these are folded, or trained.
 
     Parameters
     ----------
@@ -39,7 +47,41 @@ def copy_network(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
         {name: _own(attrgetter(name)(root), copies) for name in sorted(used)}, graph
     )
     network.training = False
+    _call_norms(network)
     return network
+
+
+def _call_norms(network: fx.GraphModule) -> None:
+    """Call a module where `F.batch_norm` is called with a module's own statistics."""
+    for node in list(network.graph.nodes):
+        if node.op != "call_function" or node.target is not F.batch_norm:
+            continue
+        given = dict.fromkeys(_NORM) | dict(zip(_NORM, node.args, strict=False)) | node.kwargs
+        tensors = [given[name] for name in _NORM[1:5]]
+        paths = [str(it.target) if isinstance(it, fx.Node) else "" for it in tensors]
+        owner = paths[0].rpartition(".")[0]
+        wanted = [f"{owner}.{name}" for name in _NORM[1:5]]
+        whole = owner and paths == wanted and len(node.meta.get("shape", ())) == 4
+        if not whole or given["training"] or not isinstance(given["momentum"], float):
+            continue
+        container = network.get_submodule(owner)
+        norm = nn.BatchNorm2d(
+            1, eps=given["eps"] or 1e-5, momentum=given["momentum"], device="meta"
+        )
+        norm._parameters, norm._buffers = container._parameters, container._buffers
+        norm._modules = container._modules  # Its activation is called by the graph.
+        norm.num_features, norm.training = container.get_buffer("running_mean").numel(), False
+        norm.register_buffer("num_batches_tracked", None)  # The graph has no part of it.
+        network.set_submodule(owner, norm)
+        with network.graph.inserting_before(node):
+            called = network.graph.call_module(owner, (given["input"],))
+        called.meta = node.meta
+        node.replace_all_uses_with(called)
+        network.graph.erase_node(node)
+        for tensor in tensors:
+            if not tensor.users:
+                network.graph.erase_node(tensor)
+    network.recompile()
 
 
 def end_graph(graph: fx.Graph, outputs: Mapping[str, fx.Node]) -> None:
@@ -102,4 +144,14 @@ def move_network(network: fx.GraphModule, device: torch.device) -> fx.GraphModul
         node.args = map_aggregate(node.args, moved)
         node.kwargs = map_aggregate(node.kwargs, moved)
     network.recompile()
-    return network.to(device).to(memory_format=torch.channels_last)
+    return channels_last(network.to(device))
+
+
+def channels_last(network: fx.GraphModule) -> fx.GraphModule:
+    """Lay out the weights of a network channels last; `Module.to` fails where some have 5 axes."""
+
+    def laid_out(value: Tensor) -> Tensor:
+        return value.to(memory_format=torch.channels_last) if value.dim() == 4 else value
+
+    network._apply(laid_out)  # type: ignore[no-untyped-call]
+    return network

@@ -25,7 +25,7 @@ class Tap:
         that of the network's own average, read before the activation of the map it averages.
     layer : Layer
     pool : str
-        Resolved: ``"grid:K"``, ``"avg"``, ``"max"`` or ``"flatten"``.
+        Resolved: ``"grid:K"``, ``"avg"``, ``"max"``, ``"flatten"``, ``"token"`` or ``"patches"``.
     n_features : int
         Width of a row of codes.
     n_views : int
@@ -74,7 +74,7 @@ def cut_network(traced: TracedGraph, taps: Sequence[Tap], activation: str) -> fx
     outputs: dict[str, fx.Node] = {}
     for tap in taps:
         node = traced.nodes[tap.layer.name]
-        how = tap.pool, tap.layer.layout
+        how = tap.pool, tap.layer.layout, tap.layer.n_class_tokens
         if activation == "post":
             with graph.inserting_after(copies[node]):
                 pooled = [graph.call_function(pool_codes, (copies[node], *how))]

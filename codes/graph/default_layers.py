@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -28,8 +29,11 @@ def choose_default(
     reasons : dict of fx.Node to str
         ``"stage end"`` (the last activation of a resolution), ``"head"`` (an activation after the
         last convolution), ``"pooled"`` (the network's own pooled features, or what else its head
-        reads) or ``"between"`` (to fill a gap in depth of more than 0.15).
+        reads) or ``"between"`` (to fill a gap in depth of more than 0.15). Of a transformer:
+        ``"quarter"`` (the end of a quarter of its blocks), ``"last norm"`` and ``"pooled"``.
     """
+    if "block" in kinds.values():
+        return _choose_blocks(kinds)
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     classifier = last_reader(traced)
     convolutions = [n for n in order if traced.is_convolution(n) and n is not classifier]
@@ -56,6 +60,15 @@ def choose_default(
             # Of several as deep, the last: the end of a block, not the branch within it.
             reasons[[node for node in offered if offered[node] == depth][-1]] = "between"
     return {node: reasons[node] for node in kinds if node in reasons}
+
+
+def _choose_blocks(kinds: Mapping[fx.Node, str]) -> dict[fx.Node, str]:
+    """Choose among the layers of a transformer, which has one resolution, or all of them early."""
+    blocks = [node for node, kind in kinds.items() if kind == "block"]
+    quarters = {blocks[math.ceil(len(blocks) * quarter / 4) - 1] for quarter in (1, 2, 3, 4)}
+    words = {"norm": "last norm", "penultimate": "pooled", "pooled": "pooled"}
+    reasons = {node: "quarter" if node in quarters else words.get(kinds[node]) for node in kinds}
+    return {node: why for node, why in reasons.items() if why is not None}
 
 
 def last_unaveraged(traced: TracedGraph, reasons: Mapping[fx.Node, str]) -> fx.Node | None:

@@ -34,12 +34,13 @@ def last_reader(traced: TracedGraph) -> fx.Node:
     """Return the source classifier; of a network that was cut before it, the output."""
     output: fx.Node = next(node for node in traced.graph.nodes if node.op == "output")
     classifier = source_classifier(traced)
-    if classifier is None or (
-        traced.is_convolution(classifier)
-        and not (classifier in unavoidable(traced) and _is_pointwise(traced, classifier))
-    ):
+    if classifier is None:
         return output
-    return classifier
+    passed = classifier in unavoidable(traced)
+    if traced.is_convolution(classifier):
+        return classifier if passed and _is_pointwise(traced, classifier) else output
+    # The last linear layer of a transformer without a head is one of a block's own.
+    return classifier if passed or len(classifier.meta.get("shape", ())) == 2 else output
 
 
 def head_input(traced: TracedGraph) -> fx.Node:
@@ -126,7 +127,7 @@ def averaged_by(traced: TracedGraph, node: fx.Node) -> fx.Node | None:
         elif not _passes_through(traced, at):
             break
         at = main_input(at)
-    if not averaged or at is None or len(at.meta.get("shape", ())) != 4:
+    if not averaged or at is None or len(at.meta.get("shape", ())) not in (3, 4):
         return None
     same = canonical(traced, at)[1][0] == math.prod(node.meta["shape"][1:])
     return at if same else None

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
 
+from codes.graph.blocks import count_class_tokens, find_blocks
 from codes.graph.default_layers import choose_default, last_unaveraged
 from codes.graph.heads import averaged_by, head_inputs
 from codes.graph.traced_graph import TracedGraph, canonical, depths, measure_shapes, reaching_output
@@ -31,7 +32,8 @@ class Layer:
         What stands there: ``"relu"``, ``"silu"``, …, ``"cat"`` (a concatenation of activations),
         ``"penultimate"`` (what the source classifier reads, where that is not an activation),
         ``"pooled"`` (what the first layer with weights behind the network's own pooling reads,
-        where that is another) or ``"node"`` (any other node, asked for by name).
+        where that is another), ``"block"`` (the end of a transformer's block), ``"norm"`` (its last
+        normalisation) or ``"node"`` (any other node, asked for by name).
     depth : float
         Weight layers passed on the longest way from the input, over those on the way to the
         output: 0 is the input, 1 the output.
@@ -40,13 +42,16 @@ class Layer:
     layout : str
         How the network holds a batch of them: ``"nc"``, ``"ntc"``, ``"nchw"`` or ``"nhwc"``.
     why : str
-        Why ``--layers default`` takes it: ``"stage end"``, ``"between"``, ``"pooled"`` or
-        ``"head"``, as `codes.graph.default_layers.choose_default` says; empty where it does not.
+        Why ``--layers default`` takes it: ``"stage end"``, ``"between"``, ``"pooled"``, ``"head"``,
+        ``"quarter"`` or ``"last norm"``, as `codes.graph.default_layers.choose_default` says; empty
+        where it does not.
     average_of : str
         The layer whose average over all places of the map it is; empty where it is none.
     last_map : bool
         Whether it is the last map of the default layers and none of them is its average, so that
         its average is taken as well.
+    n_class_tokens : int
+        Tokens that stand before those of the patches: class tokens and registers.
     """
 
     name: str
@@ -57,6 +62,7 @@ class Layer:
     why: str = ""
     average_of: str = ""
     last_map: bool = False
+    n_class_tokens: int = 0
 
     @property
     def default(self) -> bool:
@@ -69,8 +75,8 @@ def find_layers(traced: TracedGraph, example: torch.Tensor) -> list[Layer]:
 
     An activation inside a gate (squeeze-and-excitation) is left out, for it describes no place of
     the image; activations that only meet in a concatenation are listed as that concatenation.
-    The network's own pooled features are added, and what the source classifier reads where it is no
-    activation (ConvNeXt, transformers).
+    The network's own pooled features are added, what the source classifier reads where it is no
+    activation (ConvNeXt, transformers), and the ends of a transformer's blocks.
 
     Parameters
     ----------
@@ -98,7 +104,6 @@ def find_layers(traced: TracedGraph, example: torch.Tensor) -> list[Layer]:
     [('1', 0.5, (8, 6, 6), 'stage end')]
     """
     measure_shapes(traced, example)
-    shares = depths(traced)
     kinds = _taps(traced)
     if not kinds and any("missing" in node.meta for node in traced.graph.nodes):
         raise ValueError(
@@ -110,17 +115,17 @@ def find_layers(traced: TracedGraph, example: torch.Tensor) -> list[Layer]:
             f"{type(traced.root).__name__} has no activation that is known here. Name the nodes to "
             "read with --layers: " + ", ".join(list(traced.nodes)[:20])
         )
-    reasons = choose_default(traced, kinds, shares)
+    reasons = choose_default(traced, kinds, depths(traced))
     last = last_unaveraged(traced, reasons)
     averaged = {node: averaged_by(traced, node) for node in kinds}
     return [
         replace(
-            _layer(traced, node, kind, shares),
+            layer,
             why=reasons.get(node, ""),
             average_of=traced.names[of] if (of := averaged[node]) in kinds else "",
             last_map=node is last,
         )
-        for node, kind in kinds.items()
+        for node, layer in zip(kinds, _layers(traced, kinds), strict=True)
     ]
 
 
@@ -138,13 +143,12 @@ def measure_layers(
         As for `find_layers`.
     """
     measure_shapes(traced, example)
-    shares = depths(traced)
-    found = []
-    for layer in layers:
-        if layer.name in traced.nodes:
-            now = _layer(traced, traced.nodes[layer.name], layer.kind, shares)
-            found.append(replace(layer, depth=now.depth, shape=now.shape, layout=now.layout))
-    return found
+    kept = [layer for layer in layers if layer.name in traced.nodes]
+    now = _layers(traced, {traced.nodes[layer.name]: layer.kind for layer in kept})
+    return [
+        replace(layer, depth=at.depth, shape=at.shape, layout=at.layout)
+        for layer, at in zip(kept, now, strict=True)
+    ]
 
 
 def select_layers(
@@ -160,9 +164,10 @@ def select_layers(
     wanted : str or sequence of str, default="default"
         ``"default"``: the last activation of every resolution stage, every activation after the
         last convolution, the network's own pooled features, and activations between two of these
-        that are more than 0.15 apart in depth; ``"all"``; otherwise names and regular expressions,
-        in a sequence or joined by commas. An expression must match a whole name and is looked for
-        among `layers`; a name may be any node of the graph.
+        that are more than 0.15 apart in depth; of a transformer, the end of every quarter of its
+        blocks, its last normalisation and what its head reads; ``"all"``; otherwise names and
+        regular expressions, in a sequence or joined by commas. An expression must match a whole
+        name and is looked for among `layers`; a name may be any node of the graph.
 
     Returns
     -------
@@ -194,7 +199,7 @@ def _match(traced: TracedGraph, layers: Sequence[Layer], part: str) -> Iterator[
         )
     named = [layer for layer in layers if layer.name == part]
     if not named and part in traced.nodes and "shape" in traced.nodes[part].meta:
-        named = [_layer(traced, traced.nodes[part], "node", depths(traced))]
+        named = [_layers(traced, {traced.nodes[part]: "node"})[0]]
     if not named:
         try:
             named = [layer for layer in layers if re.fullmatch(part, layer.name)]
@@ -223,6 +228,7 @@ def _taps(traced: TracedGraph) -> dict[fx.Node, str]:
             continue
         if traced.is_activation(node):
             called = type(traced.module(node)) if node.op == "call_module" else node.target
+            called = "silu" if traced.is_self_gated(node) else called
             taps[node] = str(getattr(called, "__name__", called)).lower().strip("_")
         elif traced.is_concatenation(node) and all(i in taps for i in node.all_input_nodes):
             taps[node] = "cat"
@@ -230,17 +236,25 @@ def _taps(traced: TracedGraph) -> dict[fx.Node, str]:
         node for node in taps if all(taps.get(user) == "cat" for user in node.users) and node.users
     }
     taps = {node: kind for node, kind in taps.items() if node not in merged}
-    taps |= head_inputs(traced, taps)
+    taps = find_blocks(traced) | taps | head_inputs(traced, taps)
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     return dict(sorted(taps.items(), key=lambda item: order[item[0]]))
 
 
-def _layer(traced: TracedGraph, node: fx.Node, kind: str, shares: dict[fx.Node, float]) -> Layer:
-    layout, shape = canonical(traced, node)
-    return Layer(
-        name=traced.names[node],
-        kind=kind,
-        depth=round(shares[node], 4),
-        shape=shape,
-        layout=layout,
-    )
+def _layers(traced: TracedGraph, kinds: Mapping[fx.Node, str]) -> list[Layer]:
+    """Describe nodes as layers, as they are without the others."""
+    shares, n_class_tokens = depths(traced), count_class_tokens(traced)
+    found = []
+    for node, kind in kinds.items():
+        layout, shape = canonical(traced, node)
+        found.append(
+            Layer(
+                name=traced.names[node],
+                kind=kind,
+                depth=round(shares[node], 4),
+                shape=shape,
+                layout=layout,
+                n_class_tokens=n_class_tokens.get(node, 0),
+            )
+        )
+    return found

@@ -16,28 +16,32 @@ MAX_GRID_VALUES = 4096
 _GRID = re.compile(r"grid:([1-9][0-9]*)")
 
 
-def resolve_pooling(pool: str, shape: Sequence[int]) -> str:
+def resolve_pooling(pool: str, shape: Sequence[int], n_class_tokens: int = 0) -> str:
     """Settle what a pooling means for one layer.
 
     Parameters
     ----------
     pool : str
         ``"grid"`` (the grid whose flattened width comes closest to, and not above, 4096 values),
-        ``"grid:K"``, ``"avg"``, ``"max"`` or ``"flatten"``.
+        ``"grid:K"``, ``"avg"``, ``"max"``, ``"flatten"``, ``"token"`` (a transformer's class token)
+        or ``"patches"`` (the average without it).
     shape : sequence of int
         One image's codes, channels first: ``(c,)``, ``(c, n_tokens)`` or ``(c, h, w)``.
+    n_class_tokens : int, default=0
+        Tokens that stand before those of the patches.
 
     Returns
     -------
     pool : str
-        ``"grid:K"``, ``"avg"``, ``"max"`` or ``"flatten"``. A grid is never finer than the map; a
-        layer without a map (``(c,)``) is always ``"flatten"``; tokens have no grid, so that
-        ``"grid"`` averages them.
+        ``"grid:K"``, ``"avg"``, ``"max"``, ``"flatten"``, ``"token"`` or ``"patches"``. A grid is
+        never finer than the map; a layer without a map (``(c,)``) is always ``"flatten"``; tokens
+        have no grid, so that ``"grid"`` averages those of the patches; ``"patches"`` is ``"avg"``
+        where there is no class token.
 
     Raises
     ------
     ValueError
-        If the pooling is not one of those above.
+        If the pooling is not one of those above, or the layer has no class token to take.
 
     Examples
     --------
@@ -45,25 +49,32 @@ def resolve_pooling(pool: str, shape: Sequence[int]) -> str:
     ('grid:8', 'grid:2')
     >>> resolve_pooling("grid:4", (256, 3, 3)), resolve_pooling("avg", (4096,))
     ('grid:3', 'flatten')
+    >>> resolve_pooling("grid", (768, 197), 1), resolve_pooling("grid", (768, 196))
+    ('patches', 'avg')
     """
     grid = _GRID.fullmatch(pool)
-    if grid is None and pool not in ("grid", "avg", "max", "flatten"):
+    if grid is None and pool not in ("grid", "avg", "max", "flatten", "token", "patches"):
         raise ValueError(
             f"pool={pool!r} is not a pooling. Allowed: grid, grid:K (K = 1, 2, …), avg, max, "
-            "flatten."
+            "flatten, token, patches."
         )
     if len(shape) == 1:
         return "flatten"
+    if pool == "token" and not n_class_tokens:
+        raise ValueError(
+            f"pool={pool!r}: a layer of shape {'×'.join(map(str, shape))} has no class token. Use "
+            "grid or avg, or name the layer with its pooling, as in --layers LAYER:token."
+        )
+    if pool == "patches" or (len(shape) == 2 and (grid or pool == "grid")):
+        return "patches" if n_class_tokens else "avg"
     if grid is None and pool != "grid":
         return pool
-    if len(shape) == 2:
-        return "avg"
     finest = min(shape[1:])
     wanted = int(grid[1]) if grid else max(1, math.isqrt(MAX_GRID_VALUES // shape[0]))
     return f"grid:{min(wanted, finest)}"
 
 
-def resolve_poolings(pool: str, shape: Sequence[int]) -> list[str]:
+def resolve_poolings(pool: str, shape: Sequence[int], n_class_tokens: int = 0) -> list[str]:
     """Settle what several poolings, joined by commas, mean for one layer: as `resolve_pooling`.
 
     Returns
@@ -76,7 +87,8 @@ def resolve_poolings(pool: str, shape: Sequence[int]) -> list[str]:
     >>> resolve_poolings("avg,max", (64, 55, 55)), resolve_poolings("avg,max", (4096,))
     (['avg', 'max'], ['flatten'])
     """
-    return list(dict.fromkeys(resolve_pooling(part.strip(), shape) for part in pool.split(",")))
+    parts = (part.strip() for part in pool.split(","))
+    return list(dict.fromkeys(resolve_pooling(part, shape, n_class_tokens) for part in parts))
 
 
 def pooled_width(pool: str, shape: Sequence[int]) -> int:
@@ -93,7 +105,7 @@ def pooled_width(pool: str, shape: Sequence[int]) -> int:
     return shape[0] * (int(grid[1]) ** 2 if grid else 1)
 
 
-def pool_codes(codes: Tensor, pool: str, layout: str) -> Tensor:
+def pool_codes(codes: Tensor, pool: str, layout: str, n_class_tokens: int = 0) -> Tensor:
     """Pool and flatten a layer's activations.
 
     Parameters
@@ -103,6 +115,8 @@ def pool_codes(codes: Tensor, pool: str, layout: str) -> Tensor:
     pool : str
         As `resolve_pooling` returns it.
     layout : {"nc", "nchw", "nhwc", "ntc"}
+    n_class_tokens : int, default=0
+        Tokens that ``"patches"`` leaves out.
 
     Returns
     -------
@@ -121,6 +135,10 @@ def pool_codes(codes: Tensor, pool: str, layout: str) -> Tensor:
         codes = codes.permute(0, 2, 1)
     if pool == "flatten":
         return codes.flatten(1).to(torch.float32, copy=True)
+    if pool == "token":
+        return codes[:, :, 0].to(torch.float32, copy=True)
+    if pool == "patches":
+        return codes[:, :, n_class_tokens:].mean(2, dtype=torch.float32)
     if pool == "avg":
         return codes.mean(tuple(range(2, codes.ndim)), dtype=torch.float32)
     if pool == "max":

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from codes.graph.copying import copy_network
+from codes.graph.copying import channels_last, copy_network
 from codes.graph.heads import head_input
 from codes.graph.pooling import pool_codes, pooled_width
 from codes.graph.starts import WHOLE, Start, read_by
@@ -209,4 +209,4 @@ def _cut_before(
     network = deepcopy(copy_network(traced.root, graph))
     for parameter in network.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-    return network.to(memory_format=torch.channels_last)
+    return channels_last(network)

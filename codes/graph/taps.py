@@ -11,7 +11,9 @@ from codes.graph.layers import Layer, select_layers
 from codes.graph.pooling import pooled_width, resolve_poolings
 from codes.graph.traced_graph import TracedGraph
 
-_POOLED = re.compile(r"(.+?):(avg|max|flatten|grid(?::[0-9]+)?)")
+_NO_ACTIVATIONS = ("penultimate", "pooled", "block", "norm")
+"""Kinds of layers that have no side before an activation."""
+_POOLED = re.compile(r"(.+?):(avg|max|flatten|token|patches|grid(?::[0-9]+)?)")
 
 
 def choose_taps(
@@ -37,7 +39,8 @@ def choose_taps(
         and, before activations, what has no side before one.
     pool : str, default="grid"
         As for `codes.graph.pooling.resolve_poolings`. With ``"grid"``, the last map of the default
-        layers is read as its average as well, unless one of them is just that.
+        layers is read as its average as well, unless one of them is just that; and of the default
+        blocks of a transformer, the class token, if there is one.
     activation : {"post", "pre"}, default="post"
         With ``"pre"``, the network's own average of a map becomes the average before the map's
         activation.
@@ -67,14 +70,16 @@ def choose_taps(
         own = taps_of(layer, asked or pool, n_views)
         if asked:
             own = [replace(tap, name=f"{layer.name}:{asked}") for tap in own]
-        elif layer.last_map and wanted == "default" and pool == "grid":
+        elif wanted == "default" and pool == "grid":
             own += [
-                replace(tap, name=f"{layer.name}:avg") for tap in taps_of(layer, "avg", n_views)
+                replace(tap, name=f"{layer.name}:{also}")
+                for also in _beside_grid(layer)
+                for tap in taps_of(layer, also, n_views)
             ]
-        if activation == "pre" and layer.average_of:
-            [averaged] = [at for at in layers if at.name == layer.average_of]
-            own = [replace(tap, name=layer.name) for tap in taps_of(averaged, "avg", n_views)]
-        elif activation == "pre" and layer.kind in ("penultimate", "pooled") and not named:
+        averaged = [at for at in layers if at.name == layer.average_of]
+        if activation == "pre" and averaged and averaged[0].kind not in _NO_ACTIVATIONS:
+            own = [replace(tap, name=layer.name) for tap in taps_of(averaged[0], "avg", n_views)]
+        elif activation == "pre" and layer.kind in _NO_ACTIVATIONS and not named:
             own = []
         taps += own
     if named:
@@ -83,6 +88,12 @@ def choose_taps(
     for tap in taps:
         distinct.setdefault(_codes(tap), tap)
     return list(distinct.values())
+
+
+def _beside_grid(layer: Layer) -> list[str]:
+    """Name the poolings in which a default layer is read besides its grid."""
+    token = layer.kind == "block" and layer.n_class_tokens
+    return ["avg"] * layer.last_map + ["token"] * bool(token)
 
 
 def _wishes(
@@ -112,7 +123,7 @@ def _codes(tap: Tap) -> tuple[str, str]:
 
 def taps_of(layer: Layer, pool: str = "grid", n_views: int = 1) -> list[Tap]:
     """Make the taps of one layer, one for each pooling that is another for it."""
-    pools = resolve_poolings(pool, layer.shape)
+    pools = resolve_poolings(pool, layer.shape, layer.n_class_tokens)
     return [
         Tap(
             name=layer.name if len(pools) == 1 else f"{layer.name}:{resolved}",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import operator
 from collections.abc import Collection, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 _ACTIVATION_MODULES = (
     nn.ReLU, nn.Hardtanh, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU,
@@ -67,7 +68,20 @@ class TracedGraph:
             self.is_module(node, _ACTIVATION_MODULES)
             or self.calls(node, _ACTIVATION_FUNCTIONS)
             or (node.op == "call_method" and node.target in _ACTIVATION_METHODS)
+            or self.is_self_gated(node)
         )
+
+    def is_self_gated(self, node: fx.Node) -> bool:
+        """Tell whether a node is x * sigmoid(x), perhaps of a multiple of x: SiLU, quick GELU."""
+        if not self.calls(node, _PRODUCTS) or len(node.args) != 2:
+            return False
+        value, gate = node.args
+        if not isinstance(gate, fx.Node) or not self.calls(gate, _GATES - {F.hardsigmoid}):
+            return False
+        at = main_input(gate)
+        while at is not None and at is not value and self.calls(at, _PRODUCTS):
+            at = main_input(at) if len(at.all_input_nodes) == 1 else None
+        return at is value
 
     def is_concatenation(self, node: fx.Node) -> bool:
         """Tell whether a node joins several along an axis."""
@@ -88,13 +102,15 @@ class _Shapes(fx.Interpreter):
         n.meta["draws"] = not torch.equal(torch.get_rng_state(), chance)
         if isinstance(result, torch.Tensor) and result.ndim in (2, 3, 4):
             n.meta["shape"] = tuple(result.shape)
+        n.meta["size"] = isinstance(result, (int, torch.Size))
         return result
 
 
 def measure_shapes(traced: TracedGraph, example: torch.Tensor) -> None:
     """Record the shape of every node for one example, under ``node.meta["shape"]``.
 
-    And, under ``node.meta["draws"]``, whether the node drew random numbers.
+    And, under ``node.meta["draws"]``, whether the node drew random numbers; under
+    ``node.meta["size"]``, whether it is a size, not values.
     """
     try:
         with torch.inference_mode():
@@ -134,6 +150,20 @@ def _weights_of(traced: TracedGraph, node: fx.Node) -> list[str]:
     return [name for name in state if not name.endswith("num_batches_tracked")]
 
 
+def batch_norm(traced: TracedGraph, node: fx.Node) -> _BatchNorm | None:
+    """Return the batch normalisation that a node calls, or whose statistics a function is given."""
+    if traced.is_module(node, _BatchNorm):
+        return cast(_BatchNorm, traced.module(node))
+    if not traced.calls(node, {F.batch_norm}):
+        return None
+    for given in node.all_input_nodes:
+        owner, _, name = str(given.target).rpartition(".")
+        if given.op == "get_attr" and name == "running_mean":
+            module = traced.root.get_submodule(owner)
+            return module if isinstance(module, _BatchNorm) else None
+    return None
+
+
 def depths(traced: TracedGraph) -> dict[fx.Node, float]:
     """Longest way in weight layers, gates aside, as a share of the way to the output."""
     passed: dict[fx.Node, int] = {}
@@ -145,19 +175,22 @@ def depths(traced: TracedGraph) -> dict[fx.Node, float]:
 
 
 def reaching_output(traced: TracedGraph) -> set[fx.Node]:
-    """Return the nodes that the output depends on, other than through a gate."""
+    """Return the nodes that the output depends on, other than through a gate or by their size."""
     waiting = [node for node in traced.graph.nodes if node.op == "output"]
     seen: set[fx.Node] = set()
     while waiting:
         node = waiting.pop()
-        if node not in seen and not traced.is_gate(node):
+        if node not in seen and not traced.is_gate(node) and not node.meta.get("size"):
             seen.add(node)
             waiting.extend(node.all_input_nodes)
     return seen
 
 
 def unavoidable(traced: TracedGraph) -> set[fx.Node | None]:
-    """Return the nodes that every path from the image to the output passes, gates aside."""
+    """Return the nodes that every path from the image to the output passes, gates aside.
+
+    Nor is it a path that a size is read early and used late.
+    """
     reaching = reaching_output(traced)
     nodes = [node for node in traced.graph.nodes if node in reaching]
     before: dict[fx.Node, int] = {}

@@ -120,7 +120,9 @@ def layers(
 
     Why: "stage end", the last activation of a resolution; "between", as its neighbours are more
     than 0.15 apart in depth; "pooled", the network's own pooled features or what its head reads;
-    "head", an activation after the last convolution; "last map", its average beside its grid.
+    "head", an activation after the last convolution; "last map", its average beside its grid. Of a
+    vision transformer: "quarter", the end of a quarter of its blocks; "class token", the same of
+    its class token; "last norm", its last normalisation.
 
     Parameters
     ----------
@@ -134,7 +136,7 @@ def layers(
     from pipelines.extraction.extract import say_weights
 
     pool = options.pool
-    if weights is None and ":" not in options.backbone:
+    if weights is None and (":" not in options.backbone or options.backbone.startswith("timm:")):
         weights = "none"
     network = load_backbone(
         options.backbone, weights=weights, image_size=options.image_size, dense=options.dense
@@ -151,6 +153,8 @@ def layers(
                 why = f"codes of {layer.average_of}"
             elif name.endswith(":avg") and pool == "grid":
                 why = "last map"
+            elif name.endswith(":token") and pool == "grid":
+                why = "class token"
             listing.add_row(
                 name,
                 layer.kind,

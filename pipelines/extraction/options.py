@@ -23,14 +23,15 @@ class ExtractionOptions:
     Attributes
     ----------
     backbone : str
-        A torchvision classifier, "bundled", or package.module:function: a function of your own
-        that returns an nn.Module, or a tuple of it and its preprocessing, such as
+        A torchvision classifier, timm:NAME (a model of timm's, perhaps with the tag of its weights:
+        timm:resnet50.a1_in1k), "bundled", or package.module:function: a function of your own that
+        returns an nn.Module, or a tuple of it and its preprocessing, such as
         codes.Preprocessing(resize_size=256, crop_size=224, mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225)).
     weights : str, optional
         A torchvision weights name, a .pth or .safetensors state dict or checkpoint (FILE::PLACE
         where it holds several networks, such as last.pth::module.encoder_q), "none" (random: a
-        control), or "default": the backbone's own, downloaded by torchvision.
+        control), or "default": the backbone's own, downloaded by torchvision or timm.
     image_size : int, optional
         Side of the network's input, in pixels. Default: its own.
     normalize : str, optional
@@ -61,12 +62,14 @@ class ExtractionOptions:
         Which page of image files with several (TIFF, GIF), from 1. Default: they are refused.
     layers : str
         "default" (the last activation of each resolution, everything after the last convolution,
-        the network's own pooled features, and activations between where these are far apart),
-        "all", or names and regular expressions joined by commas, each perhaps with a pooling of its
+        the network's own pooled features, and activations between where these are far apart; of a
+        transformer, the end of every quarter of its blocks and its last normalisation), "all", or
+        names and regular expressions joined by commas, each perhaps with a pooling of its
         own (conv5:avg).
     pool : str
-        "grid" (at most 4096 values a layer), "grid:K", "avg", "max" or "flatten"; several, joined
-        by commas, are read in one pass, and compared as layer:pooling.
+        "grid" (at most 4096 values a layer), "grid:K", "avg", "max", "flatten", and of transformers
+        "token" (the class token) or "patches" (the average of the others); several, joined by
+        commas, are read in one pass, and compared as layer:pooling.
     activation : str
         "post" reads codes after the layer's non-linearity, "pre" before it.
     precision : str
