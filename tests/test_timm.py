@@ -137,6 +137,30 @@ def test_of_transformers_quarters_of_the_blocks_and_the_last_norm(name: str) -> 
     assert len(tokens) == (4 if first else 0)
 
 
+@pytest.mark.parametrize("name", ["levit_128s", "mobilevit_xxs"])
+def test_what_windows_and_caches_hold_is_no_obstacle(name: str) -> None:
+    # LeViT keeps attention biases; MobileViT's transformer sees windows as a larger batch.
+    backbone = _load(name)
+    pixels = _noise(backbone)
+    codes = _codes(backbone, pixels, layers="all", pool="avg")
+    assert {len(rows) for rows in codes.values()} == {2}
+    model: Any = backbone.model
+    with torch.inference_mode():
+        before = model.forward_features(backbone.preprocessing.normalize(pixels))
+        wanted = model.forward_head(before, pre_logits=True).numpy()
+    last = codes[backbone.layers[-1].name]
+    assert np.abs(last - wanted).max() <= 1e-3 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("convit_tiny", "does not support item assignment"), ("efficientvit_b0", "autocast")],
+)
+def test_what_cannot_be_traced_is_refused_with_the_line(name: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=rf"{reason}.*line \d+|line \d+.*{reason}"):
+        _load(name)
+
+
 def test_torchvision_transformers_profit_alike() -> None:
     for name, n_taps in (("vit_b_16", 10), ("swin_t", 5)):
         with torch.device("cpu"):
