@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from codes import Backbone, CodeExtractor, load_backbone
 from codes.backbones.timm_models import preprocessing_of
+from codes.graph.cutting import cut_network
 from codes.graph.starts import choose_starts, find_starts
 from codes.graph.suffix import Suffix
 from codes.similarity_statistics import find_norms
@@ -73,9 +74,11 @@ def _answers(hooked: dict[str, list[Tensor]], layer: str) -> list[Tensor]:
     return hooked[layer]
 
 
-def _assert_one_is(rows: NDArray[Any], answers: list[NDArray[Any]], name: str) -> None:
+def _assert_one_is(
+    rows: NDArray[Any], answers: list[NDArray[Any]], name: str, tol: float = 1e-3
+) -> None:
     near = [
-        one.shape == rows.shape and np.abs(one - rows).max() <= 1e-3 * np.abs(one).max()
+        one.shape == rows.shape and np.abs(one - rows).max() <= tol * np.abs(one).max()
         for one in answers
     ]
     assert any(near), name
@@ -96,8 +99,11 @@ def _noise(backbone: Backbone) -> Tensor:
 def test_codes_of_convnets_are_those_of_hooks(name: str) -> None:
     backbone = _load(name, CONVNETS[name])
     pixels = _noise(backbone)
-    codes = _codes(backbone, pixels, layers="all", pool="avg")
-    hooked = _hooked(backbone.model, backbone.preprocessing.normalize(pixels))
+    extractor = CodeExtractor(backbone, "all", pool="avg")
+    tuned, normal = extractor(pixels), backbone.preprocessing.normalize(pixels)
+    hooked = _hooked(backbone.model, normal)
+    with torch.inference_mode():
+        codes = cut_network(backbone.graph, extractor.taps, "post")(normal)
     layouts = {layer.name: layer.layout for layer in backbone.layers}
     axes = {"nchw": (2, 3), "nhwc": (1, 2), "nc": ()}
     assert len(codes) >= 5
@@ -105,7 +111,9 @@ def test_codes_of_convnets_are_those_of_hooks(name: str) -> None:
         if layer.rpartition(".")[2].startswith("cat"):
             continue
         means = [one.numpy().mean(axes[layouts[layer]]) for one in _answers(hooked, layer)]
-        _assert_one_is(rows, means, layer)
+        _assert_one_is(rows.numpy(), means, layer, 1e-5)
+        # Depth and random weights amplify rounding: float64 differs from float32 by .002 as well.
+        _assert_one_is(tuned[layer].numpy(), means, layer, 5e-3)
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
@@ -148,7 +156,7 @@ def test_what_windows_and_caches_hold_is_no_obstacle(name: str) -> None:
     with torch.inference_mode():
         before = model.forward_features(backbone.preprocessing.normalize(pixels))
         wanted = model.forward_head(before, pre_logits=True).numpy()
-    last = codes[backbone.layers[-1].name]
+    last = list(codes.values())[-1]  # The map that the head averages, averaged.
     assert np.abs(last - wanted).max() <= 1e-3 * np.abs(wanted).max()
 
 
