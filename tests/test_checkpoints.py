@@ -354,6 +354,15 @@ def test_integers_in_place_of_weights_are_refused(tmp_path: Path) -> None:
         load_backbone("bundled", weights=tmp_path / "int8.pth")
 
 
+def test_counters_in_half_precision_are_no_obstacle(tmp_path: Path) -> None:
+    network = models.resnet18(num_classes=3).half().float().eval()
+    torch.save({k: v.half() for k, v in network.state_dict().items()}, tmp_path / "all_half.pth")
+    found = load_backbone("resnet18", weights=tmp_path / "all_half.pth")
+    assert found.weights_read == "3 classes; float16 cast to float32"
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(found.model.state_dict()[name], tensor), name
+
+
 def half_headed() -> nn.Module:
     """Make a network that is in half precision before its weights are loaded."""
     return headed().half()

@@ -67,7 +67,13 @@ def fit_state_dict(model: nn.Module, weights: Weights) -> Loaded:
         ...
     ValueError: The weights f.pth do not fit Linear. Missing: bias. Other shape: weight ...
     """
-    wanted, state = model.state_dict(), weights.state
+    wanted = model.state_dict()
+    # Where a whole file was cast, counters are floats; evaluation does not use them.
+    state = {
+        name: tensor
+        for name, tensor in weights.state.items()
+        if not (name.endswith(COUNTER) and tensor.is_floating_point())
+    }
     missing = [name for name in wanted if name not in state and not name.endswith(COUNTER)]
     cut = {_top(name) for name in missing}
     own = {name for name, _ in model.named_children()} - cut
