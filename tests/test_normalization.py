@@ -71,7 +71,7 @@ def test_keys_of_this_version_stay_as_they_are() -> None:
     key = key_of(load_backbone("bundled"), "float32")
     assert key.digest() == "078157c89556597c6d09c5997a2d336895a90c5337483f99ea800a3d69d60d9d"
     default = Preprocessing()
-    later = ("channels", "intensity")  # Fields that keys had not at first.
+    later = ("channels", "intensity", "squash")  # Fields that keys had not at first.
     assert default.fields() == {k: v for k, v in asdict(default).items() if k not in later}
     assert default.normalized("imagenet").fields() == default.fields()
     assert default.normalized("caffe").fields()["channels"] == "BGR"

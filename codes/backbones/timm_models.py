@@ -99,15 +99,16 @@ def _find_config(models: ModuleType, name: str) -> Any:
             f"{', '.join(PREFIX + one for one in near) or 'timm:resnet50'}. "
             "`timm.list_models()` lists all."
         )
-    configs = models.get_arch_pretrained_cfgs(architecture)
-    if asked != architecture and asked not in configs:
-        near = difflib.get_close_matches(asked, configs, 5, 0.3)
+    try:
+        return models.get_pretrained_cfg(asked, allow_unregistered=False)
+    except RuntimeError as error:  # Also of an architecture without weights, and so without tags.
+        if asked == architecture:
+            return models.PretrainedCfg(architecture=architecture)
         raise ValueError(
             f"The backbone {name!r} is unknown to timm: {architecture} has no such weights. "
-            f"Nearest: {', '.join(PREFIX + one for one in near)}. Without a tag, "
-            f"{PREFIX}{architecture} has timm's default weights."
-        )
-    return models.get_pretrained_cfg(asked)
+            f"Nearest: {_some_names(models, asked)}. Without a tag, {PREFIX}{architecture} has "
+            "timm's default weights."
+        ) from error
 
 
 def preprocessing_of(name: str, config: Any) -> Preprocessing:
@@ -186,9 +187,12 @@ def _pretrained(timm: ModuleType, name: str, tagged: str, config: Any) -> nn.Mod
     return model
 
 
-def _some_names(models: ModuleType, architecture: str, most: int = 6) -> str:
-    """Name the published weights of an architecture, or of those with the most similar names."""
+def _some_names(models: ModuleType, asked: str, most: int = 6) -> str:
+    """Name the most similar published weights: of an architecture, or else of all."""
     published = models.list_models(pretrained=True)
-    own = [name for name in published if name.partition(".")[0] == architecture]
-    near = own or difflib.get_close_matches(architecture, published, most, 0.3)
-    return ", ".join(PREFIX + name for name in near[:most])
+    own = [name for name in published if name.partition(".")[0] == asked.partition(".")[0]]
+    if own and "." not in asked:
+        near = own[:most]
+    else:
+        near = difflib.get_close_matches(asked, own or published, most, 0.3)
+    return ", ".join(PREFIX + name for name in near)

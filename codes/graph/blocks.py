@@ -10,7 +10,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torchvision.models.swin_transformer import shifted_window_attention
 
-from codes.graph.traced_graph import TracedGraph, canonical, unavoidable
+from codes.graph.traced_graph import TracedGraph, canonical, is_of_each_image, unavoidable
 
 _ATTENTIONS = {
     F.scaled_dot_product_attention, F.multi_head_attention_forward, shifted_window_attention,
@@ -130,6 +130,8 @@ def _is_residual(traced: TracedGraph, node: fx.Node, computed: set[fx.Node]) -> 
     """Tell whether a node adds what is computed of tokens, or of a map, to these."""
     shape = node.meta.get("shape", ())
     if not traced.calls(node, _SUMS) or len(shape) not in (3, 4) or math.prod(shape[1:-1]) == 1:
+        return False
+    if not is_of_each_image(node):
         return False
     given = [i for i in node.all_input_nodes if i in computed]
     return len(given) == 2 and all(i.meta.get("shape") == shape for i in given)

@@ -17,7 +17,14 @@ from torch import fx
 from codes.graph.blocks import count_class_tokens, find_blocks
 from codes.graph.default_layers import choose_default, last_unaveraged
 from codes.graph.heads import averaged_by, head_inputs
-from codes.graph.traced_graph import TracedGraph, canonical, depths, measure_shapes, reaching_output
+from codes.graph.traced_graph import (
+    TracedGraph,
+    canonical,
+    depths,
+    is_of_each_image,
+    measure_shapes,
+    reaching_output,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +232,8 @@ def _taps(traced: TracedGraph) -> dict[fx.Node, str]:
     taps: dict[fx.Node, str] = {}
     for node in traced.graph.nodes:
         if node not in reaching or "shape" not in node.meta or "missing" in node.meta:
+            continue
+        if not is_of_each_image(node):
             continue
         if traced.is_activation(node):
             called = type(traced.module(node)) if node.op == "call_module" else node.target

@@ -204,6 +204,13 @@ def unavoidable(traced: TracedGraph) -> set[fx.Node | None]:
     return {node for node in nodes if before[node] * after[node] == before[nodes[-1]]}
 
 
+def is_of_each_image(node: fx.Node) -> bool:
+    """Tell whether a node has one row for each image, not one for each of its windows."""
+    image = next(n for n in node.graph.nodes if n.op == "placeholder")
+    rows: bool = node.meta["shape"][0] == image.meta["shape"][0]
+    return rows
+
+
 def main_input(node: fx.Node) -> fx.Node | None:
     """Return the first input that comes from the image, not from a parameter."""
     return next((i for i in node.all_input_nodes if i.op != "get_attr"), None)
