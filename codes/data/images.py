@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codes.data.sources import DigestMemory, ImageSource, PerThread, SubsetSource
+from codes.decoding.intensity import WideImage
 
 _TOGETHER = 16
 """Images that a thread reads one after another: of small ones, a thread for each would take longer
@@ -61,6 +62,11 @@ class ImageList:
             return None
         return np.asarray(self.splits == "test")
 
+    @property
+    def train(self) -> NDArray[np.intp]:
+        """Places of the images outside the test split, shape ``(n_train,)``: all without one."""
+        return np.arange(len(self)) if self.test is None else np.flatnonzero(~self.test)
+
     def take(self, indices: NDArray[np.intp]) -> ImageList:
         """Return the list of some of the images.
 
@@ -99,6 +105,22 @@ def distinct(digests: NDArray[np.uint8]) -> NDArray[np.intp]:
     return places
 
 
+def distinct_train(images: ImageList, digests: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Find the distinct images outside the test split, in the order of `distinct`.
+
+    Parameters
+    ----------
+    images : ImageList
+    digests : ndarray of shape (n_images, 32), uint8
+
+    Returns
+    -------
+    places : ndarray of shape (n_distinct,)
+        In the list; the first of each.
+    """
+    return images.train[distinct(digests[images.train])]
+
+
 def read_images(
     images: ImageList, read: Callable[[ImageSource, int], Read]
 ) -> Generator[list[Read], None, None]:
@@ -126,6 +148,35 @@ def read_images(
         yield from pool.map(together, range(0, len(images), _TOGETHER))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def look_at_wide(
+    images: ImageList, look: Callable[[WideImage], Read]
+) -> Generator[list[Read | None], None, None]:
+    """Look at each image of more than 8 bits a channel; several threads do.
+
+    Parameters
+    ----------
+    images : ImageList
+    look : callable
+        May raise a ValueError, of values that cannot be used.
+
+    Yields
+    ------
+    found : list
+        What was noted of some consecutive images, in the order of the list; None of images of 8
+        bits, which are not decoded, and of those that cannot be read, which `pipelines.extract`
+        lists.
+    """
+
+    def read(source: ImageSource, place: int) -> Read | None:
+        try:
+            wide = source.open_wide(place)
+            return None if wide is None else look(wide)
+        except (ValueError, OSError):
+            return None
+
+    return read_images(images, read)
 
 
 def digest_images(

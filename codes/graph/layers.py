@@ -26,6 +26,9 @@ from codes.graph.traced_graph import (
     reaching_output,
 )
 
+NO_ACTIVATIONS = ("penultimate", "pooled", "block", "norm")
+"""Kinds of layers that have no side before an activation."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from codes.graph.cutting import Tap
-from codes.graph.layers import Layer, select_layers
+from codes.graph.layers import NO_ACTIVATIONS, Layer, select_layers
 from codes.graph.pooling import pooled_width, resolve_poolings
 from codes.graph.traced_graph import TracedGraph
 
-_NO_ACTIVATIONS = ("penultimate", "pooled", "block", "norm")
-"""Kinds of layers that have no side before an activation."""
 _POOLED = re.compile(r"(.+?):(avg|max|flatten|token|patches|grid(?::[0-9]+)?)")
 
 
@@ -77,9 +75,9 @@ def choose_taps(
                 for tap in taps_of(layer, also, n_views)
             ]
         averaged = [at for at in layers if at.name == layer.average_of]
-        if activation == "pre" and averaged and averaged[0].kind not in _NO_ACTIVATIONS:
+        if activation == "pre" and averaged and averaged[0].kind not in NO_ACTIVATIONS:
             own = [replace(tap, name=layer.name) for tap in taps_of(averaged[0], "avg", n_views)]
-        elif activation == "pre" and layer.kind in _NO_ACTIVATIONS and not named:
+        elif activation == "pre" and layer.kind in NO_ACTIVATIONS and not named:
             own = []
         taps += own
     if named:

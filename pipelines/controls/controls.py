@@ -238,10 +238,12 @@ class PreActivation(_Extracted):
         self, of_best: ExtractionOptions, extraction: Extraction
     ) -> tuple[ExtractionOptions, Backbone | None]:
         """Take the same layer's other side."""
+        from codes.graph.layers import NO_ACTIVATIONS
+
         if of_best.activation == "pre":
             raise LeftOutError("the codes are those before the activation already")
         best = next(t.layer for t in extraction.taps if t.layer.name == of_best.layers)
-        if best.kind in ("penultimate", "pooled", "node", "block", "norm") and not best.average_of:
+        if best.kind in (*NO_ACTIVATIONS, "node") and not best.average_of:
             raise LeftOutError(f"{best.name} is not an activation")
         return replace(of_best, activation="pre"), extraction.backbone
 

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import kruskal
 
 from codes import ImageList
-from codes.data.images import distinct, read_images
-from codes.data.sources import ImageSource
+from codes.data.images import distinct_train, look_at_wide
 from codes.decoding.intensity import DTYPE, IMAGE, WideImage, window_of
 from codes.wording import counted
 
@@ -91,7 +90,7 @@ def check_intensity(
         None where none of the images that are looked at has more than 8 bits a channel.
     """
     places = choose_images(images, digests)
-    with closing(read_images(images.take(places), _look)) as batches:
+    with closing(look_at_wide(images.take(places), _look)) as batches:
         found = [one for batch in batches for one in batch]
     wide = np.array([one is not None for one in found], bool)
     looked = [one for one in found if one is not None]
@@ -129,8 +128,7 @@ def choose_images(images: ImageList, digests: NDArray[np.uint8]) -> NDArray[np.i
     places : ndarray of shape (n_chosen,), intp
         In an order by chance that is the same in any dataset.
     """
-    train = np.arange(len(images)) if images.test is None else np.flatnonzero(~images.test)
-    places = train[distinct(digests[train])]
+    places = distinct_train(images, digests)
     if images.groups is not None:
         places = places[np.sort(np.unique(images.groups[places], return_index=True)[1])]
     seen: Counter[str] = Counter()
@@ -142,15 +140,8 @@ def choose_images(images: ImageList, digests: NDArray[np.uint8]) -> NDArray[np.i
     return places[np.argsort(turns, kind="stable")[:n]]
 
 
-def _look(source: ImageSource, place: int) -> _Looked | None:
-    """Look at an image of more than 8 bits; other images are not decoded."""
-    try:
-        wide: WideImage | None = source.open_wide(place)
-        if wide is None:
-            return None
-        return _Looked(extremes=wide.extremes, limits=wide.limits, values=wide.sample(SIDE))
-    except (ValueError, OSError):  # `extract` lists every one.
-        return None
+def _look(wide: WideImage) -> _Looked:
+    return _Looked(extremes=wide.extremes, limits=wide.limits, values=wide.sample(SIDE))
 
 
 def compare_ranges(ranges: NDArray[np.float64], labels: NDArray[np.str_]) -> float | None:

@@ -6,22 +6,19 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codes.data.readers.csv_files import COLUMNS, refuse_misspelt
 from pipelines.exchange.arrays import Labelled, cut_rows, first_row
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
-_COLUMNS = ("path", "label", "split", "group")
-_NEAR = 0.8
-"""Of difflib's ratio, as for CSV files: ``lable`` and ``spilt`` are near; ``patient`` is not."""
 _KEPT_AS = b"cnn-codes"
 """Key of the descriptions in the table's metadata, as JSON."""
 
@@ -71,7 +68,7 @@ class ParquetTable:
                 f"{self.title}: the column {twice[0]!r} is there {names.count(twice[0])} times. "
                 "Keep one, and rename or remove the others."
             )
-        return [f.name for f in schema if f.name in _COLUMNS or _is_list(f.type)]
+        return [f.name for f in schema if f.name in COLUMNS or _is_list(f.type)]
 
     def ignored(self) -> list[str]:
         """List the other columns.
@@ -85,14 +82,9 @@ class ParquetTable:
             names = list(file.schema_arrow.names)
         read = self.names()
         others = [name for name in names if name not in read]
-        absent = [name for name in _COLUMNS if name not in names]
+        absent = [name for name in COLUMNS if name not in names]
         for name in others:
-            near = get_close_matches(name.strip().lower(), absent, 1, _NEAR)
-            if near:
-                raise ValueError(
-                    f"{self.title}: the column {name!r} is not read, and is near to {near[0]!r}. "
-                    f"Rename it to {near[0]}; or, if it holds something else, to a name of its own."
-                )
+            refuse_misspelt(name, absent, self.title)
         return others
 
     def descriptions(self) -> dict[str, list[Any]]:

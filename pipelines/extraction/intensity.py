@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codes import ImageList
-from codes.data.images import distinct, read_images
-from codes.data.sources import ImageSource
-from codes.decoding.intensity import DATASET, IMAGE, parse_intensity
+from codes.data.images import distinct_train, look_at_wide
+from codes.decoding.intensity import DATASET, IMAGE, WideImage, parse_intensity
 from codes.wording import counted
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.progress import Progress
@@ -71,22 +70,14 @@ def settle_intensity(
         )
     if asked != DATASET:
         return options, ""
-    train = np.arange(len(images)) if images.test is None else np.flatnonzero(~images.test)
-    places = train[distinct(digests[train])]
-    intensity, found = find_range(images.take(places), progress)
+    train = images.take(distinct_train(images, digests))
+    intensity, found = find_range(train, progress)
     return replace(options, intensity=intensity), found
 
 
 def has_wide(images: ImageList) -> bool:
     """Tell whether an image has more than 8 bits a channel; no other image is decoded."""
-
-    def is_wide(source: ImageSource, place: int) -> bool:
-        try:
-            return source.open_wide(place) is not None
-        except (ValueError, OSError):  # `extract` lists every one.
-            return False
-
-    with closing(read_images(images, is_wide)) as found:
+    with closing(look_at_wide(images, lambda wide: True)) as found:
         return any(any(some) for some in found)
 
 
@@ -114,18 +105,12 @@ def find_range(images: ImageList, progress: Progress) -> tuple[str, str]:
     """
     side = max(1, min(MOST_SIDE, math.isqrt(N_PIXELS // max(1, len(images)))))
 
-    def sample(source: ImageSource, place: int) -> _Sampled | None:
-        try:
-            wide = source.open_wide(place)
-            return (
-                None if wide is None else _Sampled(values=wide.sample(side), is_float=wide.is_float)
-            )
-        except (ValueError, OSError):  # `extract` lists every one.
-            return None
+    def sample(wide: WideImage) -> _Sampled:
+        return _Sampled(values=wide.sample(side), is_float=wide.is_float)
 
     sampled: list[_Sampled] = []
     with (
-        closing(read_images(images, sample)) as batches,
+        closing(look_at_wide(images, sample)) as batches,
         progress.step("Reading intensities", len(images)) as advance,
     ):
         for batch in batches:

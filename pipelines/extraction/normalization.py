@@ -200,8 +200,8 @@ def choose(
     The backbone has its own normalisation. Returned are the options with the one that was chosen,
     None for the backbone's own, and a sentence on what was chosen, and by what.
     """
-    train = np.arange(len(images)) if images.test is None else np.flatnonzero(~images.test)
-    check = check_normalization(images.take(train), digests[train], backbone, device=options.device)
+    train, device = images.train, options.device
+    check = check_normalization(images.take(train), digests[train], backbone, device=device)
     if check is None:
         return replace(options, normalize=None), (
             "--normalize auto: no image could be read; the network's own is used."

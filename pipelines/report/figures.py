@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from pipelines.comparison.protocol import FINETUNE, SCRATCH
+from pipelines.report.subject import DEPTH_AXIS
 from pipelines.report.svg import (
     INK,
     LETTER,
@@ -186,7 +187,7 @@ def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _depths(axes: Axes, axis: str = "depth: 0 is the input, 1 the output") -> None:
+def _depths(axes: Axes, axis: str = DEPTH_AXIS) -> None:
     axes.set_xlabel(axis)
     axes.set_xlim(0, 1.03)
 

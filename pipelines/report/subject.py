@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+DEPTH_AXIS = "depth: 0 is the input, 1 the output"
+"""What the axis of depths says."""
+
 
 def given_of(report: dict[str, Any]) -> dict[str, Any] | None:
     """Give what is known of codes that were given; None where a network made them."""
@@ -37,7 +40,7 @@ def depth_words(report: dict[str, Any], row: dict[str, Any]) -> str:
 def depth_axis(report: dict[str, Any]) -> str:
     """Say what a layer's depth means, for the axis of a figure."""
     if layer_noun(report) == "depth":
-        return "depth: 0 is the input, 1 the output"
+        return DEPTH_AXIS
     return "place among the layers: 1 is the last"
 
 

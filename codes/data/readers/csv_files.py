@@ -22,7 +22,7 @@ from codes.data.names import SPLIT_NAMES, SPLITS, composed
 from codes.data.sources import FileSource, printable
 from codes.wording import counted, some
 
-_COLUMNS = ("path", "label", "split", "group")
+COLUMNS = ("path", "label", "split", "group")
 _NEAR = 0.8
 """Of difflib's ratio: ``lable``, ``labels`` and ``spilt`` are near; ``patient`` is not."""
 
@@ -114,33 +114,44 @@ def _plain(name: str) -> str:
     return composed(name).strip().lower()
 
 
+def refuse_misspelt(name: str, absent: Sequence[str], where: str) -> None:
+    """Refuse a column that is not read, if it seems to be one of those that are absent.
+
+    Raises
+    ------
+    ValueError
+        With both names.
+    """
+    near = get_close_matches(_plain(name), absent, 1, _NEAR)
+    if near:
+        raise ValueError(
+            f"{where}: the column {name!r} is not read, and is near to {near[0]!r}. Rename it to "
+            f"{near[0]}; or, if it holds something else, to a name of its own."
+        )
+
+
 def _find_columns(file: Path, header: _Row, needed: Sequence[str]) -> dict[str, int]:
     """Find the places of the columns that are read."""
     names = [_plain(name) for name in header.fields]
-    for column in _COLUMNS:
+    for column in COLUMNS:
         twice = [name for name in header.fields if _plain(name) == column]
         if len(twice) > 1:
             raise ValueError(
                 f"{str(file)!r}, line {header.line}: the column {column} is there {len(twice)} "
                 f"times ({', '.join(map(repr, twice))}). Keep one, and rename or remove the others."
             )
-    absent = [column for column in _COLUMNS if column not in names]
+    absent = [column for column in COLUMNS if column not in names]
     for name in names:
-        near = [] if name in _COLUMNS else get_close_matches(name, absent, 1, _NEAR)
-        if near:
-            raise ValueError(
-                f"{str(file)!r}, line {header.line}: the column {name!r} is not read, and is near "
-                f"to {near[0]!r}. Rename it to {near[0]}; or, if it holds something else, to a "
-                "name of its own."
-            )
+        if name not in COLUMNS:
+            refuse_misspelt(name, absent, f"{str(file)!r}, line {header.line}")
     missing = [column for column in needed if column in absent]
     if missing:
         raise ValueError(
             f"{str(file)!r} lacks the column {' and '.join(missing)}; it has "
             f"{', '.join(names) or 'none'}. Needed, separated by commas: {','.join(needed)}; "
-            f"optional: {','.join(column for column in _COLUMNS if column not in needed)}."
+            f"optional: {','.join(column for column in COLUMNS if column not in needed)}."
         )
-    return {column: names.index(column) for column in _COLUMNS if column in names}
+    return {column: names.index(column) for column in COLUMNS if column in names}
 
 
 def _refuse_odd_rows(file: Path, header: _Row, rows: list[_Row], filled: list[int]) -> None:
