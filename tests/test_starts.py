@@ -23,6 +23,8 @@ from codes.graph.tracing import trace
         ("densenet121", ["input", "features.denseblock3", "features.denseblock4"]),
         ("googlenet", ["input", "inception4c", "inception5a"]),
         ("mobilenet_v3_small", ["input", "features.7", "features.9"]),
+        ("inception_v3", ["input", "Mixed_6c", "Mixed_7a"]),
+        ("vit_b_16", ["input", *(f"encoder.layers.encoder_layer_{i}" for i in (6, 9))]),
     ],
 )
 def test_default_starts_are_the_last_stage_the_last_half_and_the_whole(
@@ -111,10 +113,23 @@ class _Padded(nn.Conv2d):
         return nn.functional.conv2d(self.pad(x), self.weight, self.bias)
 
 
+class _SamePadded(nn.Conv2d):
+    """A convolution with standardised weights that pads by their shape and by the image's."""
+
+    def __init__(self, *channels: int) -> None:
+        super().__init__(*channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pad = self.weight.shape[-1] - 1 + 0 * x.size()[-1]
+        weight = self.weight - self.weight.mean()
+        padded = nn.functional.pad(x, [pad // 2, pad - pad // 2] * 2)
+        return nn.functional.conv2d(padded, weight, self.bias)
+
+
 class _PaddedNetwork(nn.Module):
-    def __init__(self, *, tied: bool) -> None:
+    def __init__(self, *, tied: bool = False, convolution: type[nn.Conv2d] = _Padded) -> None:
         super().__init__()
-        self.one, self.two, self.three = _Padded(3, 3), _Padded(3, 3), _Padded(3, 3)
+        self.one, self.two, self.three = (convolution(3, 3) for _ in range(3))
         self.fc = nn.Linear(3, 2)
         if tied:
             self.two.weight = self.one.weight
@@ -125,8 +140,24 @@ class _PaddedNetwork(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+def test_weights_are_not_shared_by_what_reads_their_shape_or_standardises_them() -> None:
+    network = _PaddedNetwork(convolution=_SamePadded)
+    traced = _traced(network, 8)
+    starts = {start.name: start for start in find_starts(traced)}
+    assert list(starts) == ["input", "two", "three"]
+    preprocessing = Preprocessing(resize_size=8, crop_size=8)
+    suffix = Suffix(traced, starts["two"], 2, preprocessing)
+    with torch.inference_mode():
+        read = torch.relu(network.one(torch.randn(4, 3, 8, 8)))
+        wanted = torch.relu(network.three(torch.relu(network.two(read)))).mean((2, 3))
+        assert torch.allclose(suffix.codes(read.flatten(1)), wanted, atol=1e-6)
+    assert {name for name, _ in suffix.body.named_parameters()} == {
+        f"{name}.{kind}" for name in ("two", "three") for kind in ("weight", "bias")
+    }
+
+
 def test_weights_that_functions_are_given_are_trained() -> None:
-    traced = _traced(_PaddedNetwork(tied=False), 8)
+    traced = _traced(_PaddedNetwork(), 8)
     starts = {start.name: start for start in find_starts(traced)}
     assert list(starts) == ["input", "two.conv2d", "three.conv2d"]
     assert starts["input"].shape == (3, 8, 8)  # Not the padded image.

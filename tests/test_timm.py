@@ -306,7 +306,9 @@ def test_norms_within_activating_modules_are_known_folded_and_trained() -> None:
     assert torch.equal(model.bn1.running_mean, before)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_vit"])
+@pytest.mark.parametrize(
+    "name", ["test_resnet", "test_convnext", "test_vit", "tf_efficientnet_lite0"]
+)
 def test_starts_of_fine_tuning(name: str) -> None:
     backbone = _load(name)
     pixels = _noise(backbone)

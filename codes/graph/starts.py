@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch.nn.functional as F
 from torch import fx, nn
 
 from codes.graph.heads import head_input
@@ -73,8 +74,9 @@ def find_starts(traced: TracedGraph) -> list[Start]:
     end = head_input(traced)
     within = _ancestors(end)
     nodes = [node for node in traced.graph.nodes if node in within]
-    inputs, tied = {node: node.all_input_nodes for node in nodes}, _tied(traced, nodes)
-    cuts = [i for i in range(len(nodes) - 1) if _is_cut(traced, nodes, i, inputs, tied)]
+    image = _of_image(nodes)
+    tied = _tied(traced, nodes, image)
+    cuts = [i for i in range(len(nodes) - 1) if _is_cut(traced, nodes, i, image, tied)]
     shares = depths(traced)
     starts: list[Start] = []
     for place, following in pairwise([*cuts, len(nodes) - 1]):
@@ -177,7 +179,7 @@ def _parts(wanted: str | Sequence[str]) -> list[str]:
 
 
 def _default_starts(traced: TracedGraph, starts: Sequence[Start]) -> list[Start]:
-    """Take the last stage, the last half, and the whole network."""
+    """Take the last stage (or last quarter), the last half, and the whole network."""
     nodes = list(traced.graph.nodes)
     places = [nodes.index(read_by(traced, start)) for start in starts]
     sides = [
@@ -186,10 +188,16 @@ def _default_starts(traced: TracedGraph, starts: Sequence[Start]) -> list[Start]
         if traced.has_weights(node) and len(node.meta.get("shape", ())) == 4
     ]
     sides = [(i, side) for i, side in sides if max(side) > 1]  # Not in a gate.
-    # Behind the last stage's start, no layer has maps of another size.
     earlier = [i for i, side in sides if side != sides[-1][1]]
-    after = max(earlier, default=places[-1] - 1)
-    last = next((s for s, place in zip(starts, places, strict=True) if place >= after), starts[-1])
+    last = min(starts, key=lambda start: abs(start.depth - 0.75))  # As in a vision transformer.
+    if earlier:
+        # The last stage begins behind the last layer whose maps have another size, or where no
+        # start lies between that layer and the next, with the block that holds both, if any does.
+        changed = min(i for i, _ in sides if i > max(earlier))
+        later = [n for n, place in enumerate(places) if place >= max(earlier)]
+        first = min(later, default=len(starts) - 1)
+        around = places[first] >= changed and starts[first].depth - starts[first - 1].depth < BLOCK
+        last = starts[first - around]
     half = min(starts, key=lambda start: abs(start.depth - 0.5))
     names = {WHOLE, _outer(starts, half), _outer(starts, last)}
     return [start for start in starts if start.name in names]
@@ -257,39 +265,58 @@ def _ancestors(node: fx.Node) -> set[fx.Node]:
     return found
 
 
+def _of_image(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """Find the images and all that is computed from them; the rest depends on weights alone."""
+    image: set[fx.Node] = set()
+    for node in nodes:
+        if node.op == "placeholder" or any(i in image for i in node.all_input_nodes):
+            image.add(node)
+    return image
+
+
 def _is_cut(
     traced: TracedGraph,
     nodes: Sequence[fx.Node],
     place: int,
-    inputs: dict[fx.Node, list[fx.Node]],
+    image: set[fx.Node],
     tied: Sequence[set[fx.Node]],
 ) -> bool:
     """Tell whether a node's values are all that what comes later depends on."""
     node = nodes[place]
     if "shape" not in node.meta or node.op == "get_attr":
         return False
-    users = [user for user in node.users if user in inputs]
+    if traced.calls(node, {F.pad}):
+        return False  # Padding belongs to the convolution behind it.
+    users = [user for user in node.users if user in image]
     if traced.has_weights(node) and any(_has_parameters(traced, user) for user in users):
         return False  # A normalisation belongs to the convolution before it.
-    later, image = {node}, {n for n in nodes if n.op == "placeholder"}
-    for other in nodes:
-        if any(i in image for i in inputs[other]):
-            image.add(other)
-        if other is not node and any(i in later for i in inputs[other]):
+    later = {node}
+    for other in nodes[place + 1 :]:
+        if any(i in later for i in other.all_input_nodes):
             later.add(other)
     behind = later - {node}
-    if any(i in image and i not in later for other in behind for i in inputs[other]):
+    if any(i in image and i not in later for other in behind for i in other.all_input_nodes):
         return False
     # Weights that are read on both sides would be frozen on one and trained on the other.
     return all(readers <= behind or not readers & behind for readers in tied)
 
 
-def _tied(traced: TracedGraph, nodes: Sequence[fx.Node]) -> list[set[fx.Node]]:
-    """Find the nodes that share each of the weights that several read."""
+def _tied(traced: TracedGraph, nodes: Sequence[fx.Node], image: set[fx.Node]) -> list[set[fx.Node]]:
+    """Find the nodes that share each of the weights that several read.
+
+    A weight counts as read where it meets what is computed from images: what is made of weights
+    alone, as where they are standardised, passes them on, and their shapes are no weights.
+    """
     readers: dict[int, set[fx.Node]] = {}
+    made_of: dict[fx.Node, set[int]] = {}
     for node in nodes:
-        for parameter in _parameters(traced, node):
-            readers.setdefault(id(parameter), set()).add(node)
+        weights = {id(parameter) for parameter in _parameters(traced, node)}
+        weights.update(*(made_of.get(given, ()) for given in node.all_input_nodes))
+        if node in image:
+            for weight in weights:
+                readers.setdefault(weight, set()).add(node)
+        elif "shape" in node.meta:
+            made_of[node] = weights
     return [found for found in readers.values() if len(found) > 1]
 
 
