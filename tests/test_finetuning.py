@@ -770,8 +770,14 @@ def test_a_fine_tuned_network_is_handed_over(
     misnamed = run_cli("predict", renamed, digits / "test")
     assert (misnamed.returncode, "rename it" in misnamed.stderr) == (1, True)
     renamed.rename(file)
-    extracted = run_cli("extract", digits, "--backbone", "bundled", "--weights", file)
-    assert extracted.returncode == 0, extracted.stderr
+    # Its codes are compared, too, and that it has seen the images is said.
+    compared = run_cli(
+        "compare", digits, "--backbone", "bundled", "--weights", file, "--layers", "fc7.relu",
+        "--Cs", "1e-3,1e-1", "--cv", 3, "--controls", "none", "--out", tmp_path / "again",
+    )  # fmt: skip
+    assert compared.returncode == 0, compared.stderr
+    assert "fine-tuned on 30 images of those that are tested here" in compared.stdout
+    assert "fine-tuned on 30 images" in (tmp_path / "again" / "report.html").read_text()
 
 
 def test_a_fine_tuned_classifier_is_one_of_scikit_learn(digits: Path) -> None:

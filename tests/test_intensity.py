@@ -294,6 +294,16 @@ def test_what_is_fitted_predicts_with_its_range(tmp_path: Path, run_cli: Run) ->
     done = run_cli("predict", "f.skops", "new")
     rows = done.stdout.splitlines()[1:]
     assert [row.split(",")[1] for row in rows] == ["dim"] * 6
+    assert "does not seem to fit" not in done.stderr
+    (tmp_path / "bright").mkdir()  # As another camera saves them: nearly all values are clipped.
+    (tmp_path / "plain").mkdir()
+    for i in range(6):
+        values = np.minimum(_camera(5000 + i, 1).astype(np.uint32) * 16 + 30000, 65535)
+        tifffile.imwrite(tmp_path / "bright" / f"{i}.tif", values.astype(np.uint16), metadata=None)
+        Image.fromarray((values // 257).astype(np.uint8)).save(tmp_path / "plain" / f"{i}.png")
+    clipped = run_cli("predict", "f.skops", "bright").stderr
+    assert "which the pipeline was fitted, does not seem to fit: it clips" in clipped
+    assert "None of 6 images has more than 8 bits" in run_cli("predict", "f.skops", "plain").stderr
     warned = run_cli("fit", data, *QUICK, "--out", "g.skops")
     assert "brightness differs by class" in warned.stderr
 

@@ -148,6 +148,7 @@ def predict(
         The CSV file. Default: the standard output.
     """
     from pipelines.cli.predictions import print_evaluated, say_unscored, write_predictions
+    from pipelines.diagnostics.intensity_by_class import check_new
     from pipelines.extraction.left_out import say_ignored
     from pipelines.fitted.files import load
     from pipelines.labelled import list_to_predict
@@ -170,4 +171,7 @@ def predict(
         else out.open("w", newline="", encoding="utf-8") as target
     ):
         write_predictions(target, extraction, labels, scores, fitted.card["classes"])
+    unlike = check_new(extraction.images, extraction.backbone.preprocessing.intensity)
+    if unlike:
+        terminal().info(f"Warning: {unlike}")
     print_evaluated(fitted, extraction)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import RepeatedStratifiedKFold, StratifiedGroupKFold, StratifiedKFold
 
-from codes.wording import counted
+from codes.wording import counted, some
 from pipelines.comparison.protocol import Protocol, TrainSize
 from pipelines.comparison.samples import Samples
 
@@ -89,10 +89,14 @@ def make_splits(samples: Samples, protocol: Protocol) -> tuple[list[Split], list
         if all(len(split.inner) > 1 for split in of_size):
             splits += of_size
         else:
-            notes.append(
-                f"train size {size} was dropped: a split has all its images of a class from one "
-                "group, or but one image of it, so that no folds can choose C"
+            why = (
+                f"{counted(protocol.cv, 'fold')} leave a split one training image of a class, and "
+                "to choose C takes two: add images of it, or leave it out"
+                if samples.groups is None and size == "all"
+                else "a split has all its images of a class from one group, or but one image of "
+                "it, so that no folds can choose C"
             )
+            notes.append(f"train size {size} was dropped: {why}")
     if not splits:
         raise ValueError(f"No train size is left to compare: {'; '.join(notes)}.")
     return splits, notes
@@ -116,7 +120,7 @@ def _check_classes(samples: Samples, protocol: Protocol) -> None:
     if few:
         raise ValueError(
             f"{protocol.cv} folds need {protocol.cv} images of each class outside the test split; "
-            f"{', '.join(few)}. Add images, leave the class out, or use fewer folds with --cv."
+            f"{some(few)}. Add images, leave the class out, or use fewer folds with --cv."
         )
     if groups is not None:
         for name in classes.tolist():

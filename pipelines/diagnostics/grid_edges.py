@@ -120,6 +120,8 @@ def not_searched_sentence(rows: Sequence[dict[str, Any]], Cs: Sequence[float]) -
     if left.size:
         least, most = (_percent(share) for share in (left.min(), left.max()))
         shares = f"{most} %" if least == most else f"{least} to {most} %"
+        if left.min() < 0.01 <= left.max():
+            shares = f"up to {most} %"
         at = _ranges(Cs, (searched > 0) & (searched < 1))
         parts.append(
             f"{shares} did not at {at}" if parts else f"{shares} of fits did not look at C = {at}"

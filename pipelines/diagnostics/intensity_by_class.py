@@ -104,7 +104,9 @@ def check_intensity(
     if in_use == IMAGE:
         text = _differ(by_class, p_value, len(looked))
     else:
-        text = _misfit(in_use, clipped, filled, len(looked))
+        n_looked = counted(len(looked), "training image")
+        text = _misfit(f"--intensity {in_use}", clipped, filled, n_looked)
+        text += " --intensity dataset finds one." if text else ""
     return IntensityCheck(
         in_use=in_use,
         n_images=len(looked),
@@ -222,21 +224,49 @@ def _differ(by_class: dict[str, tuple[float, float]], p_value: float | None, n: 
     )
 
 
-def _misfit(in_use: str, clipped: float, filled: float, n: int) -> str:
+def _misfit(named: str, clipped: float, filled: float, images: str) -> str:
     """Warn where a range for all images does not seem to be theirs."""
-    remedy = "--intensity dataset finds one."
     if clipped >= CLIPPED:
         return (
-            f"The range --intensity {in_use} does not seem to fit: it clips {100 * clipped:.0f} % "
-            f"of the values of {counted(n, 'training image')}. {remedy}"
+            f"The range {named} does not seem to fit: it clips {100 * clipped:.0f} % of the values "
+            f"of {images}."
         )
     if filled <= FILLED:
         return (
-            f"The range --intensity {in_use} does not seem to fit: none of "
-            f"{counted(n, 'training image')} fills more than {100 * filled:.2g} % of it, so that "
-            f"all are seen as nearly one gray. {remedy}"
+            f"The range {named} does not seem to fit: none of {images} fills more than "
+            f"{100 * filled:.2g} % of it, so that all are seen as nearly one gray."
         )
     return ""
+
+
+def check_new(images: ImageList, in_use: str) -> str:
+    """Warn where images to predict do not seem to have the range of those that were fitted.
+
+    Parameters
+    ----------
+    images : ImageList
+        Some are looked at, evenly spaced. Those that cannot be decoded are ignored.
+    in_use : str
+        ``"image"``, ``"dtype"`` or ``"LOW:HIGH"``.
+
+    Returns
+    -------
+    text : str
+        Empty where they seem to have it, or each image is scaled by its own.
+    """
+    if in_use == IMAGE or not len(images):
+        return ""
+    places = np.unique(np.linspace(0, len(images) - 1, N_IMAGES).round().astype(np.intp))
+    with closing(look_at_wide(images.take(places), _look)) as batches:
+        looked = [one for batch in batches for one in batch if one is not None]
+    named = f"{in_use}, with which the pipeline was fitted,"
+    if not looked:
+        return (
+            f"None of {counted(len(places), 'image')} has more than 8 bits a channel, so that the "
+            f"range {named} has no use: were they saved otherwise than those it was fitted on?"
+        )
+    text = _misfit(named, *_fit(looked, in_use), counted(len(looked), "image"))
+    return f"{text} Save them as those were." if text else ""
 
 
 def intensity_sentence(backbone: dict[str, Any], check: dict[str, Any] | None) -> str:

@@ -94,9 +94,9 @@ def read_columns(file: ArrayFile, dataset: str) -> Columns:
     }
     classes = np.unique(labels)
     if len(classes) < 2:
-        names_of = some(map(repr, classes.tolist()))
+        names_of = f" ({some(map(repr, classes.tolist()))})" if len(classes) else ""
         raise ValueError(
-            f"{file.title} has {counted(len(classes), 'class')} ({names_of}) in {file.label!r}; at "
+            f"{file.title} has {counted(len(classes), 'class')}{names_of} in {file.label!r}; at "
             "least 2 are needed."
         )
     paths = [printable(path) for path in found["path"].tolist()] if "path" in found else [

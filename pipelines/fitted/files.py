@@ -16,12 +16,14 @@ from pipelines.comparison.evaluate import ESTIMATORS
 from pipelines.drafts import replacing
 from pipelines.extraction.options import FREE, ExtractionOptions
 from pipelines.fitted.finetuned import softmax
-from pipelines.fitted.pipeline import DIGEST_LENGTH, FittedPipeline
+from pipelines.fitted.pipeline import (
+    DIGEST_LENGTH,
+    METADATA,
+    SUFFIX,
+    FittedPipeline,
+    read_digests,
+)
 
-SUFFIX = ".safetensors"
-"""How the name of a fine-tuned network ends: by it, --weights knows what it reads."""
-METADATA = "cnn-codes"
-"""Where a file of weights says what else belongs to them."""
 FORMAT = 2
 """Of the file. The first did not have the images; it is read as if there were none."""
 _TRUSTED = [f"{kind.__module__}.{kind.__qualname__}" for kind in ESTIMATORS.values()]
@@ -68,8 +70,7 @@ def _load_finetuned(file: Path) -> FittedPipeline:
     weight, bias = np.array(head["coef"]), np.array(head["intercept"])
     kept["classifier"] = softmax(weight, bias, kept["card"]["classes"])
     kept["options"] = ExtractionOptions(**(kept["options"] | {"weights": str(file)}))
-    digests = np.frombuffer(bytes.fromhex(kept["digests"]), np.uint8)
-    kept["digests"] = digests.reshape(-1, DIGEST_LENGTH)
+    kept["digests"] = read_digests(kept["digests"])
     return FittedPipeline(**kept)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 from torch import Tensor
 
 from cache.key import canonical_json
@@ -22,6 +25,10 @@ from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 from pipelines.progress import Progress
 from pipelines.provenance import versions
 
+SUFFIX = ".safetensors"
+"""How the name of a fine-tuned network ends: by it, --weights knows what it reads."""
+METADATA = "cnn-codes"
+"""Where a file of weights says what else belongs to them."""
 DIGEST_LENGTH = 8
 """Bytes of an image's digest that are kept."""
 
@@ -148,8 +155,41 @@ def describe(
 
 
 def kept_digests(extraction: Extraction) -> NDArray[np.uint8]:
-    """Give what a fitted pipeline remembers of the images that it was trained on."""
-    return extraction.digests[:, :DIGEST_LENGTH].copy()
+    """Give what a fitted pipeline remembers of the images that it, and its network, saw."""
+    own = extraction.digests[:, :DIGEST_LENGTH].copy()
+    before = digests_of_weights(extraction.options.weights)
+    return np.concatenate([own, before[~np.isin(_numbers(before), _numbers(own))]])
+
+
+def trained_on(weights: str | None, digests: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Tell which images weights were fine-tuned on, if they are a file that ``fit`` wrote.
+
+    Parameters
+    ----------
+    weights : str or None
+        As in `ExtractionOptions`.
+    digests : ndarray of shape (n_images, 32), uint8
+
+    Returns
+    -------
+    known : ndarray of shape (n_images,), bool
+    """
+    return np.isin(_numbers(digests), _numbers(digests_of_weights(weights)))
+
+
+def digests_of_weights(weights: str | None) -> NDArray[np.uint8]:
+    """Read what a file of weights remembers of images: ``(n_images, 8)``; of others, none."""
+    file = Path(weights or "")
+    if file.suffix != SUFFIX or not file.is_file():
+        return read_digests("")
+    with safe_open(file, "pt") as opened:
+        metadata = (opened.metadata() or {}).get(METADATA, '{"digests": ""}')
+    return read_digests(json.loads(metadata)["digests"])
+
+
+def read_digests(kept: str) -> NDArray[np.uint8]:
+    """Read digests as a file of weights holds them: ``(n_images, 8)``."""
+    return np.frombuffer(bytes.fromhex(kept), np.uint8).reshape(-1, DIGEST_LENGTH)
 
 
 def _preprocessing(fields: dict[str, Any]) -> Preprocessing:

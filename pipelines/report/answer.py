@@ -125,15 +125,17 @@ def _expectation(report: dict[str, Any]) -> str:
         n = best["n_without_leaks"]
         verb = "is not a copy" if n == 1 else "are not copies"
         images = f"the {counted(n, 'test image')} that {verb} of training images"
+    own_score = f"{expected(own)[0]:.3f}"
     which = f"The {layer_noun(report)} with the best cross-validation score"
     if any(row["classifier"] == FINETUNE for row in report["layers"]):
-        named = _named(report, own)
-        which = f"{named[0].upper()}{named[1:]}" if own["classifier"] == FINETUNE else named
+        which = f"The {layer_noun(report)}, or start of fine-tuning, with the best validation score"
+        if own_score == score:
+            named = _named(report, own)
+            which = f"{named[0].upper()}{named[1:]}" if own["classifier"] == FINETUNE else named
     text = f"{which} has {title} {score} on {images} (95 % interval {low:.3f} to {high:.3f})"
     if best["n_without_leaks"] is not None:
         n_test = report["dataset"]["splits"]["test"]
         text += f", and {best['score']:.3f} on all {n_test}, copies included"
-    own_score = f"{expected(own)[0]:.3f}"
     if own_score != score:
         each = "draw" if report["protocol"]["evaluation"] == "test split" else "fold"
         text += (
@@ -158,6 +160,13 @@ def cautions(report: dict[str, Any]) -> list[str]:
     best = report["best"]
     controls = {control["name"]: control for control in report["controls"]}
     sentences = []
+    seen = (report["backbone"] or {}).get("n_trained_on", 0)
+    if seen:
+        sentences.append(
+            f"These weights were fine-tuned on {counted(seen, 'image')} of those that are tested "
+            "here: their scores say nothing about new images. Test on images that had no part in "
+            "fine-tuning."
+        )
     if best["unexplained"]:
         sentences.append(_unexplained(best))
     every = controls.get("concatenated")

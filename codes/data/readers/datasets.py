@@ -258,9 +258,13 @@ def _load_parts(root: Tree, parts: list[_Part], page: int | None) -> ImageList:
         classes = part.tree.folders(part.at)
         if not classes:
             place = str(Path(part.tree.name) / part.at)
+            loose = sum(map(is_image, part.tree.files(part.at)))
+            but = f", but {counted(loose, 'image')}" if loose else ""
             raise ValueError(
-                f"{place!r} has no class folders. Expected one folder for each class, such as "
-                f"{str(Path(place) / 'cat')!r}, with that class's images in it."
+                f"{place!r} has no class folders{but}. "
+                "Expected one folder for each class, such as "
+                f"{str(Path(place) / 'cat')!r}, with that class's images in it, or a CSV file with "
+                "the columns path,label."
             )
         for folder in classes:
             found = _image_files(part.tree.below(folder), ignored)
