@@ -23,6 +23,8 @@ class Split:
     ----------
     train_size : int or "all"
     repeat, fold : int
+    cut : int
+        Of the folds that choose C: 0, or which one it is of those that were cut again.
     train, test : ndarray of intp
         Places in the dataset.
     inner : list of (train, test)
@@ -38,6 +40,7 @@ class Split:
     test: NDArray[np.intp]
     inner: list[Fold]
     groups: NDArray[np.str_] | None = None
+    cut: int = 0
 
 
 def make_splits(samples: Samples, protocol: Protocol) -> tuple[list[Split], list[str]]:
@@ -80,7 +83,7 @@ def make_splits(samples: Samples, protocol: Protocol) -> tuple[list[Split], list
                 f"{counted(smallest, 'training image')}"
             )
             continue
-        repeats = (protocol.repeats or 5) if test is not None and size != "all" else 1
+        repeats = (protocol.draws or 5) if test is not None and size != "all" else 1
         of_size = [
             _split(samples, protocol, size, repeat + again, fold, sides)
             for repeat, fold, sides in outer
@@ -133,7 +136,7 @@ def _outer_splits(samples: Samples, protocol: Protocol) -> list[tuple[int, int, 
     y, test, groups = samples.y, samples.test, samples.groups
     if test is not None:
         return [(0, 0, (np.flatnonzero(~test), np.flatnonzero(test)))]
-    repeats = protocol.repeats or int(np.clip(2000 // len(y), 1, 5))
+    repeats = protocol.draws or int(np.clip(2000 // len(y), 1, 5))
     cv, seed = protocol.cv, protocol.random_state
     if groups is None:
         splitter = RepeatedStratifiedKFold(n_splits=cv, n_repeats=repeats, random_state=seed)

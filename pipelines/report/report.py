@@ -18,7 +18,7 @@ from PIL import Image
 
 from codes import ImageList
 from codes.decoding.decode import Decoding
-from pipelines.codes_study import SCORES_COLUMNS, CodesStudy
+from pipelines.codes_study import CodesStudy
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.duplicates import find_leaks
 from pipelines.comparison.held_out_answers import ANSWERS, by_content, read_answers, write_answers
@@ -62,6 +62,7 @@ def make_report(study: CodesStudy, *, command: Sequence[str] = ()) -> dict[str, 
             "classifiers": protocol.classifiers,
             "Cs": protocol.grid,
             "cv": protocol.cv,
+            "seeds": protocol.seeds,
             "repeats": 1 + max(fold.repeat for fold in comparison.folds),
             "train_sizes": protocol.sizes,
             "group_duplicates": protocol.group_duplicates,
@@ -118,9 +119,9 @@ def write_report(folder: Path, report: dict[str, Any], study: CodesStudy) -> Non
         draft.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(SCORES_COLUMNS)
         columns = study.cv_results_
-        rows = zip(*(columns[name].tolist() for name in SCORES_COLUMNS), strict=True)
+        writer.writerow(columns)
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         writer.writerows([["" if value != value else value for value in row] for row in rows])
     _write(folder / "report.html", page)
     _write(folder / "report.md", markdown)
