@@ -66,9 +66,9 @@ class Protocol:
         Repeats of the outer cross-validation (default: as many as test some 2,000 images, one to
         five), or, with a test split, draws of each smaller training size (default 5).
     seeds : int
-        Repeat what depends on chance so often, and say how much of a score is chance: draws of the
-        training images (where `repeats` does not say how many), folds that choose C, and, in
-        fine-tuning, training, whose probabilities are averaged.
+        Repeat what depends on chance so many times: draws of the training images (unless `repeats`
+        says how many) and folds that choose C, to say how much of a score is due to which; and the
+        training of fine-tuning, whose probabilities are averaged.
     train_sizes : str, or sequence of (int or "all")
         Training images of each class, joined by commas, such as 5,20,all.
     scoring : str, optional

@@ -81,6 +81,8 @@ class ScoredFits:
         if self.again is None or candidate[1] == FINETUNE:
             return None
         held_out, own = self.pooled(self.fits_of(candidate, size), size, only=self.clean)
+        if not held_out.units.any():  # One group: nothing is known of others.
+            return None
         cuts = [own]
         for again in self.again:
             if size in again.sizes:

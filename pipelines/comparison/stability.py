@@ -273,11 +273,11 @@ def parts_of_error(
 
     Examples
     --------
-    >>> found = {"draw": 5e-4, "folds": 1e-4, "test": 3e-4}
+    >>> found = {"draw": 5e-4, "folds": 1e-4, "test": 4e-4}
     >>> for twice in ("", "draw", "test"):
     ...     print([f"{part:.0e}" for part in parts_of_error(found, 5, twice=twice).values()])
-    ['1e-04', '2e-05', '3e-04']
-    ['5e-05', '1e-05', '3e-04']
+    ['1e-04', '2e-05', '4e-04']
+    ['5e-05', '1e-05', '4e-04']
     ['1e-04', '2e-05', '2e-04']
     """
     parts = {}

@@ -41,6 +41,7 @@ from pipelines.report.finetuning_rows import (
 )
 from pipelines.report.maps import confusion_matrix, size_map
 from pipelines.report.networks import Standing
+from pipelines.report.stability import stability_of
 from pipelines.report.subject import (
     dataset_name,
     depth_axis,
@@ -134,6 +135,7 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
         "leaks": leaks_warning(report),
         "scoring": scoring,
         "size_sentence": size_sentence(report),
+        "stability": stability_of(report),
         "at_best": at_best,
         "intensity": intensity_sentence(report["backbone"] or {}, report.get("intensity_check")),
         "edges": edge_sentence(edges_of(rows), report["protocol"]["Cs"]),
