@@ -120,10 +120,10 @@ def test_the_largest_source_is_named(name: str) -> None:
     assert np.mean(named) >= (0.95 if name in ("draw", "test") else 0.8)
     certain = np.array([one.certain for one in found])
     assert np.mean(certain & ~named) <= 0.05
-    helped = {"draw": "draw", "folds": "draw", "test": "test", "draw x test": "draw"}[name]
-    least = [min(one.with_twice.values()) for one in found]
-    ties = [one.with_twice[helped] <= 1.001 * low for one, low in zip(found, least, strict=True)]
-    assert np.mean(ties) >= 0.95
+    if " x " not in name:  # Of a draw's luck with these images, more of either is as good.
+        helped = "draw" if name == "folds" else name
+        best = [one.with_twice[helped] <= 1.001 * min(one.with_twice.values()) for one in found]
+        assert np.mean(best) >= 0.95
 
 
 def test_equal_sources_are_seldom_called_certain() -> None:

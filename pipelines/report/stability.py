@@ -151,11 +151,15 @@ def _intervals_note(report: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """Say what of this the intervals of the page contain."""
     draws = "draws" if _is_tested_apart(report) else "repeats"
     numbers = [row["stability"]["n_draws"] for row in rows]
-    words = "The 95 % intervals of this page hold the variance of a fit over the tested images"
+    words = "The 95 % intervals of this page rest on the variance over images of a single fit"
     if max(numbers) > 1:
-        words += f" and, where there are {draws}, that of the mean over {draws}, folds included"
+        words += (
+            f" and, where there are {draws}, on that of the mean over {draws}, folds included: "
+            f"they count what {draws} do on these images in full, and are wider than 1.96 of "
+            "these standard errors"
+        )
     if min(numbers) == 1:
-        words += "; of a single fit they do not hold that of its folds"
+        words += "; of a single fit they do not hold how its folds are cut"
     return f"{words}."
 
 
