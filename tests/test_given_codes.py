@@ -318,6 +318,12 @@ def test_what_needs_images_says_so(
     done = run_cli(*[word.format(place) for word in command.split()])
     assert done.returncode == 1
     assert "is a file of codes, and images are needed here" in done.stderr
+    # Nor is a network asked for first.
+    without = command.replace(" --backbone bundled", "")
+    done = run_cli(*[word.format(place) for word in without.split()])
+    assert done.returncode == 2
+    assert f"needs images, and {place!r} is a file of codes" in done.stderr
+    assert "--backbone" not in done.stderr
 
 
 def test_the_page_says_that_codes_were_given(arrays: Arrays, tmp_path: Path, run_cli: Run) -> None:
@@ -339,6 +345,8 @@ def test_the_page_says_that_codes_were_given(arrays: Arrays, tmp_path: Path, run
         assert "not extracted" in text
         assert "(depth" not in text
         assert "None" not in text
+        assert "the chosen layer, training labels shuffled" in text
+        assert "all layers side by side" in text
     again = (tmp_path / "out" / "report.html").read_text()
     assert run_cli("report", "out").returncode == 0
     assert (tmp_path / "out" / "report.html").read_text() == again

@@ -187,7 +187,7 @@ def _draw(
     figures_of: dict[str, Callable[[float], str | None]] = {
         "curve": partial(depth_curve, at_best, scoring, report["controls"], depth_axis(report)),
         "map": partial(size_map, of_best) if several else lambda width: None,
-        "C": partial(C_curves, both, Cs, scoring),
+        "C": partial(C_curves, both, Cs, scoring, noun=layer_noun(report)),
         "confusion": partial(confusion_matrix, report["classes"], report["confusion"]),
         "similarity": partial(similarity_by_layer, similarity or {"by_layer": []}, BORDER),
         "losses": partial(loss_curves, report["finetune"]),

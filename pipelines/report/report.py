@@ -27,6 +27,7 @@ from pipelines.drafts import replacing
 from pipelines.report.networks import Standing, side_by_side
 from pipelines.report.origin import describe_origin
 from pipelines.report.page import render, render_markdown
+from pipelines.report.subject import layer_noun
 from pipelines.study import Study
 
 N_PAIRS, N_EXAMPLES, THUMBNAIL = 6, 4, 96
@@ -45,6 +46,8 @@ def make_report(study: CodesStudy, *, command: Sequence[str] = ()) -> dict[str, 
     if images.splits is not None:
         names, sizes = np.unique(images.splits, return_counts=True)
         splits = dict(zip(names.tolist(), sizes.tolist(), strict=True))
+    origin = describe_origin(study)
+    noun = layer_noun(origin)
     report: dict[str, Any] = {
         "dataset": {
             "name": images.name,
@@ -77,11 +80,11 @@ def make_report(study: CodesStudy, *, command: Sequence[str] = ()) -> dict[str, 
         "confusion": comparison.confusion,
         "confused": _confused(comparison, images, _decoding(study)),
         "controls": [
-            {"name": control.name, "what": CONTROLS[control.name].what}
+            {"name": control.name, "what": CONTROLS[control.name].what.format(noun=noun)}
             | {k: v for k, v in asdict(control).items() if k != "name"}
             for control in study.controls
         ],
-        **describe_origin(study),
+        **origin,
         "leaks": [
             asdict(leak)
             for leak in find_leaks(codes.digests, images.source.names, images.labels, images.test)
