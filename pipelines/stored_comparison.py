@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from codes.wording import counted
 from pipelines.comparison.compare import Comparison, compare_layers
-from pipelines.comparison.cuts import cut_again
 from pipelines.comparison.duplicates import (
     copies_in_test,
     group_copies,
@@ -23,7 +22,7 @@ from pipelines.comparison.duplicates import (
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import ComparedLayer
 from pipelines.comparison.samples import Samples
-from pipelines.comparison.splits import Split, make_splits
+from pipelines.comparison.splits import Split, cut_again, make_splits
 from pipelines.progress import Progress, timed
 
 if TYPE_CHECKING:

@@ -16,15 +16,14 @@ from sklearn.svm import LinearSVC
 
 from codes import load_images
 from pipelines import Protocol, compare_layers
-from pipelines.comparison.cuts import cut_again
 from pipelines.comparison.intervals import HeldOut
 from pipelines.comparison.samples import Samples
-from pipelines.comparison.splits import make_splits
-from pipelines.comparison.stability import Stability, measure_stability
+from pipelines.comparison.splits import cut_again, make_splits
 from pipelines.extraction.extract import extract
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.report.page import render
-from pipelines.report.stability import stability_of
+from pipelines.stability.components import Stability, measure_stability
+from pipelines.stability.sentences import stability_of
 from pipelines.study import compare
 from pipelines.training.options import FinetuneOptions
 from tests.conftest import Run
@@ -64,7 +63,12 @@ def _measure(
     n = values.shape[-1]
     groups = (np.arange(n) % n_groups).astype(str) if n_groups else None
     held_out = HeldOut(scoring=scoring, truth=np.zeros(n, np.intp), n_classes=2, groups=groups)
-    return measure_stability(held_out, list(values), source=source)
+    deviations = np.array([[held_out.deviations([one]) for one in cuts] for cuts in values])
+    return measure_stability(
+        np.array([[held_out.score(one) for one in cuts] for cuts in values]), deviations,
+        source=source, n_tested=held_out.n_tested,
+        freedom=held_out.freedom(deviations.mean((0, 1))),
+    )  # fmt: skip
 
 
 def _variances(found: Stability) -> Effects:

@@ -9,7 +9,6 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.comparison.cuts import cut_again
 from pipelines.comparison.decision import Decision
 from pipelines.comparison.evaluate import Candidate, Codes, evaluate_layers
 from pipelines.comparison.held_out_answers import HeldOutAnswers
@@ -18,7 +17,7 @@ from pipelines.comparison.results import Best, ComparedLayer, FoldScore, LayerSc
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.scored_fits import ScoredFits
 from pipelines.comparison.scoring import default_scoring
-from pipelines.comparison.splits import make_splits
+from pipelines.comparison.splits import cut_again, make_splits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from pipelines.comparison.protocol import TrainSize
-from pipelines.comparison.stability import Stability
+from pipelines.stability.components import Stability
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from pipelines.comparison.results import ComparedLayer, FoldScore, LayerScore
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.scoring import score_answers
 from pipelines.comparison.splits import Split
-from pipelines.comparison.stability import Stability, measure_stability
+from pipelines.stability.components import Stability, measure_stability
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +36,7 @@ class ScoredFits:
     layers : mapping of Candidate to ComparedLayer
         What is known of each besides its name.
     again : tuple of ScoredFits, or None
-        The same with folds cut again (`pipelines.comparison.cuts`), which have no part in scores
+        The same with folds cut again (`pipelines.comparison.splits.cut_again`), which have no part in scores
         and decisions; None where it was not asked how stable these are.
     """
 
@@ -87,10 +87,14 @@ class ScoredFits:
         for again in self.again:
             if size in again.sizes:
                 cuts.append(again.pooled(again.fits_of(candidate, size), size, only=self.clean)[1])
+        draws = list(zip(*cuts, strict=True))
+        deviations = np.array([[held_out.deviations([one]) for one in of] for of in draws])
         return measure_stability(
-            held_out,
-            list(zip(*cuts, strict=True)),
+            np.array([[held_out.score(one) for one in of] for of in draws]),
+            deviations,
             source="splits" if self.samples.test is None else "draw",
+            n_tested=held_out.n_tested,
+            freedom=held_out.freedom(deviations.mean((0, 1))),
         )
 
     def mean_score(

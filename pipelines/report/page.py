@@ -41,7 +41,6 @@ from pipelines.report.finetuning_rows import (
 )
 from pipelines.report.maps import confusion_matrix, size_map
 from pipelines.report.networks import Standing
-from pipelines.report.stability import stability_of
 from pipelines.report.subject import (
     dataset_name,
     depth_axis,
@@ -51,6 +50,7 @@ from pipelines.report.subject import (
     subject_name,
 )
 from pipelines.report.svg import both_widths
+from pipelines.stability.sentences import stability_of
 
 
 def render(reports: Sequence[dict[str, Any]], standing: Standing | None = None) -> str:

@@ -63,13 +63,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipelines.comparison.intervals import HeldOut
-from pipelines.comparison.scoring import Answers, score_answers
-
 Floats = NDArray[np.float64]
 
-CUTS = 2
-"""How often the folds of each draw are cut."""
 LEVEL = 0.05
 """Of the test whether the largest part is larger than the others."""
 _ROUNDING = 1e-12
@@ -136,19 +131,23 @@ class Stability:
 
 
 def measure_stability(
-    held_out: HeldOut, answers: Sequence[Sequence[Answers]], *, source: str
+    scores: Floats, deviations: Floats, *, source: str, n_tested: int, freedom: float
 ) -> Stability:
     """Split the variance of a score.
 
     Parameters
     ----------
-    held_out : HeldOut
-    answers : sequence of sequence of ndarray
-        Of each draw, with each cut of its folds, as for
-        `pipelines.comparison.scoring.score_answers`; as many cuts of each draw. The reported score
-        is the mean over draws of the first cut's.
+    scores : ndarray of shape (n_draws, n_cuts)
+        Of each draw, with each cut of its folds. The reported score is the mean of the first cuts.
+    deviations : ndarray of shape (n_draws, n_cuts, n_units)
+        What each score changes by with each of the tested units, so that their products sum to the
+        covariance of two scores (`pipelines.comparison.intervals.HeldOut.deviations`).
     source : {"draw", "splits"}
         What differs between draws. Of one draw, nothing is said of it.
+    n_tested : int
+        Images, or groups of them.
+    freedom : float
+        Degrees of freedom of their mean deviations.
 
     Returns
     -------
@@ -156,27 +155,19 @@ def measure_stability(
 
     Examples
     --------
-    >>> rng = np.random.default_rng(0)
-    >>> truth = np.zeros(400, np.intp)
-    >>> held_out = HeldOut(scoring="accuracy", truth=truth, n_classes=2)
-    >>> hard = rng.random(400) < 0.2  # The same images are wrong in every draw.
-    >>> found = measure_stability(held_out, [[hard * 1.0] * 2] * 5, source="draw")
+    >>> hard = np.where(np.arange(400) < 80, 0.8, -0.2) / 400  # Wrong in every draw, or in none.
+    >>> found = measure_stability(
+    ...     np.full((5, 2), 0.8), np.tile(hard, (5, 2, 1)), source="draw", n_tested=400, freedom=399
+    ... )
     >>> [(part.source, round(part.sd, 3)) for part in found.components]
     [('draw', 0.0), ('folds', 0.0), ('test', 0.02), ('draw x test', 0.0), ('folds x test', 0.0)]
     >>> {name: round(error, 3) for name, error in found.with_twice.items()}
     {'draw': 0.02, 'folds': 0.02, 'test': 0.014}
     """
-    n_draws, n_cuts = len(answers), len(answers[0])
-    scores = np.array([[_score(held_out, one) for one in cuts] for cuts in answers])
-    apart = np.array([[held_out.deviations([one]) for one in cuts] for cuts in answers])
-    groups = held_out.truth if held_out.groups is None else np.unique(held_out.groups)
-    counts = {source: n_draws, "folds": n_draws * n_cuts, "test": len(groups)}
-    freedom = {
-        source: n_draws - 1.0,
-        "folds": n_draws * (n_cuts - 1.0),
-        "test": held_out.freedom(apart.mean((0, 1))),
-    }
-    variances = _variances(scores, apart, source)
+    n_draws, n_cuts = scores.shape
+    counts = {source: n_draws, "folds": n_draws * n_cuts, "test": n_tested}
+    free = {source: n_draws - 1.0, "folds": n_draws * (n_cuts - 1.0), "test": freedom}
+    variances = _variances(scores, deviations, source)
     errors = parts_of_error(variances, n_draws)
     components = tuple(
         Component(
@@ -185,7 +176,7 @@ def measure_stability(
             sd=float(np.sqrt(max(0.0, variance))),
             of_error=errors[name],
             n=counts[name.split(" x ")[0]],
-            freedom=float(np.prod([freedom[part] for part in name.split(" x ")])),
+            freedom=float(np.prod([free[part] for part in name.split(" x ")])),
         )
         for name, variance in variances.items()
     )
@@ -202,12 +193,6 @@ def measure_stability(
         largest=largest,
         certain=certain,
     )
-
-
-def _score(held_out: HeldOut, answers: Answers) -> float:
-    """Score the answers of one fit."""
-    found = score_answers(held_out.scoring, held_out.truth, answers, held_out.n_classes)
-    return float(found[0])
 
 
 def _variances(scores: Floats, apart: Floats, source: str) -> dict[str, float]:
