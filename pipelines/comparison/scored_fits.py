@@ -36,8 +36,8 @@ class ScoredFits:
     layers : mapping of Candidate to ComparedLayer
         What is known of each besides its name.
     again : tuple of ScoredFits, or None
-        The same with folds cut again (`pipelines.comparison.splits.cut_again`), which have no part in scores
-        and decisions; None where it was not asked how stable these are.
+        The same with folds cut again (`pipelines.comparison.splits.cut_again`), which have no part
+        in scores and decisions; None where it was not asked how stable these are.
     """
 
     samples: Samples

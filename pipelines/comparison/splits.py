@@ -166,9 +166,9 @@ def _group_folds(y: NDArray[np.str_], groups: NDArray[np.str_], cv: int, seed: i
         if all(len(np.unique(y[train])) == n_classes and len(test) for train, test in splits):
             return splits
     raise ValueError(
-        f"In {ATTEMPTS} ways to cut {cv} folds that keep groups together, a class is missing from the "
-        "training images of one: too few groups hold it, or one holds most of it. Use fewer folds "
-        "with --cv, or add groups."
+        f"In {ATTEMPTS} ways to cut {cv} folds that keep groups together, a class is missing from "
+        "the training images of one: too few groups hold it, or one holds most of it. Use fewer "
+        "folds with --cv, or add groups."
     )
 
 

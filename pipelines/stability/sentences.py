@@ -75,7 +75,7 @@ def stability_sentence(report: dict[str, Any], row: dict[str, Any]) -> str:
     what = f"The score of {row['layer']} with {_size(row)}, {_value(row):.3f},"
     if stability["largest"] is None:
         return f"{what} is the same in every draw, and every image is answered alike."
-    given = ", given these" * (row["train_size"] == "all" and _is_tested_apart(report))
+    given = ", given these" * (stability["n_draws"] == 1 and _is_tested_apart(report))
     chance = "" if stability["certain"] else ", which from so few draws is not certain"
     return (
         f"{what} has a standard error of {error:.{_digits(error)}f}{given}. The largest part of "
