@@ -16,7 +16,7 @@ import zarr
 from numcodecs import Pickle
 from sklearn.datasets import load_iris
 
-from pipelines import Protocol, compare_layers
+from pipelines import ExtractionOptions, Protocol, compare, compare_layers
 from pipelines.exchange.given import load_given
 from pipelines.given_study import compare_given
 from tests.conftest import Run
@@ -377,3 +377,27 @@ def test_a_study_of_few_images_is_refused_as_for_images(arrays: Arrays, tmp_path
     few = {"y": np.array(["a", "a", "b"]), "codes": np.eye(3)}
     with pytest.raises(ValueError, match=r"2 folds need 2 images of each class.*'b' has 1"):
         compare_given(_npz(tmp_path, few), protocol=Protocol(cv=2))
+
+
+def test_python_takes_codes_as_the_command_line_does(
+    arrays: Arrays, tmp_path: Path, run_cli: Run
+) -> None:
+    place = _npz(tmp_path, arrays)
+    study = compare(place, cv=2, Cs="1e-2,1", repeats=1, layers="petal.1")
+    assert [control.name for control in study.controls] == ["majority", "shuffled"]
+    assert run_cli("compare", place, *FAST, "--layers", "petal.1", "--out", "out").returncode == 0
+    names, *rows = _scores(tmp_path / "out")
+    assert list(study.cv_results_) == names
+    scores = [str(score) for score in study.cv_results_["score"].tolist()]
+    assert scores == [row[names.index("score")] for row in rows]
+    wrong: list[dict[str, Any]] = [
+        {"backbone": "bundled"}, {"finetune": True}, {"store": "x"}, {"cvv": 3},
+        {"options": ExtractionOptions(backbone="bundled")},
+    ]  # fmt: skip
+    for settings in wrong:
+        with pytest.raises(TypeError, match=f"{next(iter(settings))} cannot be used"):
+            compare(place, **settings)
+    with pytest.raises(ValueError, match="pixels need the images"):
+        compare(place, controls="pixels")
+    with pytest.raises(TypeError, match="needs a backbone"):
+        compare(tmp_path)
