@@ -85,9 +85,10 @@ def _cost_of_seeds(images: ImageList, protocol: Protocol) -> str:
         sum(len(split.train) for split in _all_splits(images, replace(protocol, seeds=seeds)))
         for seeds in (1, protocol.seeds)
     )
+    times = f"{often / once:.2g} times as"
     return (
-        f" With --seeds {protocol.seeds} they train on {often / once:.2g} times as many images as "
-        "without it, and take about as much longer."
+        f" With --seeds {protocol.seeds} they train on {times} many images as without it, and take "
+        f"about {times} long."
     )
 
 

@@ -470,8 +470,8 @@ def test_the_sentence_says_what_helps() -> None:
         "The score of layer3 with 20 training images of each class, 0.664, has a standard error of "
         "0.021. The largest part of its variance, 91 %, is due to which test images there are. "
         "With twice as many test images it would fall to 0.015; with twice as many draws of "
-        "training images it would be 0.020; twice as many cuts of the folds of each draw would "
-        "change it by less than 0.001."
+        "training images it would be 0.020; twice as many cuts of the folds would change "
+        "it by less than 0.001."
     )
     assert found["below_zero"]
     assert dict(found["sources"])["How the folds that choose C are cut"] == ["0.000*"]

@@ -20,7 +20,7 @@ SOURCES = {
 }
 MORE = {
     "draw": "as many draws of training images",
-    "folds": "as many cuts of the folds of each draw",
+    "folds": "as many cuts of the folds",
     "splits": "as many repeats",
     "test": "as many test images",
 }
