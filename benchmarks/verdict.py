@@ -6,13 +6,15 @@ prints, for a test split and for nested cross-validation, also with patients: ho
 called the only best, and how often any is called worse, where all are equally good; how often the
 better one is found, by its margin; how often the 95 % interval of the chosen depth's score holds
 its expected value; and how often training and test images are said to differ, where they do and
-where they do not. ``--toy`` takes seconds; ``--only differ`` gives the last table alone.
+where they do not; how well ``--seeds`` says where the variance of a score comes from. ``--toy``
+takes seconds; ``--only differ`` and ``--only stable`` give one of the last two tables alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,14 @@ from scipy.stats import binomtest, ortho_group
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from pipelines import Comparison, Protocol, compare_layers  # noqa: E402
+from pipelines.stability.components import Stability  # noqa: E402
 
 N_CLASSES, N_FEATURES, N_LAYERS = 3, 20, 6
 SEPARATION = 1.6
 FRESH = 4000
 """Test images that tell what a classifier is worth."""
+POOL = 600
+"""Training images that small training sets are drawn from."""
 
 
 def draw_codes(
@@ -130,12 +135,15 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--toy", action="store_true")
-    parser.add_argument("--only", choices=["differ"], help="one table alone")
+    parser.add_argument("--only", choices=["differ", "stable"], help="one table alone")
     options = parser.parse_args()
     n, advantages = (4, (0.5,)) if options.toy else (200, (0.1, 0.2, 0.3))
     if options.only is None:
         print_chosen(n, advantages)
-    print_differing(n)
+    if options.only != "stable":
+        print_differing(n)
+    if options.only != "differ":
+        print_stable(n, toy=options.toy)
 
 
 def print_differing(n: int) -> None:
@@ -150,6 +158,49 @@ def print_differing(n: int) -> None:
             )
             mean = np.mean([f.best.score for f in found])
             print(f"| {n_test} | {apart} | {mean:.3f} | {lower} | {higher} |", flush=True)
+
+
+def scattered(
+    seed: int, size: int, n_test: int, n_seeds: int, pool: int = POOL
+) -> tuple[float, Stability]:
+    """Score one layer, trained on draws of some images a class out of many, and its stability."""
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(n) % N_CLASSES for n in (pool, n_test)])
+    codes = draw_codes(rng, labels, "rotated", 0.0, None)["layer 0"]
+    protocol = Protocol(Cs=(1e-4, 1e-2, 1.0), cv=5, train_sizes=(size,), seeds=n_seeds,
+                        scoring="accuracy", random_state=seed)  # fmt: skip
+    test = np.arange(len(labels)) >= pool
+    [row] = compare_layers({"x": codes}, labels.astype(str), test=test, protocol=protocol).layers
+    assert row.stability is not None
+    return row.score, row.stability
+
+
+def print_stable(n: int, *, toy: bool) -> None:
+    """Print standard errors as they are said and as scores scatter, and what each is due to."""
+    print("\n| a class | test images | scores scatter by | said | draw | folds | test | named |")
+    print("|--:|--:|--:|--:|--:|--:|--:|---|")
+    for size, n_test in ((5, 150), (5, 1500), (40, 150)):
+        many = 4 if toy else 150
+        known = scattered(0, size, 200 if toy else FRESH, many, 200 if toy else 20 * POOL)[1]
+        true = {part.source: part.sd for part in known.components}
+        found = list(
+            Parallel(n_jobs=-1)(delayed(scattered)(seed, size, n_test, 5) for seed in range(n))
+        )
+        said = np.sqrt(np.mean([one.standard_error**2 for _, one in found]))
+        parts = {
+            name: np.mean(
+                [p.variance for _, one in found for p in one.components if p.source == name]
+            )
+            for name in true
+        }
+        cells = []
+        for name in ("draw", "folds", "test"):
+            whole = true[name] * (np.sqrt(FRESH / n_test) if name == "test" and not toy else 1)
+            cells.append(f"{np.sqrt(max(0.0, parts[name])):.3f} ({whole:.3f})")
+        names = [one.largest or "none" for _, one in found]
+        named = ", ".join(f"{k} {v / n:.0%}" for k, v in Counter(names).most_common(2))
+        scores = np.std([score for score, _ in found], ddof=1)
+        print(f"| {size} | {n_test} | {scores:.4f} | {said:.4f} | {' | '.join(cells)} | {named} |")
 
 
 def print_chosen(n: int, advantages: tuple[float, ...]) -> None:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from pipelines.extraction.transformer import CodesTransformer
     from pipelines.finetuning.classifier import FineTuned
     from pipelines.linear.estimators import LinearSVCCV, LogisticCV
-    from pipelines.study import Study, compare
+    from pipelines.studies import compare
+    from pipelines.study import Study
     from pipelines.training.options import FinetuneOptions
 
 _HOMES = {
@@ -24,7 +25,7 @@ _HOMES = {
     "LogisticCV": "pipelines.linear.estimators",
     "Protocol": "pipelines.comparison.protocol",
     "Study": "pipelines.study",
-    "compare": "pipelines.study",
+    "compare": "pipelines.studies",
     "compare_layers": "pipelines.comparison.compare",
     "extract": "pipelines.extraction.extract",
 }

@@ -72,9 +72,10 @@ class CodesStudy(ABC):
         """A column for each of ``scores.csv``, with a value for each fold; pandas takes it."""
         # Training sizes are numbers, and "all".
         kinds = {"train_size": object}
+        rows = (*self.comparison.folds, *self.comparison.folds_cut_again)
+        names = (*SCORES_COLUMNS, "cut") if self.protocol.seeds > 1 else SCORES_COLUMNS
         return {
-            name: np.array([getattr(fold, name) for fold in self.comparison.folds], kinds.get(name))
-            for name in SCORES_COLUMNS
+            name: np.array([getattr(row, name) for row in rows], kinds.get(name)) for name in names
         }
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from pipelines.comparison.duplicates import (
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import ComparedLayer
 from pipelines.comparison.samples import Samples
-from pipelines.comparison.splits import make_splits
+from pipelines.comparison.splits import Split, cut_again, make_splits
 from pipelines.progress import Progress, timed
 
 if TYPE_CHECKING:
@@ -66,8 +67,29 @@ def count_splits(images: ImageList, protocol: Protocol) -> int:
     ValueError
         As `pipelines.comparison.splits.make_splits`, if a class is too small for the folds.
     """
+    return len(_all_splits(images, protocol))
+
+
+def _all_splits(images: ImageList, protocol: Protocol) -> list[Split]:
+    """List the splits of a dataset, those with folds that are cut again too."""
     samples = Samples(y=images.labels, test=images.test, groups=images.groups)
-    return len(make_splits(samples, protocol)[0])
+    splits = make_splits(samples, protocol)[0]
+    return [*splits, *chain(*cut_again(samples, protocol, splits)[0])]
+
+
+def _cost_of_seeds(images: ImageList, protocol: Protocol) -> str:
+    """Say how much longer a comparison takes for its seeds; nothing where there is one."""
+    if protocol.seeds == 1:
+        return ""
+    once, often = (
+        sum(len(split.train) for split in _all_splits(images, replace(protocol, seeds=seeds)))
+        for seeds in (1, protocol.seeds)
+    )
+    times = f"{often / once:.2g} times as"
+    return (
+        f" With --seeds {protocol.seeds} they train on {times} many images as without it, and take "
+        f"about {times} long."
+    )
 
 
 def leave_out_leaks(codes: Codes, progress: Progress) -> Codes:
@@ -134,6 +156,7 @@ def compare_stored(
     progress.info(
         f"Comparing {', '.join(layer.layer for layer in layers)}: "
         f"{counted(n_fits, 'classifier')} to train, each with {_choice_of_C(protocol)}."
+        f"{_cost_of_seeds(images, protocol)}"
     )
     with timed(codes.seconds, "compare"), progress.step("Comparing", n_fits) as advance:
         comparison = compare_layers(

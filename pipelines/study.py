@@ -213,7 +213,7 @@ def compare(
     images = load_images(dataset, page=options.page)
     say_ignored(images, progress)
     if finetune:  # Before hours of extraction: whether there are such starts.
-        finetune = FinetuneOptions() if finetune is True else finetune
+        finetune = FinetuneOptions(seeds=protocol.seeds) if finetune is True else finetune
         parse_augmentations(finetune.augment)
         require_trainable(options)
         for wanted, start in named_starts(backbone_of(options).graph, finetune.starts):

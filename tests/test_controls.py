@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from sklearn.metrics import get_scorer
 
 from codes import load_backbone
 from codes.data.readers.datasets import list_images
+from codes.graph.layers import Layer
 from codes.similarity_statistics import StatisticsReader, scramble_phases
 from pipelines import ExtractionOptions, LinearSVCCV, Protocol, compare_layers
 from pipelines.comparison.compare import decide
@@ -23,6 +25,7 @@ from pipelines.comparison.results import ComparedLayer
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.comparison.splits import Split, make_splits
+from pipelines.controls.controls import LeftOutError, PreActivation
 from pipelines.controls.permutation import better_than_chance
 from pipelines.controls.run import run_controls
 from pipelines.diagnostics.advice import CASES, LARGE, advise
@@ -312,3 +315,22 @@ def test_differences_are_measured_between_runs_batches_and_precisions(image_fold
     assert found.again == 0.0
     assert found.precision is not None
     assert 1e-4 < found.precision < 0.05
+
+
+@pytest.mark.parametrize(("kind", "allowed"), [("relu", True), ("cat", True), ("norm", False)])
+def test_the_average_of_a_normalisation_has_no_side_before_an_activation(
+    kind: str, allowed: bool
+) -> None:
+    of = Layer(name="last", kind=kind, depth=0.9, shape=(8, 4), layout="ntc")
+    mean = Layer(
+        name="mean", kind="penultimate", depth=0.9, shape=(8,), layout="nc", average_of="last"
+    )
+    extraction: Any = SimpleNamespace(
+        taps=[SimpleNamespace(layer=mean)], backbone=SimpleNamespace(layers=[of, mean])
+    )
+    control, of_best = PreActivation(), ExtractionOptions(backbone="bundled", layers="mean")
+    if allowed:
+        assert control.options(of_best, extraction)[0].activation == "pre"
+    else:
+        with pytest.raises(LeftOutError, match="mean is not an activation, nor is last"):
+            control.options(of_best, extraction)

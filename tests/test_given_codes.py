@@ -16,7 +16,7 @@ import zarr
 from numcodecs import Pickle
 from sklearn.datasets import load_iris
 
-from pipelines import Protocol, compare_layers
+from pipelines import ExtractionOptions, Protocol, compare, compare_layers
 from pipelines.exchange.given import load_given
 from pipelines.given_study import compare_given
 from tests.conftest import Run
@@ -318,6 +318,12 @@ def test_what_needs_images_says_so(
     done = run_cli(*[word.format(place) for word in command.split()])
     assert done.returncode == 1
     assert "is a file of codes, and images are needed here" in done.stderr
+    # Nor is a network asked for first.
+    without = command.replace(" --backbone bundled", "")
+    done = run_cli(*[word.format(place) for word in without.split()])
+    assert done.returncode == 2
+    assert f"needs images, and {place!r} is a file of codes" in done.stderr
+    assert "--backbone" not in done.stderr
 
 
 def test_the_page_says_that_codes_were_given(arrays: Arrays, tmp_path: Path, run_cli: Run) -> None:
@@ -339,6 +345,8 @@ def test_the_page_says_that_codes_were_given(arrays: Arrays, tmp_path: Path, run
         assert "not extracted" in text
         assert "(depth" not in text
         assert "None" not in text
+        assert "the chosen layer, training labels shuffled" in text
+        assert "all layers side by side" in text
     again = (tmp_path / "out" / "report.html").read_text()
     assert run_cli("report", "out").returncode == 0
     assert (tmp_path / "out" / "report.html").read_text() == again
@@ -369,3 +377,27 @@ def test_a_study_of_few_images_is_refused_as_for_images(arrays: Arrays, tmp_path
     few = {"y": np.array(["a", "a", "b"]), "codes": np.eye(3)}
     with pytest.raises(ValueError, match=r"2 folds need 2 images of each class.*'b' has 1"):
         compare_given(_npz(tmp_path, few), protocol=Protocol(cv=2))
+
+
+def test_python_takes_codes_as_the_command_line_does(
+    arrays: Arrays, tmp_path: Path, run_cli: Run
+) -> None:
+    place = _npz(tmp_path, arrays)
+    study = compare(place, cv=2, Cs="1e-2,1", repeats=1, layers="petal.1")
+    assert [control.name for control in study.controls] == ["majority", "shuffled"]
+    assert run_cli("compare", place, *FAST, "--layers", "petal.1", "--out", "out").returncode == 0
+    names, *rows = _scores(tmp_path / "out")
+    assert list(study.cv_results_) == names
+    scores = [str(score) for score in study.cv_results_["score"].tolist()]
+    assert scores == [row[names.index("score")] for row in rows]
+    wrong: list[dict[str, Any]] = [
+        {"backbone": "bundled"}, {"finetune": True}, {"store": "x"}, {"cvv": 3},
+        {"options": ExtractionOptions(backbone="bundled")},
+    ]  # fmt: skip
+    for settings in wrong:
+        with pytest.raises(TypeError, match=f"{next(iter(settings))} cannot be used"):
+            compare(place, **settings)
+    with pytest.raises(ValueError, match="pixels need the images"):
+        compare(place, controls="pixels")
+    with pytest.raises(TypeError, match="needs a backbone"):
+        compare(tmp_path)

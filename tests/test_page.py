@@ -284,6 +284,9 @@ def test_networks_of_many_layers_stay_legible(report: dict[str, Any]) -> None:
     ]
     drawn = _Texts(render([report])).drawn
     assert drawn.count("119 other depths") == 2
+    report["given"] = {"has_depths": False, "file": "npz:codes.npz", "order": "as in the file"}
+    given = _Texts(render([report])).drawn
+    assert (given.count("119 other layers"), given.count("119 other depths")) == (2, 0)
     assert report["best"]["layer"] in drawn
 
 

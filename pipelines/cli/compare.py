@@ -109,7 +109,7 @@ def compare(
     from pipelines.training.processes import join_processes
 
     networks = of_each_backbone(options, backbone, weights)
-    trained = training if finetune else False
+    trained = replace(training, seeds=protocol.seeds) if finetune else False
     if not trained and training != TRAINED_BY:
         raise ValueError("Options of fine-tuning were given without --finetune. Add it.")
     names = [re.sub(r"[^\w.-]", "_", name) for name in backbone]

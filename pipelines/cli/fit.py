@@ -64,6 +64,9 @@ def fit(
     check_jobs(jobs)
     protocol = replace(protocol, random_state=options.random_state)
     named = training.starts != TRAINED_BY.starts
+    # It compares no more than it has to: what is repeated is the training that it saves.
+    training = replace(training, seeds=protocol.seeds)
+    protocol = replace(protocol, seeds=1)
     if training != TRAINED_BY and not (finetune or named):
         raise ValueError("Options of fine-tuning were given without --finetune. Add it.")
     if (finetune or named) and out.suffix != ".safetensors":

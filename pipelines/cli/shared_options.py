@@ -110,6 +110,8 @@ class _TrainedBy(FinetuneOptions):
     weight_decay: str = WEIGHT_DECAY
     # Extraction has one of its own, which changes no result.
     batch_size: Annotated[int, Parameter(name="--train-batch-size")] = 64
+    # The protocol has one, for all that is repeated.
+    seeds: Annotated[int, Parameter(parse=False)] = 1
 
 
 TRAINED_BY = _TrainedBy()

@@ -14,6 +14,7 @@ from pipelines.diagnostics.grid_edges import edge_sentence, edges_of
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence
 from pipelines.report.report import FILES
 from pipelines.report.subject import layer_noun
+from pipelines.stability.sentences import stability_of
 from pipelines.study import Study
 
 
@@ -44,6 +45,9 @@ def print_summary(study: CodesStudy, report: dict[str, Any], out: Path) -> None:
         extraction = study.extraction
         console.print(extraction.counts.sentence(n_skipped=len(extraction.skipped)))
     console.print(sentence(report))
+    stability = stability_of(report)
+    if stability is not None:
+        console.print(stability["line"])
     for caution in cautions(report):
         console.print(caution)
     if isinstance(study, Study):

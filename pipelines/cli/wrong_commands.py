@@ -16,6 +16,8 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
+from codes.data.names import CODES_SCHEMES
+
 _COMPARED = {"--controls": "makes no controls", "--train-sizes": "trains on all images"}
 """Options of ``compare`` → why ``fit``, which compares too, does not accept them."""
 
@@ -26,6 +28,11 @@ def explain(error: CycloptsError, app: App) -> str:
     unused = [str(word) for word in error.unused_tokens or ()]
     if isinstance(error, UnknownOptionError):
         message = _unknown(error.token.keyword or error.token.value, command, app)
+    elif isinstance(error, MissingArgumentError) and not error.keyword and _codes(error):
+        message = (
+            f"`{command}` needs images, and {_codes(error)!r} is a file of codes. Of codes, "
+            "`compare` makes a report; in Python, LinearSVCCV and LogisticCV fit them."
+        )
     elif isinstance(error, MissingArgumentError):
         message = _missing(error, command, unused, app)
     elif isinstance(error, UnusedCliTokensError):
@@ -71,6 +78,12 @@ def _unknown(option: str, command: str, app: App) -> str:
         return f"`{command}` does not take {option}; {does}.{why}"
     near = get_close_matches(option, helps.get(command, {}), 1, 0.7)
     return f"`{command}` does not take {option}.{f' Did you mean {near[0]}?' if near else ''}"
+
+
+def _codes(error: CycloptsError) -> str | None:
+    """Find a file of codes among the words that were typed."""
+    words = error.root_input_tokens or ()
+    return next((word for word in words if word.startswith(CODES_SCHEMES)), None)
 
 
 def _missing(error: MissingArgumentError, command: str, unused: Sequence[str], app: App) -> str:

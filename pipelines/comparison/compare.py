@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from pipelines.comparison.results import Best, ComparedLayer, FoldScore, LayerSc
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.scored_fits import ScoredFits
 from pipelines.comparison.scoring import default_scoring
-from pipelines.comparison.splits import make_splits
+from pipelines.comparison.splits import cut_again, make_splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,11 @@ class Comparison:
     def classes(self) -> tuple[str, ...]:
         """The classes, sorted."""
         return tuple(self.scored.samples.classes.tolist())
+
+    @property
+    def folds_cut_again(self) -> tuple[FoldScore, ...]:
+        """Scores with folds that were cut again, which have no part in those of layers."""
+        return tuple(row for again in self.scored.again or () for row in again.fold_scores())
 
     @property
     def tested(self) -> HeldOutAnswers:
@@ -137,19 +143,30 @@ def compare_layers(
         )
     samples = Samples(y=y, test=test, groups=groups, copied=copied)
     splits, notes = make_splits(samples, protocol)
-    scored = ScoredFits(
-        samples=samples,
-        splits=splits,
-        fits=evaluate_layers(codes, samples.y, splits, protocol, n_jobs=n_jobs, advance=advance),
-        scoring=protocol.scoring or default_scoring(samples.y),
-        random_state=protocol.random_state,
-        layers={
-            (name, classifier): layer
-            for name, layer in described.items()
-            for classifier in protocol.classifiers
-        },
+    cuts, uncut = cut_again(samples, protocol, splits)
+    every = [splits, *cuts]
+    fits = evaluate_layers(
+        codes, samples.y, list(chain(*every)), protocol, n_jobs=n_jobs, advance=advance
     )
-    return decide(scored, max_loss=protocol.max_loss, notes=notes)
+    ends = np.cumsum([0, *map(len, every)]).tolist()
+    scored, *again = (
+        ScoredFits(
+            samples=samples,
+            splits=of_cut,
+            fits={candidate: of[start : start + len(of_cut)] for candidate, of in fits.items()},
+            scoring=protocol.scoring or default_scoring(samples.y),
+            random_state=protocol.random_state,
+            layers={
+                (name, classifier): layer
+                for name, layer in described.items()
+                for classifier in protocol.classifiers
+            },
+        )
+        for start, of_cut in zip(ends, every, strict=False)
+    )
+    if protocol.seeds > 1:
+        scored = replace(scored, again=tuple(again))
+    return decide(scored, max_loss=protocol.max_loss, notes=[*notes, *uncut])
 
 
 def decide(scored: ScoredFits, *, max_loss: float, notes: Sequence[str] = ()) -> Comparison:

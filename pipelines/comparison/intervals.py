@@ -68,6 +68,15 @@ class HeldOut:
         block = np.random.default_rng(self.random_state).permutation(n_units) % MOST_UNITS
         return np.asarray(block[unit])
 
+    @property
+    def n_tested(self) -> int:
+        """How many witnesses there are: images, or groups of them."""
+        return len(self.truth if self.groups is None else np.unique(self.groups))
+
+    def score(self, answers: Answers) -> float:
+        """Score the answers of one fit."""
+        return float(score_answers(self.scoring, self.truth, answers, self.n_classes)[0])
+
     def deviations(self, answers: Sequence[Answers]) -> Floats:
         """Leave out each unit in turn; the squares sum to the variance of the score.
 
@@ -366,11 +375,7 @@ def _level(parts: Floats, best: int, random_state: int, *, chose: bool) -> float
 
 
 def _scores(held_out: HeldOut, answers: Sequence[Answers]) -> Floats:
-    found = [
-        score_answers(held_out.scoring, held_out.truth, given, held_out.n_classes)[0]
-        for given in answers
-    ]
-    return np.array(found, np.float64)
+    return np.array([held_out.score(given) for given in answers], np.float64)
 
 
 def _satterthwaite(variances: Floats, freedom: Floats) -> float:

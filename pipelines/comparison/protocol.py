@@ -26,6 +26,7 @@ _ALLOWED: dict[str, tuple[type | tuple[type, ...], str]] = {
     "Cs_search": (str, "a str"),
     "cv": (numbers.Integral, "an int, 2 or more"),
     "repeats": ((numbers.Integral, type(None)), "an int, 1 or more, or None"),
+    "seeds": (numbers.Integral, "an int, 1 or more"),
     "train_sizes": ((str, Sequence), "a str such as 5,20,all, or a sequence of int and all"),
     "max_loss": (numbers.Real, "a number, 0 or more"),
     "group_duplicates": (bool, "True or False"),
@@ -64,6 +65,10 @@ class Protocol:
     repeats : int, optional
         Repeats of the outer cross-validation (default: as many as test some 2,000 images, one to
         five), or, with a test split, draws of each smaller training size (default 5).
+    seeds : int
+        Repeat what depends on chance so many times: draws of the training images (unless `repeats`
+        says how many) and folds that choose C, to say how much of a score is due to which; and the
+        training of fine-tuning, whose probabilities are averaged.
     train_sizes : str, or sequence of (int or "all")
         Training images of each class, joined by commas, such as 5,20,all.
     scoring : str, optional
@@ -95,6 +100,7 @@ class Protocol:
     Cs_search: Search = "path"
     cv: int = 5
     repeats: int | None = None
+    seeds: int = 1
     train_sizes: str | Sequence[TrainSize] = "all"
     scoring: str | None = None
     max_loss: float = 0.02
@@ -119,6 +125,11 @@ class Protocol:
         if not isinstance(self.train_sizes, str):
             return tuple(self.train_sizes)
         return _parse_sizes(self.train_sizes)
+
+    @property
+    def draws(self) -> int | None:
+        """How often the outer folds, or smaller training sets, are drawn; None for the default."""
+        return self.repeats or (self.seeds if self.seeds > 1 else None)
 
     def __post_init__(self) -> None:
         for name, (kinds, allowed) in _ALLOWED.items():
@@ -157,6 +168,8 @@ class Protocol:
                 f"cv={self.cv}, repeats={self.repeats}: allowed are 2 or more folds, 1 or more "
                 "repeats."
             )
+        if self.seeds < 1:
+            raise ValueError(f"seeds={self.seeds}: allowed are 1 or more.")
         if not 0 <= self.max_loss < float("inf"):
             raise ValueError(f"max_loss={self.max_loss}: allowed are 0 or more.")
         wrong = [s for s in self.sizes if s != "all" and (isinstance(s, str) or s < 2)]

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from pipelines.comparison.protocol import TrainSize
+from pipelines.stability.components import Stability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class FoldScore(ComparedLayer):
     n_train, n_test : int
     Cs_not_searched : str
         The values of C that were not looked at, joined by spaces.
+    cut : int
+        As in `pipelines.comparison.splits.Split`.
     """
 
     n_features: int
@@ -58,6 +61,7 @@ class FoldScore(ComparedLayer):
     n_train: int
     n_test: int
     Cs_not_searched: str
+    cut: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,9 @@ class LayerScore(ComparedLayer):
         As in `Best`.
     cv_searched : tuple of float
         Share of the splits that looked at each C of the grid.
+    stability : Stability or None
+        Where the variance of the score comes from: of ``score_without_leaks``, where there is one.
+        None unless ``Protocol.seeds`` is 2 or more, and of what is fine-tuned.
     """
 
     n_features: int
@@ -105,6 +112,7 @@ class LayerScore(ComparedLayer):
     ci_low_without_leaks: float | None = None
     ci_high_without_leaks: float | None = None
     cv_searched: tuple[float, ...] = ()
+    stability: Stability | None = None
 
     @property
     def expected(self) -> tuple[float, float, float]:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from pipelines.comparison.evaluate import Candidate, Fit
 from pipelines.comparison.held_out_answers import HeldOutAnswers
 from pipelines.comparison.intervals import HeldOut, score_interval
-from pipelines.comparison.protocol import TrainSize
+from pipelines.comparison.protocol import FINETUNE, TrainSize
 from pipelines.comparison.results import ComparedLayer, FoldScore, LayerScore
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.scoring import score_answers
 from pipelines.comparison.splits import Split
+from pipelines.stability.components import Stability, measure_stability
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +35,9 @@ class ScoredFits:
     random_state : int
     layers : mapping of Candidate to ComparedLayer
         What is known of each besides its name.
+    again : tuple of ScoredFits, or None
+        The same with folds cut again (`pipelines.comparison.splits.cut_again`), which have no part
+        in scores and decisions; None where it was not asked how stable these are.
     """
 
     samples: Samples
@@ -42,6 +46,7 @@ class ScoredFits:
     scoring: str
     random_state: int
     layers: Mapping[Candidate, ComparedLayer] = field(default_factory=dict)
+    again: tuple[ScoredFits, ...] | None = None
 
     def layer_score(self, candidate: Candidate, size: TrainSize) -> LayerScore:
         """Score a candidate at one training size, and where copies are tested without these."""
@@ -68,6 +73,28 @@ class ScoredFits:
             ci_low_without_leaks=alone[1],
             ci_high_without_leaks=alone[2],
             cv_searched=tuple(np.mean(~np.isnan(curves), axis=0).tolist()),
+            stability=self.stability(candidate, size),
+        )
+
+    def stability(self, candidate: Candidate, size: TrainSize) -> Stability | None:
+        """Say where the variance of a candidate's score comes from, where that was asked."""
+        if self.again is None or candidate[1] == FINETUNE:
+            return None
+        held_out, own = self.pooled(self.fits_of(candidate, size), size, only=self.clean)
+        if not held_out.units.any():  # One group: nothing is known of others.
+            return None
+        cuts = [own]
+        for again in self.again:
+            if size in again.sizes:
+                cuts.append(again.pooled(again.fits_of(candidate, size), size, only=self.clean)[1])
+        draws = list(zip(*cuts, strict=True))
+        deviations = np.array([[held_out.deviations([one]) for one in of] for of in draws])
+        return measure_stability(
+            np.array([[held_out.score(one) for one in of] for of in draws]),
+            deviations,
+            source="splits" if self.samples.test is None else "draw",
+            n_tested=held_out.n_tested,
+            freedom=held_out.freedom(deviations.mean((0, 1))),
         )
 
     def mean_score(
@@ -108,6 +135,7 @@ class ScoredFits:
                 n_train=len(split.train),
                 n_test=len(split.test),
                 Cs_not_searched=" ".join(f"{C:g}" for C in fit.not_searched),
+                cut=split.cut,
             )
             for candidate, fits in self.fits.items()
             for split, fit in zip(self.splits, fits, strict=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,11 @@ from pipelines.comparison.samples import Samples
 
 Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
 
+CUTS = 2
+"""How often the folds of each draw are cut, where it is asked how stable scores are."""
+ATTEMPTS = 20
+"""Ways to cut folds that keep groups together, until every class is on all training sides."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
@@ -23,6 +29,8 @@ class Split:
     ----------
     train_size : int or "all"
     repeat, fold : int
+    cut : int
+        Of the folds that choose C: 0, or which one it is of those that were cut again.
     train, test : ndarray of intp
         Places in the dataset.
     inner : list of (train, test)
@@ -38,6 +46,7 @@ class Split:
     test: NDArray[np.intp]
     inner: list[Fold]
     groups: NDArray[np.str_] | None = None
+    cut: int = 0
 
 
 def make_splits(samples: Samples, protocol: Protocol) -> tuple[list[Split], list[str]]:
@@ -80,7 +89,7 @@ def make_splits(samples: Samples, protocol: Protocol) -> tuple[list[Split], list
                 f"{counted(smallest, 'training image')}"
             )
             continue
-        repeats = (protocol.repeats or 5) if test is not None and size != "all" else 1
+        repeats = (protocol.draws or 5) if test is not None and size != "all" else 1
         of_size = [
             _split(samples, protocol, size, repeat + again, fold, sides)
             for repeat, fold, sides in outer
@@ -137,7 +146,7 @@ def _outer_splits(samples: Samples, protocol: Protocol) -> list[tuple[int, int, 
     y, test, groups = samples.y, samples.test, samples.groups
     if test is not None:
         return [(0, 0, (np.flatnonzero(~test), np.flatnonzero(test)))]
-    repeats = protocol.repeats or int(np.clip(2000 // len(y), 1, 5))
+    repeats = protocol.draws or int(np.clip(2000 // len(y), 1, 5))
     cv, seed = protocol.cv, protocol.random_state
     if groups is None:
         splitter = RepeatedStratifiedKFold(n_splits=cv, n_repeats=repeats, random_state=seed)
@@ -154,16 +163,16 @@ def _outer_splits(samples: Samples, protocol: Protocol) -> list[tuple[int, int, 
 def _group_folds(y: NDArray[np.str_], groups: NDArray[np.str_], cv: int, seed: int) -> list[Fold]:
     """Cut folds that keep groups together and leave every class on the training side of each."""
     n_classes = len(np.unique(y))
-    for attempt in range(20):
+    for attempt in range(ATTEMPTS):
         # Other seeds than those of the repeats, which count on from the first.
         folds = StratifiedGroupKFold(n_splits=cv, shuffle=True, random_state=seed + 1000 * attempt)
         splits = list(folds.split(y, y, groups))
         if all(len(np.unique(y[train])) == n_classes and len(test) for train, test in splits):
             return splits
     raise ValueError(
-        f"In 20 ways to cut {cv} folds that keep groups together, a class is missing from the "
-        "training images of one: too few groups hold it, or one holds most of it. Use fewer folds "
-        "with --cv, or add groups."
+        f"In {ATTEMPTS} ways to cut {cv} folds that keep groups together, a class is missing from "
+        "the training images of one: too few groups hold it, or one holds most of it. Use fewer "
+        "folds with --cv, or add groups."
     )
 
 
@@ -186,6 +195,61 @@ def _split(
         train_size=size, repeat=repeat, fold=fold, train=train, test=sides[1], inner=inner,
         groups=groups,
     )  # fmt: skip
+
+
+def cut_again(
+    samples: Samples, protocol: Protocol, splits: Sequence[Split]
+) -> tuple[list[list[Split]], list[str]]:
+    """Cut the folds of splits again: once for each draw, or as often as all draws of another size.
+
+    Parameters
+    ----------
+    samples : Samples
+        Without a test split nothing is cut again: repeats change training images and folds
+        together.
+    protocol : Protocol
+        With its `seeds` at 1 nothing is cut again.
+    splits : sequence of Split
+        As `make_splits` makes them.
+
+    Returns
+    -------
+    cuts : list of list of Split
+        The first cut again of every split that has one, the second, …
+    notes : list of str
+        Training sizes whose folds could not be cut in another way, and why.
+    """
+    if samples.test is None or protocol.seeds == 1:
+        return [], []
+    cuts: list[list[Split]] = [[] for _ in range(max(CUTS, protocol.seeds) - 1)]
+    notes = []
+    for size in dict.fromkeys(split.train_size for split in splits):
+        of_size = [split for split in splits if split.train_size == size]
+        n_cuts = CUTS if len(of_size) > 1 else max(CUTS, protocol.seeds)
+        again = [
+            [_cut(samples, protocol, split, cut) for split in of_size] for cut in range(1, n_cuts)
+        ]
+        if all(split.inner for of_cut in again for split in of_cut):
+            for known, of_cut in zip(cuts, again, strict=False):
+                known += of_cut
+        else:
+            notes.append(
+                f"with {size} training images a class, the groups leave no other way to cut folds: "
+                "how much these change the score is not known"
+            )
+    return [of_cut for of_cut in cuts if of_cut], notes
+
+
+def _cut(samples: Samples, protocol: Protocol, split: Split, cut: int) -> Split:
+    """Cut the folds of a split in another way; it has none where none was found."""
+    size = 0 if split.train_size == "all" else int(split.train_size)
+    # As the split's own stream, and one number more: none of the splits is drawn from it.
+    rng = np.random.default_rng([protocol.random_state, size, split.repeat, split.fold, cut])
+    for _ in range(ATTEMPTS):
+        inner = inner_splits(samples.y[split.train], split.groups, protocol.cv, rng)
+        if inner:
+            break
+    return replace(split, cut=cut, inner=inner)
 
 
 def inner_splits(

@@ -43,7 +43,7 @@ class Control:
     ----------
     name : str
     what : str
-        What it is, in words.
+        What it is, in words; ``{noun}`` stands for what is compared, depths or layers.
     searches : bool
         Whether it searches for C.
     extracts : bool
@@ -123,7 +123,7 @@ class Majority(Control):
 class Shuffled(Control):
     """Trains on labels in another order, and is tested on the true ones."""
 
-    name, what = "shuffled", "the chosen depth, training labels shuffled, C as for the true ones"
+    name, what = "shuffled", "the chosen {noun}, training labels shuffled, C as for the true ones"
     searches = False
 
     def evaluate(
@@ -154,7 +154,7 @@ class Shuffled(Control):
 class Concatenated(Control):
     """All depths as one, each feature scaled."""
 
-    name, what = "concatenated", "all depths side by side, each feature scaled"
+    name, what = "concatenated", "all {noun}s side by side, each feature scaled"
 
     def cost(self, n_layers: int) -> float:
         """Say how much it costs: 0.2 to 0.5 of all layers were measured."""
@@ -163,7 +163,7 @@ class Concatenated(Control):
     def read(self, codes: StoredCodes, best: str, progress: Progress) -> Reader:
         """Read every depth."""
         if len(codes.readers) == 1:
-            raise LeftOutError("there is only one depth")
+            raise LeftOutError("only one layer was compared")
         return partial(_side_by_side, list(codes.readers.values()))
 
 
@@ -210,7 +210,7 @@ class Pixels(_Extracted):
 class RandomWeights(_Extracted):
     """The same architecture, untrained."""
 
-    name, what = "random", "the chosen depth, random weights"
+    name, what = "random", "the chosen {noun}, random weights"
 
     def options(
         self, of_best: ExtractionOptions, extraction: Extraction
@@ -232,7 +232,7 @@ class RandomWeights(_Extracted):
 class PreActivation(_Extracted):
     """The other side of the non-linearity."""
 
-    name, what = "pre", "the chosen depth, before its activation"
+    name, what = "pre", "the chosen {noun}, before its activation"
 
     def options(
         self, of_best: ExtractionOptions, extraction: Extraction
@@ -243,8 +243,11 @@ class PreActivation(_Extracted):
         if of_best.activation == "pre":
             raise LeftOutError("the codes are those before the activation already")
         best = next(t.layer for t in extraction.taps if t.layer.name == of_best.layers)
-        if best.kind in (*NO_ACTIVATIONS, "node") and not best.average_of:
-            raise LeftOutError(f"{best.name} is not an activation")
+        layers = {layer.name: layer for layer in extraction.backbone.layers}
+        source = layers.get(best.average_of, best)
+        if source.kind in (*NO_ACTIVATIONS, "node"):
+            average = f", nor is {source.name}, which it averages" if source is not best else ""
+            raise LeftOutError(f"{best.name} is not an activation{average}")
         return replace(of_best, activation="pre"), extraction.backbone
 
 

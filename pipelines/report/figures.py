@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from codes.wording import counted
 from pipelines.comparison.protocol import FINETUNE, SCRATCH
 from pipelines.report.subject import DEPTH_AXIS
 from pipelines.report.svg import (
@@ -106,11 +107,17 @@ def depth_curves(reports: Sequence[dict[str, Any]], labels: Sequence[str], width
 
 
 def C_curves(  # noqa: N802
-    rows: Sequence[dict[str, Any]], Cs: Sequence[float], scoring: str, width: float
+    rows: Sequence[dict[str, Any]],
+    Cs: Sequence[float],
+    scoring: str,
+    width: float,
+    *,
+    noun: str = "depth",
 ) -> str:
     """Draw each layer's cross-validation score against C.
 
-    The rows are of one training size and classifier, each with its ``roles``.
+    The rows are of one training size and classifier, each with its ``roles``; ``noun`` is what the
+    page calls them.
     """
     named = list(rows)
     if len(rows) > MOST_CURVES:  # Those that matter; in forward order.
@@ -133,7 +140,7 @@ def C_curves(  # noqa: N802
         for row in others:
             [line] = axes.plot(Cs, _curve(row), color=INK, alpha=0.25, linewidth=0.8, zorder=1)
         if others:
-            entries.append((line, f"{len(others)} other depths"))
+            entries.append((line, counted(len(others), f"other {noun}")))
         shown = _searched(rows, Cs)
         margin = max(1.1, (shown[-1] / shown[0]) ** 0.05)
         axes.set(xscale="log", xlim=(shown[0] / margin, shown[-1] * margin))

@@ -50,6 +50,7 @@ from pipelines.report.subject import (
     subject_name,
 )
 from pipelines.report.svg import both_widths
+from pipelines.stability.sentences import stability_of
 
 
 def render(reports: Sequence[dict[str, Any]], standing: Standing | None = None) -> str:
@@ -134,6 +135,7 @@ def _facts(report: dict[str, Any], number: int, *, draw: bool = True) -> dict[st
         "leaks": leaks_warning(report),
         "scoring": scoring,
         "size_sentence": size_sentence(report),
+        "stability": stability_of(report),
         "at_best": at_best,
         "intensity": intensity_sentence(report["backbone"] or {}, report.get("intensity_check")),
         "edges": edge_sentence(edges_of(rows), report["protocol"]["Cs"]),
@@ -185,7 +187,7 @@ def _draw(
     figures_of: dict[str, Callable[[float], str | None]] = {
         "curve": partial(depth_curve, at_best, scoring, report["controls"], depth_axis(report)),
         "map": partial(size_map, of_best) if several else lambda width: None,
-        "C": partial(C_curves, both, Cs, scoring),
+        "C": partial(C_curves, both, Cs, scoring, noun=layer_noun(report)),
         "confusion": partial(confusion_matrix, report["classes"], report["confusion"]),
         "similarity": partial(similarity_by_layer, similarity or {"by_layer": []}, BORDER),
         "losses": partial(loss_curves, report["finetune"]),

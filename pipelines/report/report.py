@@ -18,7 +18,7 @@ from PIL import Image
 
 from codes import ImageList
 from codes.decoding.decode import Decoding
-from pipelines.codes_study import SCORES_COLUMNS, CodesStudy
+from pipelines.codes_study import CodesStudy
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.duplicates import find_leaks
 from pipelines.comparison.held_out_answers import ANSWERS, by_content, read_answers, write_answers
@@ -27,6 +27,7 @@ from pipelines.drafts import replacing
 from pipelines.report.networks import Standing, side_by_side
 from pipelines.report.origin import describe_origin
 from pipelines.report.page import render, render_markdown
+from pipelines.report.subject import layer_noun
 from pipelines.study import Study
 
 N_PAIRS, N_EXAMPLES, THUMBNAIL = 6, 4, 96
@@ -45,6 +46,8 @@ def make_report(study: CodesStudy, *, command: Sequence[str] = ()) -> dict[str, 
     if images.splits is not None:
         names, sizes = np.unique(images.splits, return_counts=True)
         splits = dict(zip(names.tolist(), sizes.tolist(), strict=True))
+    origin = describe_origin(study)
+    noun = layer_noun(origin)
     report: dict[str, Any] = {
         "dataset": {
             "name": images.name,
@@ -62,6 +65,7 @@ def make_report(study: CodesStudy, *, command: Sequence[str] = ()) -> dict[str, 
             "classifiers": protocol.classifiers,
             "Cs": protocol.grid,
             "cv": protocol.cv,
+            "seeds": protocol.seeds,
             "repeats": 1 + max(fold.repeat for fold in comparison.folds),
             "train_sizes": protocol.sizes,
             "group_duplicates": protocol.group_duplicates,
@@ -76,11 +80,11 @@ def make_report(study: CodesStudy, *, command: Sequence[str] = ()) -> dict[str, 
         "confusion": comparison.confusion,
         "confused": _confused(comparison, images, _decoding(study)),
         "controls": [
-            {"name": control.name, "what": CONTROLS[control.name].what}
+            {"name": control.name, "what": CONTROLS[control.name].what.format(noun=noun)}
             | {k: v for k, v in asdict(control).items() if k != "name"}
             for control in study.controls
         ],
-        **describe_origin(study),
+        **origin,
         "leaks": [
             asdict(leak)
             for leak in find_leaks(codes.digests, images.source.names, images.labels, images.test)
@@ -118,9 +122,9 @@ def write_report(folder: Path, report: dict[str, Any], study: CodesStudy) -> Non
         draft.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(SCORES_COLUMNS)
         columns = study.cv_results_
-        rows = zip(*(columns[name].tolist() for name in SCORES_COLUMNS), strict=True)
+        writer.writerow(columns)
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
         writer.writerows([["" if value != value else value for value in row] for row in rows])
     _write(folder / "report.html", page)
     _write(folder / "report.md", markdown)

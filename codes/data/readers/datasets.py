@@ -73,7 +73,7 @@ def load_images(dataset: str | Path, *, page: int | None = None, min_classes: in
     if name.startswith(CODES_SCHEMES):
         raise ValueError(
             f"{name!r} is a file of codes, and images are needed here. Of codes, `cnn-codes "
-            "compare` makes a report; in Python, compare_layers takes arrays."
+            "compare` makes a report; in Python, pipelines.compare takes them too."
         )
     if name.startswith("sklearn:"):
         images = _load_sklearn(name)
