@@ -34,6 +34,7 @@ cache = App(
     name="cache",
     help="Look after the store: what is in it, is it whole, make room. It is made of parts: "
     "folders of what one run added for one key, all that codes depend on besides the image.",
+    default_parameter=Parameter(negative=()),
 )
 
 Store = Annotated[str | Path | None, like_field("store")]
