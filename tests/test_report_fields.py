@@ -23,14 +23,19 @@ from tests.documentation import ROOT
 PAGE = (ROOT / "docs" / "report-files.md").read_text(encoding="utf-8")
 JSON, CSV = re.split(r"^## scores.csv$", PAGE, flags=re.MULTILINE)
 NETWORK = """
+import torch
 from torch import nn
 
 
 def net():
-    return nn.Sequential(
+    torch.manual_seed(0)
+    model = nn.Sequential(
         nn.Conv2d(3, 8, 5, 4), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(8, 5),
     )
+    for _ in range(20):
+        model(torch.randn(8, 3, 64, 64))
+    return model.eval()
 """
 Field = tuple[str, ...]
 
@@ -69,6 +74,12 @@ def _matches(field: Field, row: Field) -> bool:
     return known and len(field) <= len(row)
 
 
+def _holds(field: Field, row: Field) -> bool:
+    """Say whether a report has what a row describes, or an empty list in its place."""
+    n_lists = next(i for i, name in enumerate((*reversed(row), "")) if name != "[]")
+    return _matches(field, row) and len(field) >= len(row) - n_lists
+
+
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Draw images of 16 bits with splits and groups, copies, a broken one and another file."""
@@ -92,7 +103,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _demo(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     whole = load_digits()
-    few = Bunch(images=whole.images[::6], target=whole.target[::6])
+    few = Bunch(images=whole.images[::9], target=whole.target[::6])
     monkeypatch.setattr("sklearn.datasets.load_digits", lambda: few)
     monkeypatch.setattr("pipelines.cli.compare.Protocol", partial(Protocol, repeats=1))
     done = run("demo", "--out", folder / "demo", "--jobs", "1")
@@ -126,9 +137,9 @@ def test_the_table_has_what_reports_have(
     reports = [demo, _read(tmp_path / "net"), _read(tmp_path / "given")]
     fields = {field for report in reports for field in _written(report)}
     unknown = {f for f in fields if not any(_matches(f, row) for row in rows)}
-    assert unknown == set()
-    gone = {row for row in rows if not any(len(f) == len(row) and _matches(f, row) for f in fields)}
-    assert gone == set()
+    assert sorted(unknown) == []
+    gone = {row for row in rows if not any(_holds(field, row) for field in fields)}
+    assert sorted(gone) == []
     assert reports[0].keys() == reports[1].keys() == reports[2].keys()
     with (tmp_path / "demo" / "scores.csv").open() as file:
         header = next(csv.reader(file))
