@@ -17,6 +17,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from pipelines.cli.compare import compare, demo, report
+from pipelines.cli.completion import install_completion
 from pipelines.cli.fit import fit, predict
 from pipelines.cli.output import ClosedOutputError, results, results_only
 from pipelines.cli.shared_options import Dataset, Options, check_file, convert, only
@@ -40,6 +41,7 @@ app = App(
 
 for command in (cache, compare, demo, fit, predict, report, similarity):
     app.command(command)
+app.command(install_completion, name="--install-completion")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
