@@ -110,6 +110,7 @@ def folder(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     few = Bunch(images=whole.images[::6], target=whole.target[::6])
     monkeypatch.setattr("sklearn.datasets.load_digits", lambda: few)
     monkeypatch.setattr("pipelines.cli.compare.Protocol", partial(Protocol, repeats=1))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
@@ -118,6 +119,7 @@ def folder(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 EXAMPLES = [page for page in PAGES if any(block.runs for block in blocks(page))]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", EXAMPLES, ids=lambda page: page.stem)
 def test_examples_run(page: Path, folder: Path) -> None:
     names: dict[str, Any] = {}
@@ -172,7 +174,7 @@ def _run_command(line: str, folder: Path) -> None:
         assert words[0] == "cnn-codes", line
         done = run_here(folder, *quick(words[1:]))
     assert done.returncode == 0, (line, done.stderr)
-    assert done.stdout, line
+    assert done.stdout or done.stderr, line
     if out is not None:
         (folder / out).write_text(done.stdout)
 
