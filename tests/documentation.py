@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -70,16 +71,15 @@ def quick(words: Sequence[str]) -> list[str]:
     wanted = dict(QUICK.get(command, {}))
     if "--finetune" in rest or (command == "fit" and "--from" in rest):
         wanted |= TRAINED
-    networks = [after for word, after in zip(rest, rest[1:], strict=False) if word == "--backbone"]
+    networks = [after for word, after in pairwise(rest) if word == "--backbone"]
+    known = command == "layers" or "--weights" in rest
     downloaded = [name for name in networks if name != "bundled" and "my_nets" not in name]
     if downloaded and not any(name.startswith("timm:") for name in downloaded):
         wanted |= SMALL
     added = [word for option, value in wanted.items() if option not in rest
              for word in (option, value)]  # fmt: skip
-    if downloaded and "--weights" not in rest and command != "layers":
+    if downloaded and not known:
         added = ["--weights", "none"] * len(networks) + added
-    if command == "layers" and "--image-size" in added:
-        added = []
     return [command, *rest, *added]
 
 

@@ -61,7 +61,8 @@ def test_bash_completes(
     words = typed.split()
     asked = (
         f"source {scripts['bash']}; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; "
-        "$(complete -p cnn-codes | sed 's/.*-F \\([^ ]*\\) .*/\\1/'); printf '%s\\n' ${COMPREPLY[@]}"
+        "$(complete -p cnn-codes | sed 's/.*-F \\([^ ]*\\) .*/\\1/'); "
+        "printf '%s\\n' ${COMPREPLY[@]}"
     )
     done = subprocess.run(["bash", "-c", asked], cwd=tmp_path, capture_output=True, text=True)
     assert done.stderr == ""
