@@ -127,6 +127,15 @@ def test_nothing_stands_in_two_places() -> None:
                 found[plain] = name
 
 
+def test_commands_stand_in_blocks_that_are_run() -> None:
+    for name, text in TEXTS.items():
+        prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+        indented = re.findall(
+            r"^ {4,}(?:cnn-codes|pip|python|torchrun|srun|\$) .*", prose, re.MULTILINE
+        )
+        assert indented == [], f"{name}: a fenced block of bash is run, an indented one is not"
+
+
 def test_what_is_not_run_is_marked() -> None:
     marked = [
         (page.name, command)
