@@ -19,11 +19,11 @@ from rich.console import Console
 from pipelines.cli.compare import compare, demo, report
 from pipelines.cli.completion import install_completion
 from pipelines.cli.fit import fit, predict
-from pipelines.cli.output import ClosedOutputError, results, results_only
 from pipelines.cli.shared_options import Dataset, Options, check_file, convert, only
 from pipelines.cli.similarity import similarity
 from pipelines.cli.store import cache
-from pipelines.cli.terminal import stdout, table, terminal
+from pipelines.cli.streams.output import ClosedOutputError, results, results_only
+from pipelines.cli.streams.terminal import stdout, table, terminal
 from pipelines.cli.wrong_commands import explain
 from pipelines.extraction.options import ExtractionOptions
 

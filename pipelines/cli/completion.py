@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pipelines.cli.shared_options import check_file
-from pipelines.cli.terminal import stdout
+from pipelines.cli.streams.terminal import stdout
 from pipelines.drafts import replacing
 
 Shell = Literal["bash", "zsh", "fish"]

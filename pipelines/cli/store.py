@@ -28,7 +28,7 @@ from cache.verify import verify as find_faults
 from codes.wording import counted
 from pipelines.cli.shared_options import like_field
 from pipelines.cli.store_table import HEADS, fit_rows, megabytes, table_rows
-from pipelines.cli.terminal import stdout, terminal
+from pipelines.cli.streams.terminal import stdout, terminal
 
 cache = App(
     name="cache",
