@@ -103,7 +103,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _demo(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     whole = load_digits()
-    few = Bunch(images=whole.images[::9], target=whole.target[::6])
+    few = Bunch(images=whole.images[::6], target=whole.target[::6])
     monkeypatch.setattr("sklearn.datasets.load_digits", lambda: few)
     monkeypatch.setattr("pipelines.cli.compare.Protocol", partial(Protocol, repeats=1))
     done = run("demo", "--out", folder / "demo", "--jobs", "1")
@@ -116,6 +116,7 @@ def _read(folder: Path) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.timeout(900)
 def test_the_table_has_what_reports_have(
     slides: Path, tmp_path: Path, run_cli: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
