@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli.app import app, main
-from pipelines.cli.output import results, results_only
+from pipelines.cli.streams.output import results, results_only
 from tests.conftest import ROOT
 
 TALKATIVE = """

@@ -10,7 +10,7 @@ import time
 import pytest
 from rich.console import Console
 
-from pipelines.cli.terminal import Terminal, stdout, terminal
+from pipelines.cli.streams.terminal import Terminal, stdout, terminal
 
 
 def _steps(every: float) -> tuple[Terminal, io.StringIO]:

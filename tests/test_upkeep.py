@@ -29,7 +29,7 @@ from codes import load_images
 from codes.backbones.backbone import pixels_backbone
 from codes.data.sources import FileSource
 from pipelines.cli.app import main
-from pipelines.cli.output import results
+from pipelines.cli.streams.output import results
 from pipelines.extraction.distributed import Shard, find_shard
 from pipelines.extraction.extract import extract
 from pipelines.extraction.options import ExtractionOptions

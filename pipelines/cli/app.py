@@ -17,12 +17,13 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from pipelines.cli.compare import compare, demo, report
+from pipelines.cli.completion import install_completion
 from pipelines.cli.fit import fit, predict
-from pipelines.cli.output import ClosedOutputError, results, results_only
 from pipelines.cli.shared_options import Dataset, Options, check_file, convert, only
 from pipelines.cli.similarity import similarity
 from pipelines.cli.store import cache
-from pipelines.cli.terminal import stdout, table, terminal
+from pipelines.cli.streams.output import ClosedOutputError, results, results_only
+from pipelines.cli.streams.terminal import stdout, table, terminal
 from pipelines.cli.wrong_commands import explain
 from pipelines.extraction.options import ExtractionOptions
 
@@ -40,6 +41,7 @@ app = App(
 
 for command in (cache, compare, demo, fit, predict, report, similarity):
     app.command(command)
+app.command(install_completion, name="--install-completion")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -29,7 +29,7 @@ from pipelines.cli.shared_options import (
     of_each_backbone,
     only,
 )
-from pipelines.cli.terminal import stdout, terminal
+from pipelines.cli.streams.terminal import stdout, terminal
 from pipelines.comparison.protocol import Protocol
 from pipelines.controls.controls import DEFAULT_CONTROLS
 from pipelines.extraction.options import ExtractionOptions

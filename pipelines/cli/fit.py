@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from codes.wording import counted
-from pipelines.cli.output import results
 from pipelines.cli.shared_options import (
     ANY_NETWORK,
     FITTED_BY,
@@ -25,7 +24,8 @@ from pipelines.cli.shared_options import (
     check_jobs,
     only,
 )
-from pipelines.cli.terminal import stdout, terminal
+from pipelines.cli.streams.output import results
+from pipelines.cli.streams.terminal import stdout, terminal
 from pipelines.comparison.protocol import FINETUNE, finetuned_name
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.extraction.options import FREE

@@ -15,7 +15,7 @@ from rich.table import Table
 from codes import ImageList
 from codes.data.names import composed
 from codes.wording import counted, some
-from pipelines.cli.terminal import table, terminal
+from pipelines.cli.streams.terminal import table, terminal
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.extraction.extract import Extraction
 from pipelines.fitted.pipeline import FittedPipeline

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from codes.wording import counted
 from pipelines.cli.shared_options import Images, only
-from pipelines.cli.terminal import stdout, terminal
+from pipelines.cli.streams.terminal import stdout, terminal
 from pipelines.extraction.options import ExtractionOptions
 
 _OPTIONS = (

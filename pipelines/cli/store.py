@@ -28,12 +28,13 @@ from cache.verify import verify as find_faults
 from codes.wording import counted
 from pipelines.cli.shared_options import like_field
 from pipelines.cli.store_table import HEADS, fit_rows, megabytes, table_rows
-from pipelines.cli.terminal import stdout, terminal
+from pipelines.cli.streams.terminal import stdout, terminal
 
 cache = App(
     name="cache",
     help="Look after the store: what is in it, is it whole, make room. It is made of parts: "
     "folders of what one run added for one key, all that codes depend on besides the image.",
+    default_parameter=Parameter(negative=()),
 )
 
 Store = Annotated[str | Path | None, like_field("store")]

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from pipelines.cli.terminal import stdout, table, terminal
+from pipelines.cli.streams.terminal import stdout, table, terminal
 from pipelines.codes_study import CodesStudy
 from pipelines.diagnostics.grid_edges import edge_sentence, edges_of
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence

@@ -23,7 +23,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.cli.output import results
+from pipelines.cli.streams.output import results
 from pipelines.progress import Advance, duration
 
 EVERY = 30.0

@@ -1,0 +1,1 @@
+"""Results → standard output; progress, warnings and errors → standard error."""
