@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from pipelines.comparison.samples import Samples
 from pipelines.comparison.scored_fits import ScoredFits
 from pipelines.comparison.scoring import default_scoring
 from pipelines.comparison.splits import make_splits
+
+if TYPE_CHECKING:
+    from pipelines.cluster.connection import Cluster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,7 @@ def compare_layers(
     copied: NDArray[np.bool_] | None = None,
     layers: Sequence[ComparedLayer] | None = None,
     n_jobs: int = 1,
+    cluster: Cluster | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Comparison:
     """Compare the layers of a backbone on a dataset.
@@ -106,6 +111,9 @@ def compare_layers(
         cheaper than those after it.
     n_jobs : int, default=1
         Processes, as in joblib.
+    cluster : Cluster, optional
+        A Dask cluster whose workers do it instead, as `pipelines.cluster.connection.connected`
+        gives it. Functions that return codes are called there; arrays are sent to each worker.
     advance : callable, optional
         Called with the number of splits that a classifier has been through, of each layer's.
 
@@ -140,7 +148,9 @@ def compare_layers(
     scored = ScoredFits(
         samples=samples,
         splits=splits,
-        fits=evaluate_layers(codes, samples.y, splits, protocol, n_jobs=n_jobs, advance=advance),
+        fits=evaluate_layers(
+            codes, samples.y, splits, protocol, n_jobs=n_jobs, cluster=cluster, advance=advance
+        ),
         scoring=protocol.scoring or default_scoring(samples.y),
         random_state=protocol.random_state,
         layers={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -221,8 +222,8 @@ def work(processes: Processes) -> None:
                 trainer.train_together(*order)
 
 
-def last_codes(extraction: Extraction, progress: Progress) -> NDArray[Any]:
-    """Read what the network's own classifier reads, averaged where that is a map.
+def last_codes(extraction: Extraction, progress: Progress) -> Callable[[], NDArray[Any]]:
+    """Store what the network's own classifier reads, averaged where that is a map.
 
     Parameters
     ----------
@@ -231,7 +232,8 @@ def last_codes(extraction: Extraction, progress: Progress) -> NDArray[Any]:
 
     Returns
     -------
-    codes : ndarray of shape (n_samples, n_features)
+    reader : function
+        Returns the codes, of shape (n_samples, n_features).
     """
     found = extract(
         extraction.images,
@@ -240,7 +242,7 @@ def last_codes(extraction: Extraction, progress: Progress) -> NDArray[Any]:
         progress=progress,
     )
     [reader] = found.readers.values()
-    return reader()
+    return reader
 
 
 def reading_last_codes(extraction: Extraction) -> ExtractionOptions:
