@@ -226,16 +226,18 @@ class _kill_after:  # noqa: N801
             self._process.kill()
 
 
-def _note(folder: Path, place: int) -> int:
+def _note(folder: Path, place: int) -> tuple[int, int]:
     """Write down that a place is begun; one of them kills its worker, once."""
     with (folder / str(place)).open("a") as file:
-        file.write("begun\n")
-    time.sleep(0.2)
+        file.write(f"{os.getpid()}\n")
     if place == 3 and not (folder / "killed").exists():
-        time.sleep(1)  # What was done before is on its way.
         (folder / "killed").touch()
+        done = [n for n in range(3) if str(os.getpid()) in (folder / str(n)).read_text()]
+        while not all((folder / f"received-{n}").exists() for n in done):
+            time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
-    return os.getpid()
+    time.sleep(0.1)
+    return place, os.getpid()
 
 
 def test_tasks_that_are_done_are_not_run_again(processes: Processes, tmp_path: Path) -> None:
@@ -244,18 +246,36 @@ def test_tasks_that_are_done_are_not_run_again(processes: Processes, tmp_path: P
     processes.wait_for(2)
     (folder := tmp_path / "log").mkdir()
     tasks = functools.partial(functools.partial, _note, folder)
+    pids = {}
     with connected(processes.address) as cluster:
-        pids = list(run_tasks(tasks, range(10), cluster=cluster))
-    begun = {n: (folder / str(n)).read_text().count("begun") for n in range(10)}
+        for place, pid in run_tasks(tasks, range(10), cluster=cluster):
+            (folder / f"received-{place}").touch()
+            pids[place] = pid
+    begun = {n: len((folder / str(n)).read_text().split()) for n in range(10)}
     assert begun == {n: 2 if n == 3 else 1 for n in range(10)}
     assert len(pids) == 10
     # The one that is left, of one thread, does it all: joblib would do it here.
     with connected(processes.address) as cluster:
         assert cluster is not None
         assert cluster.n_workers == 1
-        left = set(run_tasks(tasks, range(4, 7), cluster=cluster))
-    assert left < set(pids)
+        left = {pid for _, pid in run_tasks(tasks, range(4, 7), cluster=cluster)}
+    assert left < set(pids.values())
     assert os.getpid() not in left
+
+
+def test_a_scheduler_that_is_lost_is_an_error(
+    processes: Processes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    processes.start_worker()
+    processes.wait_for(1)
+    tasks = functools.partial(functools.partial, time.sleep)
+    with (
+        pytest.raises(ClusterError, match="connection to the scheduler was lost"),
+        connected(processes.address) as cluster,
+    ):
+        for _ in run_tasks(tasks, [0.0, *[1.0] * 20], cluster=cluster):
+            processes.started[0].kill()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_what_is_interrupted_is_cancelled(cluster: Processes, tmp_path: Path) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-from joblib import Parallel, delayed, parallel_config
-
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 PATIENCE = 10
 """Seconds that the scheduler, and then a first worker, is waited for."""
@@ -52,31 +52,40 @@ class Cluster:
         ClusterError
             If the scheduler is lost, or one task ended several workers.
         """
-        from distributed import KilledWorker
+        from distributed import KilledWorker, as_completed
 
-        from pipelines.cluster.backend import ClusterBackend
         from pipelines.cluster.worker import Tasks, run_here
 
         name = f"cnn-codes-{uuid4().hex}"
         self.client.register_plugin(Tasks(name, tasks))
-        with parallel_config(backend=ClusterBackend(client=self.client)):
-            # Tasks that are sent together would be run again together.
-            parallel = Parallel(batch_size=1, pre_dispatch="all", return_as="generator_unordered")
+        futures = self.client.map(partial(run_here, name), list(places), pure=False)
+        n_done = 0
         try:
-            for result in parallel(delayed(run_here)(name, place) for place in places):
-                if isinstance(result, BaseException):  # joblib takes what was cancelled for it.
-                    raise ClusterError(
-                        "The scheduler was lost, or cancelled the tasks. Run it again when it is "
-                        "back: stored codes are used again."
-                    ) from result
+            done = as_completed(  # type: ignore[no-untyped-call]
+                futures, with_results=True, loop=self.client.loop
+            )
+            for _, result in done:
                 yield result
+                n_done += 1
+            if n_done < len(futures):  # Cancelled ones are passed over.
+                raise ClusterError(
+                    "The connection to the scheduler was lost, or the tasks were cancelled there. "
+                    "Run it again when the cluster is back: stored codes are used again."
+                )
         except KilledWorker as error:
             raise ClusterError(
                 f"One task ended {error.allowed_failures + 1} workers, perhaps for want of memory. "
                 "Read the log of a worker, and give each more memory or fewer threads."
             ) from error
         finally:
-            self.client.unregister_worker_plugin(name)  # type: ignore[no-untyped-call]
+            self._release(futures, name)
+
+    def _release(self, futures: list[Future[Any]], name: str) -> None:
+        """Cancel tasks that are not done, and take them from the workers."""
+        if self.client.status != "running":
+            return
+        self.client.cancel(futures)  # type: ignore[no-untyped-call]
+        self.client.unregister_worker_plugin(name)  # type: ignore[no-untyped-call]
 
     def require(self, check: Callable[[], None]) -> None:
         """Run a check of the codes on every worker.
@@ -134,7 +143,7 @@ def connected(scheduler: str | None) -> Iterator[Cluster | None]:
             f"No Dask scheduler answers at {scheduler} within {PATIENCE} seconds. Give the address "
             "that `dask scheduler` prints, and see that this machine can reach it."
         ) from error
-    with client:
+    with client, _quiet():
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError as error:
@@ -143,6 +152,18 @@ def connected(scheduler: str | None) -> Iterator[Cluster | None]:
                 f"dask worker {scheduler} --nthreads 1"
             ) from error
         yield Cluster(client=client, n_workers=_require_versions(client))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Dask's own tracebacks of a lost connection from the terminal: an error says it."""
+    log = logging.getLogger("distributed.client")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def refuse_both(n_jobs: int, scheduler: str | None) -> None:

@@ -8,7 +8,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from distributed import Worker, WorkerPlugin, get_worker
-from joblib import parallel_config
 from threadpoolctl import threadpool_limits
 
 CHECKED = ("cnn-codes", "numpy", "scipy", "scikit-learn", "distributed")
@@ -48,9 +47,7 @@ def run_here(name: str, place: Any) -> Any:
     place : object
     """
     held: Any = get_worker().plugins[name]
-    # joblib would send the tasks within a task to the cluster, too, and their data with them.
-    with parallel_config(backend="sequential"):
-        return held.tasks(place)()
+    return held.tasks(place)()
 
 
 def read_versions() -> dict[str, str | None]:
