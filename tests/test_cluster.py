@@ -269,12 +269,12 @@ def test_a_scheduler_that_is_lost_is_an_error(
     processes.start_worker()
     processes.wait_for(1)
     tasks = functools.partial(functools.partial, time.sleep)
-    with (
-        pytest.raises(ClusterError, match="connection to the scheduler was lost"),
-        connected(processes.address) as cluster,
-    ):
-        for _ in run_tasks(tasks, [0.0, *[1.0] * 20], cluster=cluster):
-            processes.started[0].kill()
+    with connected(processes.address) as cluster:
+        results = run_tasks(tasks, [0.0, *[1.0] * 20], cluster=cluster)
+        next(results)
+        processes.started[0].kill()
+        with pytest.raises(ClusterError, match="connection to the scheduler was lost"):
+            list(results)
     assert "Traceback" not in capfd.readouterr().err
 
 

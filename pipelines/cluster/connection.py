@@ -59,19 +59,19 @@ class Cluster:
         name = f"cnn-codes-{uuid4().hex}"
         self.client.register_plugin(Tasks(name, tasks))
         futures = self.client.map(partial(run_here, name), list(places), pure=False)
-        n_done = 0
         try:
             done = as_completed(  # type: ignore[no-untyped-call]
                 futures, with_results=True, loop=self.client.loop
             )
-            for _, result in done:
+            for future, result in done:
+                if future.status != "finished":
+                    raise ClusterError(
+                        "The connection to the scheduler was lost, or tasks were cancelled there. "
+                        "Run it again when the cluster is back: stored codes are used again."
+                    )
+                # What is still asked for is computed again when the worker that holds it ends.
+                future.release()
                 yield result
-                n_done += 1
-            if n_done < len(futures):  # Cancelled ones are passed over.
-                raise ClusterError(
-                    "The connection to the scheduler was lost, or the tasks were cancelled there. "
-                    "Run it again when the cluster is back: stored codes are used again."
-                )
         except KilledWorker as error:
             raise ClusterError(
                 f"One task ended {error.allowed_failures + 1} workers, perhaps for want of memory. "
@@ -143,7 +143,7 @@ def connected(scheduler: str | None) -> Iterator[Cluster | None]:
             f"No Dask scheduler answers at {scheduler} within {PATIENCE} seconds. Give the address "
             "that `dask scheduler` prints, and see that this machine can reach it."
         ) from error
-    with client, _quiet():
+    with _quiet(), client:
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError as error:
