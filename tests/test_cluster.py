@@ -232,7 +232,8 @@ def _note(folder: Path, place: int) -> tuple[int, int]:
         file.write(f"{os.getpid()}\n")
     if place == 3 and not (folder / "killed").exists():
         (folder / "killed").touch()
-        done = [n for n in range(3) if str(os.getpid()) in (folder / str(n)).read_text()]
+        begun = [n for n in range(10) if n != place and (folder / str(n)).exists()]
+        done = [n for n in begun if str(os.getpid()) in (folder / str(n)).read_text()]
         while not all((folder / f"received-{n}").exists() for n in done):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
