@@ -223,6 +223,11 @@ def compare(
             "together; nothing is to be fine-tuned here. Use one process, or `cnn-codes extract` "
             "with all of them first."
         )
+    if scheduler is not None and processes is not None and not processes.alone:
+        raise ValueError(
+            f"torchrun started {processes.world_size} processes, and a scheduler was given: a "
+            "network is trained by these together, or each training on a cluster. Leave one out."
+        )
     images = load_images(dataset, page=options.page)
     say_ignored(images, progress)
     if finetune:  # Before hours of extraction: whether there are such starts.

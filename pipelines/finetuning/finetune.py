@@ -124,7 +124,7 @@ def compare_finetuned(
         trained[split.train] = True
     trainer = prepare(
         extraction, scored.samples.numbers, options,
-        trained=trained, processes=processes, progress=progress,
+        trained=trained, processes=processes, cluster=cluster, progress=progress,
     )  # fmt: skip
     codes = last_codes(extraction, progress)
     found, notes = finetune(

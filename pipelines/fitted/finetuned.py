@@ -74,7 +74,7 @@ def fit_finetuned(
     # Images that only tested have no random views yet.
     trainer = prepare(
         extraction, samples.numbers, options,
-        processes=finetuning.trainer.processes, progress=progress,
+        processes=finetuning.trainer.processes, cluster=cluster, progress=progress,
     )  # fmt: skip
     trained = train_on_all(
         trainer, start, finetuning.codes, samples,
