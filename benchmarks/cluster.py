@@ -30,15 +30,15 @@ sys.path.insert(0, str(ROOT))
 from pipelines import Protocol  # noqa: E402
 from pipelines.given_study import GivenStudy, compare_given  # noqa: E402
 
-N_LAYERS, N_CLASSES, N_WORKERS = 10, 10, 2
+N_CLASSES, N_WORKERS = 10, 2
 
 
-def write_codes(file: Path, n_samples: int, n_features: int) -> None:
+def write_codes(file: Path, n_layers: int, n_samples: int, n_features: int) -> None:
     """Write layers whose classes are further apart the later they are."""
     rng = np.random.default_rng(0)
     y = rng.permutation(np.arange(n_samples) % N_CLASSES)
     layers = {}
-    for number in range(N_LAYERS):
+    for number in range(n_layers):
         centers = rng.normal(size=(N_CLASSES, n_features)) * (0.02 * (number + 1))
         codes = (centers[y] + rng.normal(size=(n_samples, n_features))).clip(0)
         layers[f"layer{number}"] = codes.astype(np.float16)
@@ -87,13 +87,13 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=1024)
     parser.add_argument("--toy", action="store_true")
     given = parser.parse_args()
-    n_samples, n_features, runs = given.images, given.features, given.runs
+    n_layers, n_samples, n_features, runs = 10, given.images, given.features, given.runs
     if given.toy:
-        n_samples, n_features, runs = 100, 8, 1
-    protocol = Protocol(cv=5, repeats=1)
+        n_layers, n_samples, n_features, runs = 2, 60, 8, 1
+    protocol = Protocol(cv=2 if given.toy else 5, repeats=1)
     with TemporaryDirectory() as name:
         folder = Path(name)
-        write_codes(folder / "codes.npz", n_samples, n_features)
+        write_codes(folder / "codes.npz", n_layers, n_samples, n_features)
         dataset = f"npz:{folder / 'codes.npz'}"
         with cluster(folder) as scheduler:
             sides = {"cluster": scheduler, "processes": None}

@@ -428,3 +428,30 @@ def test_what_was_fitted_is_the_same(
     ]
     assert predicted[0] == predicted[1]
     assert len(predicted[0].splitlines()) == 37
+
+
+def test_trainings_run_on_the_workers_and_are_kept(
+    cluster: Processes, image_folder: Path, tmp_path: Path, run_cli: Run
+) -> None:
+    words = ("compare", image_folder, "--backbone", "bundled", "--layers", "fc7.relu", "--cv", 2,
+             "--Cs", "1e-3,1e-1", "--controls", "none", "--finetune", "--from", "fc6",
+             "--epochs", 2, "--views-cached", 1)  # fmt: skip
+    here = run_cli(*words, "--jobs", "1", "--store", "store-here", "--out", "here")
+    assert here.returncode == 0, here.stderr
+    # Relative: a worker is in another folder.
+    to_cluster = (*words, "--scheduler", cluster.address, "--store", "store-there", "--out")
+    there = run_cli(*to_cluster, "there")
+    assert there.returncode == 0, there.stderr
+    scores = [(tmp_path / out / "scores.csv").read_bytes() for out in ("here", "there")]
+    assert scores[0] == scores[1]
+    kept = [
+        {file.name: file.stat().st_mtime_ns for file in (tmp_path / store / "trials").iterdir()}
+        for store in ("store-here", "store-there")
+    ]
+    assert kept[0].keys() == kept[1].keys()
+    written = {name: (tmp_path / "store-there" / "trials" / name).stat().st_ino for name in kept[1]}
+    again = run_cli(*to_cluster, "again")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "again" / "scores.csv").read_bytes() == scores[0]
+    trials = (tmp_path / "store-there" / "trials").iterdir()
+    assert written == {file.name: file.stat().st_ino for file in trials}
