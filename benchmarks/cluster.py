@@ -83,8 +83,8 @@ def timed(dataset: str, protocol: Protocol, scheduler: str | None) -> tuple[floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3, help="of each side, after one of warming up")
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--features", type=int, default=1024)
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--features", type=int, default=256)
     parser.add_argument("--toy", action="store_true")
     given = parser.parse_args()
     n_layers, n_samples, n_features, runs = 10, given.images, given.features, given.runs
