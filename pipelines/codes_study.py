@@ -117,7 +117,7 @@ class CodesStudy(ABC):
                     f"comparison took, {duration(seconds['compare'])}."
                 )
             with (
-                connected(self.scheduler) as cluster,
+                connected(self.scheduler if readers else None) as cluster,
                 self.progress.step("Controls", len(readers)) as advance,
             ):
                 scores = run_controls(

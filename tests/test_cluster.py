@@ -362,6 +362,22 @@ def test_a_worker_with_another_version_is_named(
     assert len(done.stderr.splitlines()) < 4
 
 
+def test_a_worker_that_joins_later_is_checked(processes: Processes, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(FAKE)
+    first = processes.start_worker()
+    processes.wait_for(1)
+    tasks = functools.partial(functools.partial, time.sleep)
+    with connected(processes.address) as cluster:
+        results = run_tasks(tasks, [0.0, *[0.2] * 200], cluster=cluster)
+        next(results)
+        processes.start_worker(PYTHONPATH=f"{tmp_path / 'site'}:{ROOT}")
+        processes.wait_for(2)
+        first.kill()
+        with pytest.raises(RuntimeError, match=r"has scikit-learn 0\.1\.2"):
+            list(results)
+
+
 def test_a_cluster_without_workers_is_refused(
     processes: Processes, given: str, run_cli: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

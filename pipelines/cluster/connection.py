@@ -204,7 +204,7 @@ def check_scheduler(scheduler: str) -> None:
 
 def _require_versions(client: Client) -> int:
     """Refuse workers with other versions than this process; count them."""
-    from pipelines.cluster.worker import read_versions
+    from pipelines.cluster.worker import explain_mismatch, read_versions
 
     own = read_versions()
     found = _on_each(client, read_versions)
@@ -214,12 +214,9 @@ def _require_versions(client: Client) -> int:
                 f"The worker {worker} cannot load cnn-codes ({versions}). Install cnn-codes "
                 f"{own['cnn-codes']} there, as here."
             )
-        for name, version in versions.items():
-            if version != own[name]:
-                raise ClusterError(
-                    f"The worker {worker} has {name} {version or '(not installed)'}, and "
-                    f"{own[name]} is needed, as here: other versions may give other scores."
-                )
+        wrong = explain_mismatch(worker, versions, own)
+        if wrong is not None:
+            raise ClusterError(wrong)
     return len(found)
 
 

@@ -26,11 +26,13 @@ class Tasks(WorkerPlugin):
     """
 
     def __init__(self, name: str, tasks: Callable[[Any], Callable[[], Any]]) -> None:
-        self.name, self.tasks = name, tasks
+        self.name, self.tasks, self._needed = name, tasks, read_versions()
+        self.refused: str | None = None
 
     def setup(self, worker: Worker) -> None:
         """Limit BLAS to one thread while there are tasks: each thread of a worker runs one."""
         self._limits = threadpool_limits(limits=1)
+        self.refused = explain_mismatch(worker.address, read_versions(), self._needed)
 
     def teardown(self, worker: Worker) -> None:
         """Let BLAS have the threads again that it had."""
@@ -45,8 +47,15 @@ def run_here(name: str, place: Any) -> Any:
     name : str
         Of the `Tasks` that it is among.
     place : object
+
+    Raises
+    ------
+    RuntimeError
+        If the worker, which joined later, has other versions than the caller.
     """
     held: Any = get_worker().plugins[name]
+    if held.refused is not None:
+        raise RuntimeError(held.refused)
     return held.tasks(place)()
 
 
@@ -59,3 +68,22 @@ def read_versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[name] = None
     return found
+
+
+def explain_mismatch(
+    worker: str, found: dict[str, str | None], needed: dict[str, str | None]
+) -> str | None:
+    """Say which version a worker lacks; None where it has them all.
+
+    Examples
+    --------
+    >>> explain_mismatch("tcp://10.0.0.2:9", {"numpy": "1.26.4"}, {"numpy": "2.2.0"})[:50]
+    'The worker tcp://10.0.0.2:9 has numpy 1.26.4, and '
+    """
+    for name, version_there in found.items():
+        if version_there != needed[name]:
+            return (
+                f"The worker {worker} has {name} {version_there or '(not installed)'}, and "
+                f"{needed[name]} is needed, as here: other versions may give other scores."
+            )
+    return None
