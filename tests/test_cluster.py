@@ -374,7 +374,7 @@ def test_a_worker_that_joins_later_is_checked(processes: Processes, tmp_path: Pa
         processes.start_worker(PYTHONPATH=f"{tmp_path / 'site'}:{ROOT}")
         processes.wait_for(2)
         first.kill()
-        with pytest.raises(RuntimeError, match=r"has scikit-learn 0\.1\.2"):
+        with pytest.raises(ClusterError, match=r"has scikit-learn 0\.1\.2"):
             list(results)
 
 

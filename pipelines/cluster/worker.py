@@ -10,6 +10,8 @@ from typing import Any
 from distributed import Worker, WorkerPlugin, get_worker
 from threadpoolctl import threadpool_limits
 
+from pipelines.cluster.connection import ClusterError
+
 CHECKED = ("cnn-codes", "numpy", "scipy", "scikit-learn", "distributed")
 """Packages of which a worker needs the caller's versions: another may give other scores."""
 
@@ -50,12 +52,12 @@ def run_here(name: str, place: Any) -> Any:
 
     Raises
     ------
-    RuntimeError
+    ClusterError
         If the worker, which joined later, has other versions than the caller.
     """
     held: Any = get_worker().plugins[name]
     if held.refused is not None:
-        raise RuntimeError(held.refused)
+        raise ClusterError(held.refused)
     return held.tasks(place)()
 
 
