@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.cluster.connection import connected
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import Best
@@ -38,6 +39,10 @@ class CodesStudy(ABC):
         The controls to run.
     n_jobs : int
         Processes that train classifiers.
+    scheduler : str or None
+        Of the Dask cluster whose workers do it instead.
+    n_workers : int or None
+        How many these were.
     progress : Progress
     """
 
@@ -45,6 +50,8 @@ class CodesStudy(ABC):
     comparison: Comparison = field(repr=False)
     control_names: tuple[str, ...] = ()
     n_jobs: int = 1
+    scheduler: str | None = None
+    n_workers: int | None = None
     progress: Progress = field(default_factory=Silent, repr=False)
 
     @property
@@ -110,12 +117,16 @@ class CodesStudy(ABC):
                     f"Training the controls {', '.join(readers)}: at most about as long as the "
                     f"comparison took, {duration(seconds['compare'])}."
                 )
-            with self.progress.step("Controls", len(readers)) as advance:
+            with (
+                connected(self.scheduler if readers else None) as cluster,
+                self.progress.step("Controls", len(readers)) as advance,
+            ):
                 scores = run_controls(
                     readers,
                     self.linear,
                     protocol=self.protocol,
                     n_jobs=self.n_jobs,
+                    cluster=cluster,
                     advance=advance,
                 )
         return tuple(scores), tuple(notes)

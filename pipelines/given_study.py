@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pipelines.cluster.connection import connected, refuse_both
 from pipelines.codes_study import CodesStudy
 from pipelines.comparison.protocol import Protocol
 from pipelines.controls.controls import CONTROLS, DEFAULT_CONTROLS, parse_controls
@@ -24,7 +25,7 @@ class GivenStudy(CodesStudy):
     Attributes
     ----------
     given : GivenCodes
-    protocol, comparison, control_names, n_jobs, progress
+    protocol, comparison, control_names, n_jobs, scheduler, n_workers, progress
         As in `pipelines.codes_study.CodesStudy`.
     """
 
@@ -44,6 +45,7 @@ def compare_given(
     controls: str | Sequence[str] = GIVEN_CONTROLS,
     drop_leaks: bool = False,
     n_jobs: int = 1,
+    scheduler: str | None = None,
     progress: Progress | None = None,
 ) -> GivenStudy:
     """Compare the layers of a file of codes.
@@ -61,6 +63,8 @@ def compare_given(
         the same codes in every layer.
     n_jobs : int, default=1
         Processes that train classifiers.
+    scheduler : str, optional
+        As for `pipelines.compare`.
     progress : Progress, optional
 
     Returns
@@ -87,6 +91,7 @@ def compare_given(
     >>> study.best.layer, study.tied
     ('petal', ())
     """
+    refuse_both(n_jobs, scheduler)
     protocol, progress = protocol or Protocol(), progress or Silent()
     control_names = parse_controls(controls)
     extracting = [name for name in control_names if CONTROLS[name].extracts]
@@ -101,9 +106,12 @@ def compare_given(
     n_splits = count_splits(given.images, protocol)
     if drop_leaks:
         given = leave_out_leaks(given, progress)
-    comparison = compare_stored(
-        given, given.layers, protocol=protocol, n_splits=n_splits, n_jobs=n_jobs, progress=progress
-    )
+    with connected(scheduler) as cluster:
+        comparison = compare_stored(
+            given, given.layers, protocol=protocol, n_splits=n_splits, n_jobs=n_jobs,
+            cluster=cluster, progress=progress,
+        )  # fmt: skip
+        n_workers = None if cluster is None else cluster.n_workers
     if comparison.best.tied:
         unknown = (
             "what the layers cost to compute is not known, so that none is recommended for being "
@@ -116,5 +124,7 @@ def compare_given(
         comparison=comparison,
         control_names=control_names,
         n_jobs=n_jobs,
+        scheduler=scheduler,
+        n_workers=n_workers,
         progress=progress,
     )

@@ -27,6 +27,7 @@ from pipelines.progress import Progress, timed
 
 if TYPE_CHECKING:
     from codes import ImageList
+    from pipelines.cluster.connection import Cluster
 
 
 class StoredCodes(typing.Protocol):
@@ -51,6 +52,10 @@ class StoredCodes(typing.Protocol):
     @property
     def dropped(self) -> int:
         """Images that were left out, as they leak."""
+
+    @property
+    def check(self) -> Callable[[], None]:
+        """A function that raises an error in a process that cannot read the codes."""
 
     def keep(self, rows: NDArray[np.intp]) -> Self:
         """Drop all images but some."""
@@ -122,6 +127,7 @@ def compare_stored(
     protocol: Protocol,
     n_splits: int,
     n_jobs: int,
+    cluster: Cluster | None = None,
     progress: Progress,
 ) -> Comparison:
     """Compare the layers of codes that are there; copies of an image stay together.
@@ -135,6 +141,8 @@ def compare_stored(
     n_splits : int
         As `count_splits` counts them.
     n_jobs : int
+    cluster : Cluster, optional
+        A Dask cluster, each of whose workers can read the codes.
     progress : Progress
 
     Returns
@@ -142,6 +150,8 @@ def compare_stored(
     comparison : Comparison
         Its notes name repeated images, and groups on both sides of the test split.
     """
+    if cluster is not None:
+        cluster.require(codes.check)
     images, digests = codes.images, codes.digests
     notes = [
         *_shared_groups(images),
@@ -153,9 +163,10 @@ def compare_stored(
     if protocol.group_duplicates:
         groups = group_copies(digests, groups)
     n_fits = len(layers) * len(protocol.classifiers) * n_splits
+    where = "" if cluster is None else f" on {counted(cluster.n_workers, 'worker')}"
     progress.info(
         f"Comparing {', '.join(layer.layer for layer in layers)}: "
-        f"{counted(n_fits, 'classifier')} to train, each with {_choice_of_C(protocol)}."
+        f"{counted(n_fits, 'classifier')} to train{where}, each with {_choice_of_C(protocol)}."
         f"{_cost_of_seeds(images, protocol)}"
     )
     with timed(codes.seconds, "compare"), progress.step("Comparing", n_fits) as advance:
@@ -168,6 +179,7 @@ def compare_stored(
             copied=copies_in_test(digests, images.test),
             layers=layers,
             n_jobs=n_jobs,
+            cluster=cluster,
             advance=advance,
         )
     return replace(comparison, notes=(*notes, *comparison.notes))

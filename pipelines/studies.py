@@ -37,6 +37,7 @@ def compare(
     finetune: FinetuneOptions | bool = False,
     processes: Processes | None = None,
     n_jobs: int = 1,
+    scheduler: str | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Study | GivenStudy:
@@ -48,7 +49,7 @@ def compare(
         As for `codes.load_images`; or codes, as for `pipelines.exchange.given.load_given`.
     options : ExtractionOptions, optional
         What to read, with which network. Not for codes.
-    protocol, drop_leaks, n_jobs, progress
+    protocol, drop_leaks, n_jobs, scheduler, progress
         As for `pipelines.study.compare`.
     controls : str, or sequence of str, optional
         Of `pipelines.controls.controls.CONTROLS`, joined by commas; or "none". Default: all but
@@ -94,6 +95,7 @@ def compare(
             finetune=finetune,
             processes=processes,
             n_jobs=n_jobs,
+            scheduler=scheduler,
             progress=progress,
             **settings,
         )
@@ -105,7 +107,7 @@ def compare(
         raise TypeError(
             f"{name!r} holds codes: no network is run or trained, and {', '.join(refused)} cannot "
             f"be used. Allowed: layers, {', '.join(sorted(of_protocol))}, controls, drop_leaks, "
-            "n_jobs, progress."
+            "n_jobs, scheduler, progress."
         )
     layers = settings.pop("layers", "default")
     return compare_given(
@@ -115,5 +117,6 @@ def compare(
         controls=GIVEN_CONTROLS if controls is None else controls,
         drop_leaks=drop_leaks,
         n_jobs=n_jobs,
+        scheduler=scheduler,
         progress=progress,
     )

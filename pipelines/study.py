@@ -11,6 +11,7 @@ from typing import Any
 from codes import load_images
 from codes.augmentation import parse_augmentations
 from codes.graph.starts import named_starts
+from pipelines.cluster.connection import Cluster, connected, refuse_both
 from pipelines.codes_study import CodesStudy
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.protocol import FINETUNE, Protocol
@@ -54,6 +55,10 @@ class Study(CodesStudy):
         The controls to run.
     n_jobs : int
         Processes that train classifiers.
+    scheduler : str or None
+        Of the Dask cluster whose workers do it instead.
+    n_workers : int or None
+        How many these were.
     progress : Progress
     """
 
@@ -90,10 +95,11 @@ class Study(CodesStudy):
             return fit(self.extraction, self.comparison, self.protocol)
         if self.finetuning is None:
             raise ValueError("Nothing was fine-tuned. Call compare() with finetune=….")
-        return fit_finetuned(
-            self.extraction, self.comparison, self.protocol, self.finetuning, start,
-            n_jobs=self.n_jobs, progress=self.progress,
-        )  # fmt: skip
+        with connected(self.scheduler) as cluster:
+            return fit_finetuned(
+                self.extraction, self.comparison, self.protocol, self.finetuning, start,
+                n_jobs=self.n_jobs, cluster=cluster, progress=self.progress,
+            )  # fmt: skip
 
     @property
     def linear(self) -> Comparison:
@@ -160,6 +166,7 @@ def compare(
     finetune: FinetuneOptions | bool = False,
     processes: Processes | None = None,
     n_jobs: int = 1,
+    scheduler: str | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Study:
@@ -184,6 +191,9 @@ def compare(
         them.
     n_jobs : int, default=1
         Processes that train classifiers.
+    scheduler : str, optional
+        Address of a Dask scheduler, ``tcp://HOST:PORT``, whose workers train them instead. They
+        read codes from the store themselves.
     progress : Progress, optional
     **settings
         Fields of `ExtractionOptions` and of `Protocol`, such as ``backbone="resnet18"`` and
@@ -198,9 +208,12 @@ def compare(
     TypeError
         If a setting is a field of neither, or no backbone is named.
     ValueError
-        As `pipelines.extraction.extract.extract`, and if a class is too small for the folds or a
-        control is unknown.
+        As `pipelines.extraction.extract.extract`, and if a class is too small for the folds, a
+        control is unknown, or both `n_jobs` and `scheduler` are given.
+    pipelines.cluster.connection.ClusterError
+        If the cluster cannot be used.
     """
+    refuse_both(n_jobs, scheduler)
     options, protocol = _settled(options, protocol, settings)
     progress = progress or Silent()
     control_names = parse_controls(controls)
@@ -209,6 +222,11 @@ def compare(
             f"torchrun started {processes.world_size} processes, which fine-tune a network "
             "together; nothing is to be fine-tuned here. Use one process, or `cnn-codes extract` "
             "with all of them first."
+        )
+    if scheduler is not None and processes is not None and not processes.alone:
+        raise ValueError(
+            f"torchrun started {processes.world_size} processes, and a scheduler was given: a "
+            "network is trained by these together, or each training on a cluster. Leave one out."
         )
     images = load_images(dataset, page=options.page)
     say_ignored(images, progress)
@@ -227,9 +245,40 @@ def compare(
         )
     # Before hours of extraction: whether every class has the images that the folds need.
     n_splits = count_splits(images, protocol)
-    extraction = extract(images, options, progress=progress)
-    if drop_leaks:
-        extraction = leave_out_leaks(extraction, progress)
+    with connected(scheduler) as cluster:  # Before hours of extraction: whether it can be used.
+        extraction = extract(images, options, progress=progress)
+        if drop_leaks:
+            extraction = leave_out_leaks(extraction, progress)
+        comparison, finetuning = _compare_extracted(
+            extraction, protocol, finetune, n_splits=n_splits, processes=processes or ALONE,
+            n_jobs=n_jobs, cluster=cluster, progress=progress,
+        )  # fmt: skip
+        n_workers = None if cluster is None else cluster.n_workers
+    return Study(
+        protocol=protocol,
+        extraction=extraction,
+        comparison=comparison,
+        finetuning=finetuning,
+        control_names=control_names,
+        n_jobs=n_jobs,
+        scheduler=scheduler,
+        n_workers=n_workers,
+        progress=progress,
+    )
+
+
+def _compare_extracted(
+    extraction: Extraction,
+    protocol: Protocol,
+    finetune: FinetuneOptions | bool,
+    *,
+    n_splits: int,
+    processes: Processes,
+    n_jobs: int,
+    cluster: Cluster | None,
+    progress: Progress,
+) -> tuple[Comparison, Finetuning | None]:
+    """Compare the depths whose codes are there; train the network too, where that is wanted."""
     products = multiply_adds(extraction.backbone)
     comparison = compare_stored(
         extraction,
@@ -245,6 +294,7 @@ def compare(
         protocol=protocol,
         n_splits=n_splits,
         n_jobs=n_jobs,
+        cluster=cluster,
         progress=progress,
     )
     if len(extraction.taps) > 1 and not any(products.values()):
@@ -253,23 +303,14 @@ def compare(
             "recommended for being cheaper"
         )
         comparison = replace(comparison, notes=(uncounted, *comparison.notes))
-    finetuning = None
-    if finetune:
-        with timed(extraction.seconds, "finetune"):
-            comparison, finetuning = compare_finetuned(
-                comparison, extraction, finetune, protocol=protocol,
-                multiply_adds=max(products.values()), processes=processes or ALONE, n_jobs=n_jobs,
-                progress=progress,
-            )  # fmt: skip
-    return Study(
-        protocol=protocol,
-        extraction=extraction,
-        comparison=comparison,
-        finetuning=finetuning,
-        control_names=control_names,
-        n_jobs=n_jobs,
-        progress=progress,
-    )
+    if not isinstance(finetune, FinetuneOptions):
+        return comparison, None
+    with timed(extraction.seconds, "finetune"):
+        return compare_finetuned(
+            comparison, extraction, finetune, protocol=protocol,
+            multiply_adds=max(products.values()), processes=processes, n_jobs=n_jobs,
+            cluster=cluster, progress=progress,
+        )  # fmt: skip
 
 
 def _settled(
@@ -279,7 +320,7 @@ def _settled(
     known = [{f.name for f in fields(kind)} for kind in (ExtractionOptions, Protocol)]
     unknown = sorted(set(settings) - known[0] - known[1])
     if unknown:
-        own = {"controls", "drop_leaks", "n_jobs", "progress"}
+        own = {"controls", "drop_leaks", "n_jobs", "progress", "scheduler"}
         allowed = ", ".join(sorted(known[0] | known[1] | own))
         raise TypeError(f"compare() has no setting {', '.join(unknown)}. Allowed: {allowed}.")
     of_options, of_protocol = (

@@ -116,7 +116,15 @@ def folder(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path
 
 
-EXAMPLES = [page for page in PAGES if any(block.runs for block in blocks(page))]
+EXAMPLES = [
+    page
+    for page in PAGES
+    if any(
+        block.runs and not line.startswith(NOT_COMMANDS)
+        for block in blocks(page)
+        for line in commands(block)
+    )
+]
 
 
 @pytest.mark.timeout(900)

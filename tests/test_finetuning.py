@@ -224,10 +224,10 @@ def test_training_begins_where_the_logistic_regression_ends(
     numbers = np.unique(samples, return_inverse=True)[1]
     options = FinetuneOptions(starts="fc6", views_cached=1, epochs=1, lr=1e-3, weight_decay=0.0)
     trainer = prepare(extraction, numbers, options, progress=Silent())
-    codes = last_codes(extraction, Silent())
+    codes = last_codes(extraction, Silent())()
     protocol = Protocol(cv=3)
     everything = np.arange(len(samples))
-    [head] = fit_heads(codes, Samples(y=samples), [everything], protocol, 1)
+    [head] = fit_heads(codes, Samples(y=samples), [everything], protocol)
     trial = Trial(
         candidate="fc6", train=everything, test=everything, head=head,
         setting=Setting(lr=1e-3, weight_decay=0.0, epochs=1), seed=0,
@@ -245,7 +245,7 @@ def test_a_random_head_begins_by_guessing(image_folder: Path) -> None:
     options = FinetuneOptions(starts="fc6", views_cached=1, head="random")
     trainer = prepare(extraction, numbers, options, progress=Silent())
     zeros = Head(weight=np.zeros((3, 512)), bias=np.zeros(3))
-    head = start_head(zeros, last_codes(extraction, Silent()), random=True, seed=0)
+    head = start_head(zeros, last_codes(extraction, Silent())(), random=True, seed=0)
     assert np.abs(head.weight).min() > 0
     everything = np.arange(len(labels))
     trial = Trial(

@@ -95,7 +95,9 @@ def test_what_needs_no_network_loads_without_torch(module: str) -> None:
 def test_every_package_that_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    optional = [line for name in ("huggingface", "parquet", "s3", "timm") for line in extras[name]]
+    optional = [
+        line for name in ("dask", "huggingface", "parquet", "s3", "timm") for line in extras[name]
+    ]
     declared = [*project["dependencies"], *optional]
     names = {re.split(r"[<>=\[]", line)[0].lower() for line in declared}
     provided = packages_distributions()

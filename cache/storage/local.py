@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import ReadWriteLock, Timeout
 from zarr.storage import LocalStore
@@ -37,6 +38,10 @@ class LocalStorage(Storage):
         self.n_threads = min(4, os.cpu_count() or 1)
         self.digests, self.results = self.root / DIGESTS, self.root / RESULTS
         self._held: dict[str, ReadWriteLock] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process can be in another folder.
+        return type(self), (self.root.absolute(),)
 
     def exists(self) -> bool:
         """Tell whether the folder is there."""

@@ -22,9 +22,10 @@ from pipelines.cli.shared_options import (
     DatasetOrCodes,
     DropLeaks,
     Jobs,
+    Scheduler,
     TrainedBy,
     check_folder,
-    check_jobs,
+    count_jobs,
     like_field,
     of_each_backbone,
     only,
@@ -47,7 +48,7 @@ def demo(
     *,
     out: Path = Path("cnn-codes-demo"),
     options: Annotated[AnyNetwork, only("store")] = ANY_NETWORK,
-    jobs: Jobs = -1,
+    jobs: Jobs = None,
 ) -> None:
     """Compare every depth of the bundled backbone on scikit-learn's digits; needs no network.
 
@@ -59,7 +60,9 @@ def demo(
     bundled = replace(options, backbone="bundled", layers="all")
     protocol = Protocol(cv=3, train_sizes=(5, 10, 20, "all"))
     controls = ("majority", "pixels", "random")  # Those that take no time.
-    _report("sklearn:digits", bundled, protocol, out, jobs, controls)
+    _report(
+        "sklearn:digits", bundled, protocol, out, count_jobs(jobs, command="demo"), None, controls
+    )
 
 
 def compare(
@@ -75,7 +78,8 @@ def compare(
     out: Path = Path("cnn-codes-report"),
     drop_leaks: DropLeaks = False,
     controls: str | None = None,
-    jobs: Jobs = -1,
+    jobs: Jobs = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Compare the depths of a backbone on a dataset, and write a report.
 
@@ -93,10 +97,13 @@ def compare(
         pixels, random (weights), concatenated (all depths), pre (before the activation); or none.
         Default: all but pre; of given codes, those that need no network.
     """
+    n_jobs = count_jobs(jobs, scheduler, command="compare")
     protocol = replace(protocol, random_state=options.random_state)
     if dataset.startswith(CODES_SCHEMES):
         _refuse_for_codes(dataset, options, training, finetune, backbone, weights)
-        _report_codes(dataset, options.layers, protocol, out, jobs, controls, drop_leaks)
+        _report_codes(
+            dataset, options.layers, protocol, out, n_jobs, scheduler, controls, drop_leaks
+        )
         return
     if not backbone:
         raise CycloptsError(
@@ -123,7 +130,7 @@ def compare(
             if several:
                 stdout().print(f"== {folder.name} ==")
             _report(
-                dataset, network, protocol, folder, jobs,
+                dataset, network, protocol, folder, n_jobs, scheduler,
                 DEFAULT_CONTROLS if controls is None else controls,
                 drop_leaks, trained, processes,
             )  # fmt: skip
@@ -158,7 +165,8 @@ def _report(
     options: ExtractionOptions,
     protocol: Protocol,
     out: Path,
-    jobs: int,
+    n_jobs: int,
+    scheduler: str | None,
     controls: str | Sequence[str],
     drop_leaks: bool = False,
     finetune: FinetuneOptions | bool = False,
@@ -167,7 +175,6 @@ def _report(
     from pipelines.study import compare
 
     check_folder(out)
-    check_jobs(jobs)
     study = compare(
         dataset,
         options=options,
@@ -176,7 +183,8 @@ def _report(
         drop_leaks=drop_leaks,
         finetune=finetune,
         processes=processes,
-        n_jobs=jobs,
+        n_jobs=n_jobs,
+        scheduler=scheduler,
         progress=terminal(),
     )
     _write(study, out)
@@ -187,7 +195,8 @@ def _report_codes(
     layers: str,
     protocol: Protocol,
     out: Path,
-    jobs: int,
+    n_jobs: int,
+    scheduler: str | None,
     controls: str | None,
     drop_leaks: bool,
 ) -> None:
@@ -195,14 +204,14 @@ def _report_codes(
     from pipelines.given_study import GIVEN_CONTROLS, compare_given
 
     check_folder(out)
-    check_jobs(jobs)
     study = compare_given(
         dataset,
         layers=layers,
         protocol=protocol,
         controls=GIVEN_CONTROLS if controls is None else controls,
         drop_leaks=drop_leaks,
-        n_jobs=jobs,
+        n_jobs=n_jobs,
+        scheduler=scheduler,
         progress=terminal(),
     )
     _write(study, out)

@@ -19,9 +19,10 @@ from pipelines.cli.shared_options import (
     Images,
     Jobs,
     Options,
+    Scheduler,
     TrainedBy,
     check_file,
-    check_jobs,
+    count_jobs,
     only,
 )
 from pipelines.cli.streams.output import results
@@ -41,7 +42,8 @@ def fit(
     out: Path,
     finetune: bool = False,
     drop_leaks: DropLeaks = False,
-    jobs: Jobs = -1,
+    jobs: Jobs = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Fit the depth that compare recommends on all images, and save it for predict.
 
@@ -60,8 +62,8 @@ def fit(
     from pipelines.study import compare
     from pipelines.training.processes import join_processes
 
+    n_jobs = count_jobs(jobs, scheduler, command="fit")
     check_file(out)
-    check_jobs(jobs)
     protocol = replace(protocol, random_state=options.random_state)
     named = training.starts != TRAINED_BY.starts
     # It compares no more than it has to: what is repeated is the training that it saves.
@@ -86,7 +88,8 @@ def fit(
             drop_leaks=drop_leaks,
             finetune=training if finetune or named else False,
             processes=processes,
-            n_jobs=jobs,
+            n_jobs=n_jobs,
+            scheduler=scheduler,
             progress=terminal(),
         )
         start = None

@@ -18,6 +18,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from codes.wording import counted
+from pipelines.cluster.connection import check_scheduler
 from pipelines.comparison.protocol import Protocol
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.linear.validation import DEFAULT_GRID, Search
@@ -72,7 +73,17 @@ DropLeaks = Annotated[
         help="Leave out test images that are copies of training images, and images with two labels."
     ),
 ]
-Jobs = Annotated[int, Parameter(help="Processes that train classifiers; -1 for one on each core.")]
+Jobs = Annotated[
+    int | None,
+    Parameter(help="Processes that train classifiers; -1, the default, for one on each core."),
+]
+Scheduler = Annotated[
+    str | None,
+    Parameter(
+        help="Address of a Dask scheduler, tcp://HOST:PORT, whose workers train classifiers in the "
+        "place of processes of this machine. They read codes from the store."
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,10 +168,28 @@ def check_file(out: Path) -> None:
         raise ValueError(f"--out {str(out)!r} is a folder; name a file in it.")
 
 
-def check_jobs(jobs: int) -> None:
-    """Raise an error for no process at all."""
+def count_jobs(jobs: int | None, scheduler: str | None = None, *, command: str) -> int:
+    """Count the processes of this machine that train, as joblib does; with a cluster, 1.
+
+    Raises
+    ------
+    CycloptsError
+        If both are given.
+    ValueError
+        If there would be no process at all, or the scheduler has no address.
+    """
+    if scheduler is not None and jobs is not None:
+        raise cyclopts.CycloptsError(
+            msg="--jobs counts processes of this machine, and --scheduler trains on a cluster, "
+            "which has its own number of workers. Leave one out.",
+            command_chain=(command,),
+        )
+    if scheduler is not None:
+        check_scheduler(scheduler)
+        return 1
     if jobs == 0:
         raise ValueError("--jobs 0: allowed are 1 or more, or -1 for one on each core.")
+    return -1 if jobs is None else jobs
 
 
 def of_each_backbone(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from pipelines.comparison.samples import Samples
 from pipelines.comparison.scored_fits import ScoredFits
 from pipelines.comparison.scoring import default_scoring
 from pipelines.comparison.splits import cut_again, make_splits
+
+if TYPE_CHECKING:
+    from pipelines.cluster.connection import Cluster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,7 @@ def compare_layers(
     copied: NDArray[np.bool_] | None = None,
     layers: Sequence[ComparedLayer] | None = None,
     n_jobs: int = 1,
+    cluster: Cluster | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Comparison:
     """Compare the layers of a backbone on a dataset.
@@ -112,6 +117,9 @@ def compare_layers(
         cheaper than those after it.
     n_jobs : int, default=1
         Processes, as in joblib.
+    cluster : Cluster, optional
+        A Dask cluster whose workers do it instead, as `pipelines.cluster.connection.connected`
+        gives it. Functions that return codes are called there; arrays are sent to each worker.
     advance : callable, optional
         Called with the number of splits that a classifier has been through, of each layer's.
 
@@ -146,7 +154,13 @@ def compare_layers(
     cuts, uncut = cut_again(samples, protocol, splits)
     every = [splits, *cuts]
     fits = evaluate_layers(
-        codes, samples.y, list(chain(*every)), protocol, n_jobs=n_jobs, advance=advance
+        codes,
+        samples.y,
+        list(chain(*every)),
+        protocol,
+        n_jobs=n_jobs,
+        cluster=cluster,
+        advance=advance,
     )
     ends = np.cumsum([0, *map(len, every)]).tolist()
     scored, *again = (

@@ -5,18 +5,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
+from pipelines.cluster.tasks import run_tasks
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.scoring import SCORINGS, default_scoring, score_answers, scorer
 from pipelines.comparison.splits import Fold, Split
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
+
+if TYPE_CHECKING:
+    from pipelines.cluster.connection import Cluster
 
 ESTIMATORS = {"svm": LinearSVCCV, "logistic": LogisticCV}
 
@@ -24,6 +28,9 @@ Codes = NDArray[Any] | Callable[[], NDArray[Any]]
 
 Candidate = tuple[str, str]
 """Layer and classifier."""
+
+Place = tuple[Candidate, int]
+"""And the number of a piece of the splits."""
 
 N_PIECES = 5
 """Parts that the splits of a layer are evaluated in; each reads the layer's codes again."""
@@ -141,13 +148,14 @@ def evaluate_layers(
     protocol: Protocol,
     *,
     n_jobs: int = 1,
+    cluster: Cluster | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> dict[Candidate, list[Fit]]:
     """Train and test every classifier of a protocol on every layer, as `evaluate_layer` does.
 
     Parameters
     ----------
-    codes, n_jobs, advance
+    codes, n_jobs, cluster, advance
         As for `pipelines.compare_layers`.
     y, splits, protocol
         As for `evaluate_layer`.
@@ -159,13 +167,10 @@ def evaluate_layers(
     """
     candidates = [(layer, name) for layer in codes for name in protocol.classifiers]
     pieces = in_pieces(splits)
-    tasks = (
-        delayed(_evaluate)((layer, name), number, codes[layer], y, piece, protocol)
-        for layer, name in candidates
-        for number, piece in enumerate(pieces)
-    )
-    found: dict[tuple[Candidate, int], list[Fit]] = {}
-    for place, done in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
+    tasks = _Evaluations(codes=codes, y=y, pieces=pieces, protocol=protocol)
+    places = [(candidate, number) for candidate in candidates for number in range(len(pieces))]
+    found: dict[Place, list[Fit]] = {}
+    for place, done in run_tasks(tasks, places, n_jobs=n_jobs, cluster=cluster):
         found[place] = done
         if advance is not None:
             advance(len(done))
@@ -175,20 +180,40 @@ def evaluate_layers(
     }
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Evaluations:
+    """The tasks of `evaluate_layers`."""
+
+    codes: Mapping[str, Codes]
+    y: NDArray[np.str_]
+    pieces: list[list[Split]]
+    protocol: Protocol
+
+    def __call__(self, place: Place) -> Callable[[], tuple[Place, list[Fit]]]:
+        (layer, _), number = place
+        splits = self.pieces[number]
+        return partial(_evaluate, place, self.codes[layer], self.y, splits, self.protocol)
+
+
 def _evaluate(
-    candidate: Candidate,
-    number: int,
+    place: Place,
     codes: Codes,
     y: NDArray[np.str_],
     splits: list[Split],
     protocol: Protocol,
-) -> tuple[tuple[Candidate, int], list[Fit]]:
-    X = codes() if callable(codes) else np.asarray(codes)
+) -> tuple[Place, list[Fit]]:
+    (layer, classifier), _ = place
+    X = read_codes(codes)
     if len(X) != len(y):
         raise ValueError(
-            f"Layer {candidate[0]!r} has codes of {len(X)} images, and there are {len(y)} labels."
+            f"Layer {layer!r} has codes of {len(X)} images, and there are {len(y)} labels."
         )
-    return (candidate, number), evaluate_layer(X, y, splits, candidate[1], protocol)
+    return place, evaluate_layer(X, y, splits, classifier, protocol)
+
+
+def read_codes(codes: Codes) -> NDArray[Any]:
+    """Read the codes of a layer, where they are not in memory."""
+    return codes() if callable(codes) else np.asarray(codes)
 
 
 def in_pieces(splits: Sequence[Split]) -> list[list[Split]]:

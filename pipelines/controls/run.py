@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-from joblib import Parallel, delayed
 
+from pipelines.cluster.tasks import run_tasks
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.evaluate import Fit
 from pipelines.comparison.held_out_answers import HeldOutAnswers
@@ -20,6 +22,9 @@ from pipelines.comparison.splits import Split
 from pipelines.controls.controls import CONTROLS, Control, Reader
 from pipelines.controls.findings import UNNEEDED, find_unneeded
 from pipelines.controls.permutation import better_than_chance
+
+if TYPE_CHECKING:
+    from pipelines.cluster.connection import Cluster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,7 @@ def run_controls(
     *,
     protocol: Protocol,
     n_jobs: int = 1,
+    cluster: Cluster | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> list[ControlScore]:
     """Score controls where the chosen depth was scored.
@@ -79,6 +85,8 @@ def run_controls(
         Of the comparison.
     n_jobs : int, default=1
         Processes, as in joblib.
+    cluster : Cluster, optional
+        A Dask cluster whose workers do it instead.
     advance : callable, optional
         Called with 1 after each control.
 
@@ -93,17 +101,28 @@ def run_controls(
     controls = [CONTROLS[name] for name in readers]
     grid = _affordable(controls, comparison, protocol, len(splits) / len(every))
     protocol = replace(protocol, train_sizes=(size,), scoring=comparison.scoring, Cs=grid)
-    tasks = (
-        delayed(_evaluate)(control, readers[control.name], comparison, splits, protocol)
-        for control in controls
-    )
+    tasks = _Evaluations(readers=readers, comparison=comparison, splits=splits, protocol=protocol)
     fits: dict[str, list[Fit]] = {}
-    for name, of_control in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
+    for name, of_control in run_tasks(tasks, readers, n_jobs=n_jobs, cluster=cluster):
         fits[name] = of_control
         if advance is not None:
             advance(1)
     scored = replace(comparison.scored, splits=splits, fits={})
     return [_score(name, fits[name], comparison, scored) for name in readers]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Evaluations:
+    """The tasks of `run_controls`, by the controls' names."""
+
+    readers: Mapping[str, Reader]
+    comparison: Comparison
+    splits: Sequence[Split]
+    protocol: Protocol
+
+    def __call__(self, name: str) -> Callable[[], tuple[str, list[Fit]]]:
+        read = self.readers[name]
+        return partial(_evaluate, CONTROLS[name], read, self.comparison, self.splits, self.protocol)
 
 
 def _evaluate(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,10 @@ BLOCK = 2**25
 
 class ArrayFile(Protocol):
     """A file of named arrays; it can be sent to another process."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
 
     @property
     def title(self) -> str:

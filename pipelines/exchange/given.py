@@ -68,6 +68,11 @@ class GivenCodes:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
+    def check(self) -> Callable[[], None]:
+        """A function that raises an error in a process that cannot read the file."""
+        return partial(_require, self.file, self.file.names())
+
+    @property
     def readers(self) -> dict[str, Callable[[], NDArray[Any]]]:
         """A function for each layer that reads its codes; what `compare_layers` takes."""
         return {one.layer: partial(_read, self.file, one.layer, self.rows) for one in self.layers}
@@ -81,6 +86,13 @@ class GivenCodes:
             rows=self.rows[rows],
             dropped=self.dropped + len(self.rows) - len(rows),
         )
+
+
+def _require(file: ArrayFile, names: list[str]) -> None:
+    if not file.path.exists():
+        raise FileNotFoundError(f"{file.title} is not there.")
+    if file.names() != names:
+        raise ValueError(f"{file.title} is another file there.")
 
 
 def _read(file: ArrayFile, layer: str, rows: NDArray[np.intp]) -> NDArray[Any]:
@@ -128,7 +140,7 @@ def load_given(dataset: str, layers: str = "default") -> GivenCodes:
         kind = "a folder" if path.is_dir() else "a file"
         allowed = "a folder, a Zarr group" if scheme == "zarr:" else "a file"
         raise ValueError(f"{dataset!r}: {str(path)!r} is {kind}; {scheme} reads {allowed}.")
-    file = _FORMATS[scheme](path)
+    file = _FORMATS[scheme](path.absolute())  # It may be read from another folder.
     columns = read_columns(file, dataset)
     digests = np.zeros((len(columns.images), 32), np.uint8)
     found: list[str] = []

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache import CodesKey, CodeStore, CodesView, ExtractionKey
+from cache import CodesKey, CodeStore, CodesView, ExtractionKey, StoreError
 from cache.digests import DigestMemory
 from codes import Backbone, CodeExtractor, ImageList, Preprocessing, load_backbone
 from codes.data.images import digest_images
@@ -124,6 +124,12 @@ class Extraction:
         return replace(self.options, layers=tap.layer.name, pool=tap.pool)
 
     @property
+    def check(self) -> Callable[[], None]:
+        """A function that raises `StoreError` in a process that cannot read the codes."""
+        arrays = list(self.arrays.values())
+        return partial(_require_codes, self.store, self.key, arrays, self.digests[:1])
+
+    @property
     def readers(self) -> dict[str, Callable[[], NDArray[Any]]]:
         """A function for each layer that reads its codes; what `compare_layers` takes."""
         # Each is sent to another process: it must not take the network along.
@@ -144,6 +150,13 @@ def _read(
 ) -> NDArray[Any]:
     codes = store.codes(key, array, digests)
     return codes.reshape(len(codes), n_views, -1) if n_views > 1 else codes
+
+
+def _require_codes(
+    store: CodeStore, key: ExtractionKey, arrays: list[CodesKey], digests: NDArray[np.uint8]
+) -> None:
+    if store.missing(key, arrays, digests):
+        raise StoreError(f"the store {store.name!r} is not there, or another one is.")
 
 
 def extract(

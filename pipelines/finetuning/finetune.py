@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codes.graph.starts import Start
 from pipelines.comparison.compare import Comparison, decide
-from pipelines.comparison.evaluate import Fit, read_values
+from pipelines.comparison.evaluate import Codes, Fit, read_codes, read_values
 from pipelines.comparison.protocol import FINETUNE, Protocol
 from pipelines.comparison.results import ComparedLayer
 from pipelines.comparison.samples import Samples
@@ -26,6 +26,9 @@ from pipelines.training.options import FinetuneOptions
 from pipelines.training.processes import ALONE, Processes
 from pipelines.training.run import DivergedError, Setting
 from pipelines.training.trials import Candidate, Head, Trainer, Trial
+
+if TYPE_CHECKING:
+    from pipelines.cluster.connection import Cluster
 
 N_MEMORIZED, EPOCHS_MEMORIZED = 20, 60
 """Images that a network must be able to learn by heart, and in how many passes
@@ -67,7 +70,7 @@ class Finetuning:
     Attributes
     ----------
     trainer : Trainer
-    codes : ndarray of shape (n_samples, n_features)
+    codes : function returning an ndarray of shape (n_samples, n_features)
         What the classifier reads of the network as it is.
     found : tuple of Finetuned
     linear : Comparison
@@ -75,7 +78,7 @@ class Finetuning:
     """
 
     trainer: Trainer
-    codes: NDArray[Any]
+    codes: Codes
     found: tuple[Finetuned, ...]
     linear: Comparison
 
@@ -89,6 +92,7 @@ def compare_finetuned(
     multiply_adds: float,
     processes: Processes = ALONE,
     n_jobs: int = 1,
+    cluster: Cluster | None = None,
     progress: Progress,
 ) -> tuple[Comparison, Finetuning]:
     """Train the network too, on the splits of a comparison, and choose among everything.
@@ -104,6 +108,8 @@ def compare_finetuned(
         Of the whole network: what it costs to predict with it, once it is trained.
     processes : Processes, default=ALONE
     n_jobs : int, default=1
+    cluster : Cluster, optional
+        As for `pipelines.compare_layers`.
     progress : Progress
 
     Returns
@@ -118,12 +124,13 @@ def compare_finetuned(
         trained[split.train] = True
     trainer = prepare(
         extraction, scored.samples.numbers, options,
-        trained=trained, processes=processes, progress=progress,
+        trained=trained, processes=processes, cluster=cluster, progress=progress,
     )  # fmt: skip
     codes = last_codes(extraction, progress)
     found, notes = finetune(
         trainer, codes, scored.samples, scored.splits,
-        protocol=protocol, scoring=scored.scoring, n_jobs=n_jobs, progress=progress,
+        protocol=protocol, scoring=scored.scoring, n_jobs=n_jobs, cluster=cluster,
+        progress=progress,
     )  # fmt: skip
     described = {
         (one.name, FINETUNE): ComparedLayer(
@@ -144,13 +151,14 @@ def compare_finetuned(
 
 def finetune(
     trainer: Trainer,
-    codes: NDArray[Any],
+    codes: Codes,
     samples: Samples,
     splits: Sequence[Split],
     *,
     protocol: Protocol,
     scoring: str,
     n_jobs: int = 1,
+    cluster: Cluster | None = None,
     progress: Progress,
 ) -> tuple[list[Finetuned], list[str]]:
     """Train every candidate on every split, with settings chosen among its training images.
@@ -161,7 +169,7 @@ def finetune(
     Parameters
     ----------
     trainer : Trainer
-    codes : ndarray of shape (n_samples, n_features)
+    codes : ndarray of shape (n_samples, n_features), or function returning one
         What the classifier reads of the network as it is.
     samples : Samples
     splits : sequence of Split
@@ -169,6 +177,7 @@ def finetune(
     scoring : str
     n_jobs : int, default=1
         Processes that fit the classifiers to start from.
+    cluster : Cluster, optional
     progress : Progress
 
     Returns
@@ -182,7 +191,8 @@ def finetune(
     folds = {i: validating(splits[i].inner, len(splits[i].train)) for i in dict.fromkeys(searches)}
     subsets = [split.train for split in splits]
     subsets += [splits[i].train[train] for i, of in folds.items() for train, _ in of]
-    heads = fit_heads(codes, samples, subsets, protocol, n_jobs)
+    heads = fit_heads(codes, samples, subsets, protocol, n_jobs=n_jobs, cluster=cluster)
+    X = read_codes(codes)
     own, rest = heads[: len(splits)], iter(heads[len(splits) :])
     of_folds = {i: [next(rest) for _ in of] for i, of in folds.items()}
 
@@ -194,7 +204,7 @@ def finetune(
             chosen = {
                 i: search(
                     trainer, name, splits[i].train, folds[i],
-                    [start_head(head, codes, random, seed) for head in of_folds[i]], score,
+                    [start_head(head, X, random, seed) for head in of_folds[i]], score,
                     seed=seed, advance=advance,
                 )
                 for i in folds
@@ -202,7 +212,7 @@ def finetune(
             trials = [
                 Trial(
                     candidate=name, train=split.train, test=split.test,
-                    head=start_head(own[i], codes, random, seed + again),
+                    head=start_head(own[i], X, random, seed + again),
                     setting=chosen[searches[i]].best.setting, seed=seed + again,
                 )
                 for i, split in enumerate(splits)
@@ -216,7 +226,7 @@ def finetune(
         groups = [outcomes[i * n : (i + 1) * n] for i in range(len(splits))]
         sampled = [trial.sampled for trial in trials[::n]]
         fits = [
-            _fit(split, of, sampled[i], samples, score, chosen[searches[i]], codes.shape[1])
+            _fit(split, of, sampled[i], samples, score, chosen[searches[i]], X.shape[1])
             for i, (split, of) in enumerate(zip(splits, groups, strict=True))
         ]
         return Finetuned(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from codes.graph.heads import class_weights
 from codes.graph.suffix import Suffix
+from pipelines.comparison.evaluate import Codes, read_codes
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import inner_splits
@@ -19,6 +19,9 @@ from pipelines.finetuning.heads import fit_heads, start_head
 from pipelines.finetuning.search import Chosen, Score, images_searched, search, seed_of, validating
 from pipelines.progress import Progress
 from pipelines.training.trials import Trainer, Trial
+
+if TYPE_CHECKING:
+    from pipelines.cluster.connection import Cluster
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,12 +46,13 @@ class TrainedNetwork:
 def train_on_all(
     trainer: Trainer,
     name: str,
-    codes: NDArray[Any],
+    codes: Codes,
     samples: Samples,
     *,
     protocol: Protocol,
     scoring: str,
     n_jobs: int = 1,
+    cluster: Cluster | None = None,
     progress: Progress,
 ) -> TrainedNetwork:
     """Choose a setting by validation, and train with it on every image.
@@ -58,12 +62,14 @@ def train_on_all(
     trainer : Trainer
     name : str
         Of one of its candidates.
-    codes : ndarray of shape (n_samples, n_features)
+    codes : ndarray of shape (n_samples, n_features), or function returning one
         What the classifier reads of the network as it is.
     samples : Samples
     protocol : Protocol
     scoring : str
     n_jobs : int, default=1
+    cluster : Cluster, optional
+        As for `pipelines.compare_layers`.
     progress : Progress
 
     Returns
@@ -76,7 +82,8 @@ def train_on_all(
     inner = inner_splits(samples.y, samples.groups, protocol.cv, rng)
     folds = validating(inner, len(everything))
     subsets = [everything, *(fold for fold, _ in folds)]
-    own, *of_folds = fit_heads(codes, samples, subsets, protocol, n_jobs)
+    own, *of_folds = fit_heads(codes, samples, subsets, protocol, n_jobs=n_jobs, cluster=cluster)
+    X = read_codes(codes)
     random = candidate.options.head == "random"
     epochs = candidate.options.most_epochs(len(everything))
     total = len(everything) * epochs
@@ -84,12 +91,12 @@ def train_on_all(
     with progress.step(f"Fine-tuning from {name}, images", total) as advance:
         chosen = search(
             trainer, name, everything, folds,
-            [start_head(head, codes, random, seed) for head in of_folds],
+            [start_head(head, X, random, seed) for head in of_folds],
             Score(scoring=scoring, n_classes=len(samples.classes)), seed=seed, advance=advance,
         )  # fmt: skip
         trial = Trial(
             candidate=name, train=everything, test=everything[:0], setting=chosen.best.setting,
-            head=start_head(own, codes, random, seed), seed=seed,
+            head=start_head(own, X, random, seed), seed=seed,
         )  # fmt: skip
         network = trainer.train(trial, advance)
     temperature = calibrate(

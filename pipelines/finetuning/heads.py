@@ -3,47 +3,79 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
+from pipelines.cluster.tasks import run_tasks
+from pipelines.comparison.evaluate import Codes, read_codes
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.samples import Samples
 from pipelines.linear.estimators import LogisticCV
 from pipelines.training.trials import Head
 
+if TYPE_CHECKING:
+    from pipelines.cluster.connection import Cluster
+
 
 def fit_heads(
-    codes: NDArray[Any],
+    codes: Codes,
     samples: Samples,
     subsets: Sequence[NDArray[np.intp]],
     protocol: Protocol,
-    n_jobs: int,
+    *,
+    n_jobs: int = 1,
+    cluster: Cluster | None = None,
 ) -> list[Head]:
     """Fit the logistic regression that each training begins with.
 
     Parameters
     ----------
-    codes : ndarray of shape (n_samples, n_features)
+    codes : ndarray of shape (n_samples, n_features), or function returning one
     samples : Samples
     subsets : sequence of ndarray of intp
         Training images of each.
     protocol : Protocol
-    n_jobs : int
+    n_jobs : int, default=1
+    cluster : Cluster, optional
 
     Returns
     -------
     heads : list of Head
     """
-    tasks = (delayed(_probe)(codes[train], samples.numbers[train], protocol) for train in subsets)
-    return list(Parallel(n_jobs=n_jobs)(tasks))
+    tasks = _Probes(codes=codes, numbers=samples.numbers, subsets=subsets, protocol=protocol)
+    places = range(len(subsets))
+    heads = dict(run_tasks(tasks, places, n_jobs=n_jobs, cluster=cluster))
+    return [heads[place] for place in places]
 
 
-def _probe(X: NDArray[Any], numbers: NDArray[np.intp], protocol: Protocol) -> Head:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Probes:
+    """The tasks of `fit_heads`, by the subsets' numbers."""
+
+    codes: Codes
+    numbers: NDArray[np.intp]
+    subsets: Sequence[NDArray[np.intp]]
+    protocol: Protocol
+
+    def __call__(self, place: int) -> Callable[[], tuple[int, Head]]:
+        train = self.subsets[place]
+        return partial(_probe, place, self.codes, train, self.numbers[train], self.protocol)
+
+
+def _probe(
+    place: int,
+    codes: Codes,
+    train: NDArray[np.intp],
+    numbers: NDArray[np.intp],
+    protocol: Protocol,
+) -> tuple[int, Head]:
+    X = read_codes(codes)[train]
     n = int(np.unique(numbers, return_counts=True)[1].min())
     model = LogisticCV(
         Cs=np.array(protocol.grid),
@@ -60,7 +92,7 @@ def _probe(X: NDArray[Any], numbers: NDArray[np.intp], protocol: Protocol) -> He
     weight, bias = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
     if len(weight) == 1:  # Of two classes: a sigmoid is a softmax with zero for the first.
         weight, bias = np.vstack([0 * weight, weight]), np.append(0.0, bias)
-    return Head(weight=weight, bias=bias)
+    return place, Head(weight=weight, bias=bias)
 
 
 def start_head(head: Head, codes: NDArray[Any], random: bool, seed: int) -> Head:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from codes.inference.devices import computes_in, find_device
 from pipelines.comparison.protocol import SCRATCH
 from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.options import ExtractionOptions
+from pipelines.finetuning.remote import run_remotely
 from pipelines.progress import Progress
 from pipelines.training.fresh import FreshMaps
 from pipelines.training.kept import KeptTrials
@@ -28,6 +31,9 @@ from pipelines.training.processes import ALONE, Processes
 from pipelines.training.run import Maps
 from pipelines.training.trials import Candidate, Trainer
 
+if TYPE_CHECKING:
+    from pipelines.cluster.connection import Cluster
+
 
 def prepare(
     extraction: Extraction,
@@ -36,6 +42,7 @@ def prepare(
     *,
     trained: NDArray[np.bool_] | None = None,
     processes: Processes = ALONE,
+    cluster: Cluster | None = None,
     progress: Progress,
 ) -> Trainer:
     """Store the maps that candidates are trained on.
@@ -50,6 +57,8 @@ def prepare(
         The images that train in some split. Default: all.
     processes : Processes, default=ALONE
         Which train together.
+    cluster : Cluster, optional
+        A Dask cluster whose workers run the trials.
     progress : Progress
 
     Returns
@@ -94,7 +103,10 @@ def prepare(
     kept = None if folder is None else KeptTrials(folder)
     trainer = ingredients.trainer(extraction.backbone, kept, processes)
     processes.send(ingredients)
-    return trainer
+    if cluster is None:
+        return trainer
+    device = trainer.device.type
+    return replace(trainer, elsewhere=partial(run_remotely, cluster, ingredients, device=device))
 
 
 def require_trainable(options: ExtractionOptions) -> None:
@@ -221,8 +233,8 @@ def work(processes: Processes) -> None:
                 trainer.train_together(*order)
 
 
-def last_codes(extraction: Extraction, progress: Progress) -> NDArray[Any]:
-    """Read what the network's own classifier reads, averaged where that is a map.
+def last_codes(extraction: Extraction, progress: Progress) -> Callable[[], NDArray[Any]]:
+    """Store what the network's own classifier reads, averaged where that is a map.
 
     Parameters
     ----------
@@ -231,7 +243,8 @@ def last_codes(extraction: Extraction, progress: Progress) -> NDArray[Any]:
 
     Returns
     -------
-    codes : ndarray of shape (n_samples, n_features)
+    reader : function
+        Returns the codes, of shape (n_samples, n_features).
     """
     found = extract(
         extraction.images,
@@ -240,7 +253,7 @@ def last_codes(extraction: Extraction, progress: Progress) -> NDArray[Any]:
         progress=progress,
     )
     [reader] = found.readers.values()
-    return reader()
+    return reader
 
 
 def reading_last_codes(extraction: Extraction) -> ExtractionOptions:

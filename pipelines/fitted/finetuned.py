@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from pipelines.linear.estimators import LogisticCV
 from pipelines.progress import Progress
 from pipelines.training.trials import Trainer
 
+if TYPE_CHECKING:
+    from pipelines.cluster.connection import Cluster
+
 N_COMPARED, MOST_APART = 8, 0.02
 """Images that a fine-tuned network is asked again when it is loaded, and how much probabilities may
 differ: maps are stored as float16."""
@@ -39,7 +43,8 @@ def fit_finetuned(
     finetuning: Finetuning,
     start: str,
     *,
-    n_jobs: int,
+    n_jobs: int = 1,
+    cluster: Cluster | None = None,
     progress: Progress,
 ) -> FittedPipeline:
     """Fine-tune the network on every image.
@@ -54,7 +59,9 @@ def fit_finetuned(
     finetuning : Finetuning
     start : str
         The first module to train, of those that were compared.
-    n_jobs : int
+    n_jobs : int, default=1
+    cluster : Cluster, optional
+        As for `pipelines.compare_layers`.
     progress : Progress
     """
     samples = comparison.scored.samples
@@ -67,11 +74,12 @@ def fit_finetuned(
     # Images that only tested have no random views yet.
     trainer = prepare(
         extraction, samples.numbers, options,
-        processes=finetuning.trainer.processes, progress=progress,
+        processes=finetuning.trainer.processes, cluster=cluster, progress=progress,
     )  # fmt: skip
     trained = train_on_all(
         trainer, start, finetuning.codes, samples,
-        protocol=protocol, scoring=comparison.scoring, n_jobs=n_jobs, progress=progress,
+        protocol=protocol, scoring=comparison.scoring, n_jobs=n_jobs, cluster=cluster,
+        progress=progress,
     )  # fmt: skip
     state = whole_state(trainer, start, trained.network)
     reading = replace(reading_last_codes(extraction), dtype="float32", store=None)

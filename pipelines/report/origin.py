@@ -56,7 +56,11 @@ def _of_network(study: Study) -> dict[str, Any]:
             "dtype": options.dtype,
         },
         "given": None,
-        "environment": {"versions": versions(), "device": extraction.device},
+        "environment": {
+            "versions": versions(),
+            "device": extraction.device,
+            "cluster": _cluster(study),
+        },
         "finetune": describe_finetuning(study.finetuning, study.comparison),
         "similarity": asdict(study.similarity),
         "preprocessing_check": None
@@ -83,7 +87,7 @@ def _of_file(study: GivenStudy) -> dict[str, Any]:
             "order": given.order,
             "has_depths": given.has_depths,
         },
-        "environment": {"versions": versions(), "device": None},
+        "environment": {"versions": versions(), "device": None, "cluster": _cluster(study)},
         "finetune": [],
         "similarity": None,
         "preprocessing_check": None,
@@ -97,3 +101,10 @@ def _of_file(study: GivenStudy) -> dict[str, Any]:
         "layers_reused": {},
         "skipped": [],
     }
+
+
+def _cluster(study: CodesStudy) -> dict[str, Any] | None:
+    """Say how many workers of a cluster trained classifiers; its address is not for everyone."""
+    if study.n_workers is None:
+        return None
+    return {"scheduler": "dask", "n_workers": study.n_workers}

@@ -33,6 +33,8 @@ TRAINING_VERSION = 1
 """Raised whenever the same trial would give another network; part of every key."""
 AfterEpoch = Callable[[Run, Callable[[], dict[str, Any]]], None]
 """Called with what is trained, and with what gives all that is needed to go on."""
+Elsewhere = Callable[[Sequence["Trial"]], Iterator[tuple[int, Outcome]]]
+"""Runs trials on other machines; gives the number and the outcome of each as it is finished."""
 OF_OTHERS = ("starts", "scratch", "seeds", "lr", "weight_decay", "epochs", "augment", "fresh",
              "views_cached")  # fmt: skip
 """Options that are a trial's own values, or those of its maps."""
@@ -78,6 +80,11 @@ class Trial:
     setting: Setting
     seed: int
     centers: bool = False
+
+    @property
+    def n_passes(self) -> int:
+        """Images that are trained on, each as often as it is."""
+        return len(self.train) * self.setting.epochs
 
     @property
     def sampled(self) -> NDArray[np.intp]:
@@ -141,6 +148,8 @@ class Trainer:
     deterministic : bool
         Use only algorithms that give the same each time on the same machine.
     processes : Processes
+    elsewhere : callable, optional
+        Runs trials on other machines: gives the number and the outcome of each as it is finished.
     """
 
     candidates: Mapping[str, Candidate]
@@ -151,6 +160,7 @@ class Trainer:
     kept: KeptTrials | None = None
     deterministic: bool = False
     processes: Processes = ALONE
+    elsewhere: Elsewhere | None = None
 
     def run(self, trials: Sequence[Trial], advance: Advance | None = None) -> list[Outcome]:
         """Run trials, or read what they gave before.
@@ -166,11 +176,32 @@ class Trainer:
         outcomes : list of Outcome
             In their order.
         """
-        tasks = [partial(self._outcome, trial, advance or say_nothing) for trial in trials]
+        advance = advance or say_nothing
+        if self.elsewhere is not None:
+            return self._outcomes_from(self.elsewhere, trials, advance)
+        tasks = [partial(self.outcome, trial, advance) for trial in trials]
         with self.exactly():
             # One alone has all cores.
             beside = self.processes.alone and len(trials) > 1
             return list(in_lanes(self.device, tasks)) if beside else [task() for task in tasks]
+
+    def _outcomes_from(
+        self, elsewhere: Elsewhere, trials: Sequence[Trial], advance: Advance
+    ) -> list[Outcome]:
+        """Read what trials gave before; run the others elsewhere, and keep what they give."""
+        keys = [self.key(trial) for trial in trials]
+        found = [None if self.kept is None else self.kept.outcome(key) for key in keys]
+        missing = [number for number, outcome in enumerate(found) if outcome is None]
+        for number in set(range(len(trials))) - set(missing):
+            advance(trials[number].n_passes)
+        for place, outcome in elsewhere([trials[number] for number in missing]):
+            number = missing[place]
+            found[number] = outcome
+            # Where the store is not on a shared disk, the one that trained kept it for itself.
+            if self.kept is not None and self.kept.outcome(keys[number]) is None:
+                self.kept.keep(keys[number], outcome)
+            advance(trials[number].n_passes, f"loss {outcome.train_loss:.3g}")
+        return [outcome for outcome in found if outcome is not None]
 
     def train(self, trial: Trial, advance: Advance | None = None) -> Suffix:
         """Train a network to its last epoch, or read it as it was then.
@@ -219,14 +250,14 @@ class Trainer:
             processes=self.processes,
         )
 
-    def _outcome(self, trial: Trial, advance: Advance) -> Outcome:
+    def outcome(self, trial: Trial, advance: Advance = say_nothing) -> Outcome:
         """Run a trial, or read what it gave before."""
         if self.kept is None:
             return self._trained(trial, advance, finished=False)[0]
         key = self.key(trial)
         outcome = self.kept.outcome(key)
         if outcome is not None:
-            advance(len(trial.train) * trial.setting.epochs)
+            advance(trial.n_passes)
             return outcome
         outcome, _ = self._trained(trial, advance, finished=False)
         self.kept.keep(key, outcome)
