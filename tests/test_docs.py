@@ -94,7 +94,8 @@ def test_the_commands_are_commands(run_cli: Callable[..., Any]) -> None:
         assert done.returncode == 0, done.stderr
         known += done.stdout
     assert {option for option in options if option not in known} == {
-        "--gpus", "--cpus-per-task", "--nproc-per-node", "--nthreads", "--nworkers", "--memory-limit",
+        "--gpus", "--cpus-per-task", "--nproc-per-node",
+        "--nthreads", "--nworkers", "--memory-limit",
     }  # fmt: skip
 
 
