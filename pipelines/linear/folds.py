@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 
 from pipelines.linear.newton import Point, minimise
 from pipelines.linear.path import (
+    Codes,
     Settings,
     decide,
     intercept_of,
@@ -55,7 +56,7 @@ class Fold:
 
     Parameters
     ----------
-    X : array of shape (n_samples, n_features)
+    X : array or MappedCodes of shape (n_samples, n_features)
     labels : ndarray of shape (n_samples,)
         Indices of ``settings.classes``.
     train, test : ndarray of int
@@ -73,7 +74,7 @@ class Fold:
 
     def __init__(
         self,
-        X: Array,
+        X: Codes,
         labels: Index,
         train: Index,
         test: Index,
@@ -103,7 +104,8 @@ class Fold:
             rows = problem.held_out(point.unknown) + intercept_of(loss)
             problem.release()
         self._solutions[C] = point
-        for inside in sorted(self._solutions)[2:-2]:
+        ends = 2 if settings.kind == "softmax" else 1
+        for inside in sorted(self._solutions)[ends:-ends]:
             del self._solutions[inside]
         values = settings.decisions(rows).T
         return HeldOutScore(
@@ -113,8 +115,9 @@ class Fold:
         )
 
     def forget(self) -> None:
-        """Give back the reduced problem."""
+        """Give back the reduced problem and the solutions."""
         self._problem = None
+        self._solutions.clear()
 
     def _start(self, C: float) -> Point | None:
         """Go on from the nearest solution; the softmax's as it changed from the one before.

@@ -1,0 +1,70 @@
+"""Memory: how much of it this process may use, and which codes are held in it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+if sys.platform != "win32":
+    import resource
+
+SHARE = 8
+"""A layer is held in memory where it takes at most one part in so many of it: its training rows
+are a copy, those to test another, and half of the memory is for everything else."""
+
+
+def memory_limit() -> int | None:
+    """Say how many bytes of memory this process may use at most.
+
+    Returns
+    -------
+    limit : int or None
+        The least of the machine's memory, the limits of the control groups (version 1 or 2) that
+        the process is in, and its own limits of data and address space. None on Windows, where it
+        is not known.
+    """
+    if sys.platform == "win32":
+        return None
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_group_limits()]
+    for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
+        soft, _ = resource.getrlimit(kind)
+        if soft != resource.RLIM_INFINITY:
+            limits.append(soft)
+    return min(limits)
+
+
+def fits_in_memory(n_bytes: int, n_jobs: int) -> bool:
+    """Tell whether each of so many processes can hold codes of this size in memory.
+
+    Parameters
+    ----------
+    n_bytes : int
+        Of a layer.
+    n_jobs : int
+        Processes, 1 or more.
+    """
+    limit = memory_limit()
+    return limit is None or n_bytes * SHARE * n_jobs <= limit
+
+
+def _group_limits() -> list[int]:
+    """Read the limits of the control groups of this process, and of those they are in."""
+    own, root = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+    if not own.exists():
+        return []
+    found = []
+    for line in own.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        top = root / controllers
+        name = "memory.limit_in_bytes" if controllers else "memory.max"
+        group = top / path.lstrip("/")
+        # In a container, the path may be the host's, and its own group is the top.
+        for folder in {group, *group.parents, top}:
+            file = folder / name
+            if folder.is_relative_to(top) and file.exists():
+                value = file.read_text().strip()
+                found += [int(value)] if value.isdigit() else []
+    return found
