@@ -17,10 +17,13 @@ from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.scoring import SCORINGS, default_scoring, score_answers, scorer
 from pipelines.comparison.splits import Fold, Split
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
+from pipelines.linear.mapped import MappedCodes
+from pipelines.linear.scaling import SMALL
+from pipelines.reading.scratch import find_large, scratch_file
 
 ESTIMATORS = {"svm": LinearSVCCV, "logistic": LogisticCV}
 
-Codes = NDArray[Any] | Callable[[], NDArray[Any]]
+Codes = NDArray[Any] | Callable[[], NDArray[Any] | MappedCodes]
 
 Candidate = tuple[str, str]
 """Layer and classifier."""
@@ -70,7 +73,7 @@ class Fit:
 
 
 def evaluate_layer(
-    X: NDArray[Any],
+    X: NDArray[Any] | MappedCodes,
     y: NDArray[np.str_],
     splits: Sequence[Split],
     classifier: str,
@@ -82,7 +85,7 @@ def evaluate_layer(
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features) or (n_samples, n_views, n_features)
+    X : array or MappedCodes of shape (n_samples, n_features) or (n_samples, n_views, n_features)
         Views are rows of their own to train on; a tested image is the average of its views, whose
         decision values are the average of theirs.
     y : ndarray of shape (n_samples,), str
@@ -101,7 +104,7 @@ def evaluate_layer(
     fits = []
     tested = average_views(X)
     for split in splits:
-        X_train, y_train, inner = training_rows(X[split.train], y[split.train], split.inner)
+        X_train, y_train, inner = training_rows(take(X, split.train), y[split.train], split.inner)
         model = ESTIMATORS[classifier](
             Cs=Cs,
             cv=inner,
@@ -113,8 +116,8 @@ def evaluate_layer(
             # It would reach the terminal from other processes, once for each split.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(X_train, y_train, row_groups(split.groups, len(split.train), len(X_train)))
-        predicted, answers = answers_of(model, tested[split.test], truth[split.test], scoring)
-        _, of_train = answers_of(model, tested[split.train], truth[split.train], scoring)
+        predicted, answers = answers_of(model, take(tested, split.test), truth[split.test], scoring)
+        _, of_train = answers_of(model, take(tested, split.train), truth[split.train], scoring)
         trained = score_answers(scoring, truth[split.train], of_train, len(classes))
         cv_scores = model.scores_.mean(1)
         fits.append(
@@ -157,21 +160,30 @@ def evaluate_layers(
     fits : dict of (layer, classifier) to list of Fit
         In the order of `codes`; a fit for each split.
     """
-    candidates = [(layer, name) for layer in codes for name in protocol.classifiers]
     pieces = in_pieces(splits)
-    tasks = (
-        delayed(_evaluate)((layer, name), number, codes[layer], y, piece, protocol)
-        for layer, name in candidates
-        for number, piece in enumerate(pieces)
-    )
     found: dict[tuple[Candidate, int], list[Fit]] = {}
-    for place, done in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
-        found[place] = done
-        if advance is not None:
-            advance(len(done))
+
+    def evaluate(layers: Mapping[str, Codes]) -> None:
+        tasks = (
+            delayed(_evaluate)((layer, name), number, layers[layer], y, piece, protocol)
+            for layer in layers
+            for name in protocol.classifiers
+            for number, piece in enumerate(pieces)
+        )
+        for place, done in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
+            found[place] = done
+            if advance is not None:
+                advance(len(done))
+
+    large = find_large(codes, n_jobs)
+    evaluate({layer: of_layer for layer, of_layer in codes.items() if layer not in large})
+    for layer, reader in large.items():
+        with scratch_file(reader) as file:
+            evaluate({layer: file})
     return {
-        candidate: [fit for number in range(len(pieces)) for fit in found[candidate, number]]
-        for candidate in candidates
+        (layer, name): [fit for i in range(len(pieces)) for fit in found[(layer, name), i]]
+        for layer in codes
+        for name in protocol.classifiers
     }
 
 
@@ -191,6 +203,24 @@ def _evaluate(
     return (candidate, number), evaluate_layer(X, y, splits, candidate[1], protocol)
 
 
+def take(X: NDArray[Any] | MappedCodes, images: NDArray[np.intp]) -> NDArray[Any] | MappedCodes:
+    """Take some images; of codes in a file, few are read into memory, and many stay there.
+
+    Parameters
+    ----------
+    X : array or MappedCodes of shape (n_samples, ...)
+    images : ndarray of shape (n_images,), intp
+
+    Returns
+    -------
+    X : array or MappedCodes of shape (n_images, ...)
+    """
+    if not isinstance(X, MappedCodes):
+        return X[images]
+    taken = X.select(images)
+    return taken[:] if taken.nbytes <= SMALL else taken
+
+
 def in_pieces(splits: Sequence[Split]) -> list[list[Split]]:
     """Cut splits into parts for parallel work, in their order.
 
@@ -208,19 +238,19 @@ def in_pieces(splits: Sequence[Split]) -> list[list[Split]]:
 
 
 def training_rows(
-    X: NDArray[Any], y: NDArray[Any], splits: Sequence[Fold]
-) -> tuple[NDArray[Any], NDArray[Any], list[Fold]]:
+    X: NDArray[Any] | MappedCodes, y: NDArray[Any], splits: Sequence[Fold]
+) -> tuple[NDArray[Any] | MappedCodes, NDArray[Any], list[Fold]]:
     """Make a row of each view, with the label of its image and on its side of every fold.
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features) or (n_samples, n_views, n_features)
+    X : array or MappedCodes of shape (n_samples, n_features) or (n_samples, n_views, n_features)
     y : ndarray of shape (n_samples,)
     splits : sequence of (train, test)
 
     Returns
     -------
-    X : ndarray of shape (n_samples * n_views, n_features)
+    X : array or MappedCodes of shape (n_samples * n_views, n_features)
     y : ndarray of shape (n_samples * n_views,)
     splits : list of (train, test)
 
@@ -233,9 +263,10 @@ def training_rows(
     if X.ndim == 2:
         return X, y, list(splits)
     n_samples, n_views, n_features = X.shape
+    every = X.as_rows() if isinstance(X, MappedCodes) else X.reshape(-1, n_features)
     rows = np.arange(n_samples * n_views).reshape(n_samples, n_views)
     apart = [(rows[train].ravel(), rows[test].ravel()) for train, test in splits]
-    return X.reshape(-1, n_features), np.repeat(y, n_views), apart
+    return every, np.repeat(y, n_views), apart
 
 
 def row_groups(groups: NDArray[np.str_] | None, n_images: int, n_rows: int) -> NDArray[Any]:
@@ -250,22 +281,26 @@ def row_groups(groups: NDArray[np.str_] | None, n_images: int, n_rows: int) -> N
     return np.repeat(of_image, n_rows // n_images)
 
 
-def average_views(X: NDArray[Any]) -> NDArray[Any]:
+def average_views(X: NDArray[Any] | MappedCodes) -> NDArray[Any] | MappedCodes:
     """Average the views of each image, where they are kept apart.
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features) or (n_samples, n_views, n_features)
+    X : array or MappedCodes of shape (n_samples, n_features) or (n_samples, n_views, n_features)
 
     Returns
     -------
-    X : ndarray of shape (n_samples, n_features)
+    X : array or MappedCodes of shape (n_samples, n_features)
         As it was given, or float32.
     """
+    if isinstance(X, MappedCodes):
+        return X.averaged()
     return X.mean(1, dtype=np.float32) if X.ndim == 3 else X
 
 
-def decision_values(model: LinearSVCCV | LogisticCV, X: NDArray[Any]) -> NDArray[np.float64]:
+def decision_values(
+    model: LinearSVCCV | LogisticCV, X: NDArray[Any] | MappedCodes
+) -> NDArray[np.float64]:
     """Give a decision value to every class, to each of two as well.
 
     Parameters
@@ -282,7 +317,10 @@ def decision_values(model: LinearSVCCV | LogisticCV, X: NDArray[Any]) -> NDArray
 
 
 def answers_of(
-    model: LinearSVCCV | LogisticCV, X: NDArray[Any], truth: NDArray[np.intp], scoring: str
+    model: LinearSVCCV | LogisticCV,
+    X: NDArray[Any] | MappedCodes,
+    truth: NDArray[np.intp],
+    scoring: str,
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Return the number of the class that each image is given, and what the score reads.
 

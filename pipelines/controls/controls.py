@@ -10,7 +10,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,14 +21,16 @@ from pipelines.comparison.guessing import guess
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.splits import Split, inner_splits
 from pipelines.extraction.options import ExtractionOptions
+from pipelines.linear.mapped import MappedCodes
 from pipelines.progress import Progress
+from pipelines.reading.readers import Reader, SideBySide
 from pipelines.stored_comparison import StoredCodes
 
 if TYPE_CHECKING:  # Loads torch, which takes seconds.
     from codes import Backbone
     from pipelines.extraction.extract import Extraction
 
-Reader = Callable[[], NDArray[Any]]
+Read = Callable[[], NDArray[Any] | MappedCodes]
 
 
 class LeftOutError(Exception):
@@ -72,8 +73,8 @@ class Control:
 
         Returns
         -------
-        reader : function
-            Returns codes of shape (n_samples, n_features).
+        reader : Reader
+            Of codes of shape (n_samples, n_features).
 
         Raises
         ------
@@ -83,14 +84,14 @@ class Control:
         return codes.readers[best]
 
     def evaluate(
-        self, read: Reader, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
+        self, read: Read, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
     ) -> list[Fit]:
         """Train and test it.
 
         Parameters
         ----------
         read : function
-            As `read` returns it.
+            Reads its codes, or maps them into memory.
         comparison : Comparison
         splits : sequence of Split
             Of the comparison.
@@ -113,7 +114,7 @@ class Majority(Control):
     searches = False
 
     def evaluate(
-        self, read: Reader, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
+        self, read: Read, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
     ) -> list[Fit]:
         """Guess on each split; no codes are read."""
         scored = comparison.scored
@@ -127,7 +128,7 @@ class Shuffled(Control):
     searches = False
 
     def evaluate(
-        self, read: Reader, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
+        self, read: Read, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
     ) -> list[Fit]:
         """Train on each split's own labels, shuffled among its training images."""
         X, best, y = read(), comparison.best, comparison.scored.samples.y
@@ -164,7 +165,7 @@ class Concatenated(Control):
         """Read every depth."""
         if len(codes.readers) == 1:
             raise LeftOutError("there is only one depth")
-        return partial(_side_by_side, list(codes.readers.values()))
+        return SideBySide(list(codes.readers.values()))
 
 
 class _Extracted(Control, ABC):
@@ -289,7 +290,3 @@ def parse_controls(names: str | Sequence[str]) -> tuple[str, ...]:
 
 def _shuffle(labels: NDArray[np.str_], rng: np.random.Generator) -> NDArray[np.str_]:
     return np.asarray(rng.permutation(labels))
-
-
-def _side_by_side(readers: Sequence[Reader]) -> NDArray[Any]:
-    return np.concatenate([read() for read in readers], axis=-1)

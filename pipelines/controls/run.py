@@ -17,9 +17,11 @@ from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.scored_fits import ScoredFits
 from pipelines.comparison.scoring import score_answers
 from pipelines.comparison.splits import Split
-from pipelines.controls.controls import CONTROLS, Control, Reader
+from pipelines.controls.controls import CONTROLS, Control, Read
 from pipelines.controls.findings import UNNEEDED, find_unneeded
 from pipelines.controls.permutation import better_than_chance
+from pipelines.reading.readers import Reader
+from pipelines.reading.scratch import find_large, scratch_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ def run_controls(
 
     Parameters
     ----------
-    readers : mapping of str to function
+    readers : mapping of str to Reader
         Control → how to read its codes, of shape (n_samples, n_features); not called for
         ``"majority"``.
     comparison : Comparison
@@ -93,22 +95,30 @@ def run_controls(
     controls = [CONTROLS[name] for name in readers]
     grid = _affordable(controls, comparison, protocol, len(splits) / len(every))
     protocol = replace(protocol, train_sizes=(size,), scoring=comparison.scoring, Cs=grid)
-    tasks = (
-        delayed(_evaluate)(control, readers[control.name], comparison, splits, protocol)
-        for control in controls
-    )
     fits: dict[str, list[Fit]] = {}
-    for name, of_control in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
-        fits[name] = of_control
-        if advance is not None:
-            advance(1)
+
+    def evaluate(reads: Mapping[str, Read]) -> None:
+        tasks = (
+            delayed(_evaluate)(CONTROLS[name], read, comparison, splits, protocol)
+            for name, read in reads.items()
+        )
+        for name, of_control in Parallel(n_jobs=n_jobs, return_as="generator_unordered")(tasks):
+            fits[name] = of_control
+            if advance is not None:
+                advance(1)
+
+    large = find_large({n: r for n, r in readers.items() if n != "majority"}, n_jobs)
+    evaluate({name: read for name, read in readers.items() if name not in large})
+    for name, reader in large.items():
+        with scratch_file(reader) as file:
+            evaluate({name: file})
     scored = replace(comparison.scored, splits=splits, fits={})
     return [_score(name, fits[name], comparison, scored) for name in readers]
 
 
 def _evaluate(
     control: Control,
-    read: Reader,
+    read: Read,
     comparison: Comparison,
     splits: Sequence[Split],
     protocol: Protocol,

@@ -21,6 +21,7 @@ from pipelines.extraction.options import ExtractionOptions
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 from pipelines.progress import Progress
 from pipelines.provenance import versions
+from pipelines.reading.scratch import opened
 
 DIGEST_LENGTH = 8
 """Bytes of an image's digest that are kept."""
@@ -109,11 +110,14 @@ class FittedPipeline:
                 )
         extraction = extract(images, options, backbone=backbone, progress=progress)
         [tap] = extraction.taps
-        X = average_views(extraction.codes(tap.name))
-        labels = np.asarray(self.classifier.predict(X))
-        if isinstance(self.classifier, LogisticCV):
-            return extraction, labels, np.asarray(self.classifier.predict_proba(X), np.float64)
-        return extraction, labels, decision_values(self.classifier, X)
+        with opened(extraction.readers[tap.name]) as codes:
+            X = average_views(codes)
+            labels = np.asarray(self.classifier.predict(X))
+            if isinstance(self.classifier, LogisticCV):
+                scores = np.asarray(self.classifier.predict_proba(X), np.float64)
+            else:
+                scores = decision_values(self.classifier, X)
+        return extraction, labels, scores
 
 
 def describe(

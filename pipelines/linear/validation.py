@@ -54,8 +54,8 @@ def check_finite(X: Array | MappedCodes) -> None:
             row, column = np.argwhere(bad)[0]
             name = "NaN" if np.isnan(block[row, column]) else "infinity"
             raise ValueError(
-                f"Input X contains {name}, first at row {rows.start + row}, column {column}; NaN and "
-                "infinity are not allowed. Extract these codes again, or leave the row out."
+                f"Input X contains {name}, first at row {rows.start + row}, column {column}; NaN "
+                "and infinity are not allowed. Extract these codes again, or leave the row out."
             )
         largest = max(largest, float(np.abs(block).max()))
     if largest > LARGEST or 0.0 < largest < 1.0 / LARGEST:

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+BLOCK_BYTES = 2**25
+"""What is read and written together."""
+
 
 class Block(NamedTuple):
     """Some codes of a layer.
@@ -93,3 +96,27 @@ class SideBySide(Reader):
                     codes=block.codes.astype(self.dtype, copy=False), first=first + block.first
                 )
             first += reader.shape[-1]
+
+
+def cut_rows(n_rows: int, row_bytes: int) -> Iterator[slice]:
+    """Cut rows into blocks that fit into memory together.
+
+    Parameters
+    ----------
+    n_rows : int
+    row_bytes : int
+        Of a row.
+
+    Yields
+    ------
+    rows : slice
+        Of at least 64 rows, but for the last.
+
+    Examples
+    --------
+    >>> list(cut_rows(100, 2**30))
+    [slice(0, 64, None), slice(64, 100, None)]
+    """
+    step = max(64, BLOCK_BYTES // max(1, row_bytes))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))

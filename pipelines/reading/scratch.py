@@ -6,13 +6,14 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from joblib import effective_n_jobs
 from numpy.typing import NDArray
 
 from pipelines.linear.mapped import MappedCodes
@@ -54,6 +55,29 @@ def scratch_folder() -> Path:
     if "TMPDIR" in os.environ or not usual.is_dir():
         return Path(tempfile.gettempdir())
     return usual
+
+
+def find_large(readers: Mapping[str, object], n_jobs: int) -> dict[str, Reader]:
+    """Find the layers whose codes are read from a scratch file.
+
+    Parameters
+    ----------
+    readers : mapping of str to object
+        By layer. What is not a `Reader` is in memory, or cannot be read in parts.
+    n_jobs : int
+        Processes, as in joblib.
+
+    Returns
+    -------
+    large : dict of str to Reader
+        Those that are too large for each process to hold them in memory.
+    """
+    n_processes = effective_n_jobs(n_jobs)
+    return {
+        name: reader
+        for name, reader in readers.items()
+        if isinstance(reader, Reader) and not fits_in_memory(reader.nbytes, n_processes)
+    }
 
 
 @contextmanager
