@@ -15,11 +15,12 @@ from codes.data.names import CODES_SCHEMES
 from codes.data.readers.archives import is_archive
 from codes.data.readers.datasets import list_images
 from codes.data.sources import JoinedSource, printable
-from pipelines.comparison.evaluate import answers_of, average_views, take
+from pipelines.comparison.evaluate import answers_of
 from pipelines.comparison.intervals import HeldOut, score_interval
 from pipelines.comparison.scoring import score_answers
 from pipelines.extraction.extract import Extraction
 from pipelines.fitted.pipeline import FittedPipeline
+from pipelines.reading.rows import average_views, take
 from pipelines.reading.scratch import opened
 
 _NAMED = ("sklearn:", "torchvision:", "hf:", "wds:", *CODES_SCHEMES)

@@ -15,10 +15,11 @@ from sklearn.exceptions import ConvergenceWarning
 
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.scoring import SCORINGS, default_scoring, score_answers, scorer
-from pipelines.comparison.splits import Fold, Split
+from pipelines.comparison.splits import Split
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 from pipelines.linear.mapped import MappedCodes
-from pipelines.linear.scaling import SMALL
+from pipelines.reading.memory import require_memory
+from pipelines.reading.rows import average_views, row_groups, take, training_rows
 from pipelines.reading.scratch import find_large, scratch_file
 
 ESTIMATORS = {"svm": LinearSVCCV, "logistic": LogisticCV}
@@ -155,6 +156,13 @@ def evaluate_layers(
     y, splits, protocol
         As for `evaluate_layer`.
 
+    Raises
+    ------
+    TooLargeError
+        If what the solver holds of a layer is more than the memory there is.
+    ScratchSpaceError
+        If a layer does not fit into memory and the disk has no room for it.
+
     Returns
     -------
     fits : dict of (layer, classifier) to list of Fit
@@ -176,6 +184,9 @@ def evaluate_layers(
                 advance(len(done))
 
     large = find_large(codes, n_jobs)
+    largest = max(len(split.train) for split in splits)
+    for layer, reader in large.items():
+        require_memory(f"layer {layer!r}", reader, largest, len(np.unique(y)), n_jobs)
     evaluate({layer: of_layer for layer, of_layer in codes.items() if layer not in large})
     for layer, reader in large.items():
         with scratch_file(reader) as file:
@@ -203,24 +214,6 @@ def _evaluate(
     return (candidate, number), evaluate_layer(X, y, splits, candidate[1], protocol)
 
 
-def take(X: NDArray[Any] | MappedCodes, images: NDArray[np.intp]) -> NDArray[Any] | MappedCodes:
-    """Take some images; of codes in a file, few are read into memory, and many stay there.
-
-    Parameters
-    ----------
-    X : array or MappedCodes of shape (n_samples, ...)
-    images : ndarray of shape (n_images,), intp
-
-    Returns
-    -------
-    X : array or MappedCodes of shape (n_images, ...)
-    """
-    if not isinstance(X, MappedCodes):
-        return X[images]
-    taken = X.select(images)
-    return taken[:] if taken.nbytes <= SMALL else taken
-
-
 def in_pieces(splits: Sequence[Split]) -> list[list[Split]]:
     """Cut splits into parts for parallel work, in their order.
 
@@ -235,67 +228,6 @@ def in_pieces(splits: Sequence[Split]) -> list[list[Split]]:
     """
     ends = np.linspace(0, len(splits), min(N_PIECES, len(splits)) + 1).astype(int).tolist()
     return [list(splits[a:b]) for a, b in pairwise(ends)]
-
-
-def training_rows(
-    X: NDArray[Any] | MappedCodes, y: NDArray[Any], splits: Sequence[Fold]
-) -> tuple[NDArray[Any] | MappedCodes, NDArray[Any], list[Fold]]:
-    """Make a row of each view, with the label of its image and on its side of every fold.
-
-    Parameters
-    ----------
-    X : array or MappedCodes of shape (n_samples, n_features) or (n_samples, n_views, n_features)
-    y : ndarray of shape (n_samples,)
-    splits : sequence of (train, test)
-
-    Returns
-    -------
-    X : array or MappedCodes of shape (n_samples * n_views, n_features)
-    y : ndarray of shape (n_samples * n_views,)
-    splits : list of (train, test)
-
-    Examples
-    --------
-    >>> X, y, splits = training_rows(np.zeros((2, 3, 4)), np.array([5, 6]), [([0], [1])])
-    >>> X.shape, y.tolist(), [side.tolist() for side in splits[0]]
-    ((6, 4), [5, 5, 5, 6, 6, 6], [[0, 1, 2], [3, 4, 5]])
-    """
-    if X.ndim == 2:
-        return X, y, list(splits)
-    n_samples, n_views, n_features = X.shape
-    every = X.as_rows() if isinstance(X, MappedCodes) else X.reshape(-1, n_features)
-    rows = np.arange(n_samples * n_views).reshape(n_samples, n_views)
-    apart = [(rows[train].ravel(), rows[test].ravel()) for train, test in splits]
-    return every, np.repeat(y, n_views), apart
-
-
-def row_groups(groups: NDArray[np.str_] | None, n_images: int, n_rows: int) -> NDArray[Any]:
-    """Give each row to train on the group of its image, or else its image.
-
-    Examples
-    --------
-    >>> row_groups(np.array(["a", "b"]), 2, 6).tolist(), row_groups(None, 2, 4).tolist()
-    (['a', 'a', 'a', 'b', 'b', 'b'], [0, 0, 1, 1])
-    """
-    of_image = np.arange(n_images) if groups is None else groups
-    return np.repeat(of_image, n_rows // n_images)
-
-
-def average_views(X: NDArray[Any] | MappedCodes) -> NDArray[Any] | MappedCodes:
-    """Average the views of each image, where they are kept apart.
-
-    Parameters
-    ----------
-    X : array or MappedCodes of shape (n_samples, n_features) or (n_samples, n_views, n_features)
-
-    Returns
-    -------
-    X : array or MappedCodes of shape (n_samples, n_features)
-        As it was given, or float32.
-    """
-    if isinstance(X, MappedCodes):
-        return X.averaged()
-    return X.mean(1, dtype=np.float32) if X.ndim == 3 else X
 
 
 def decision_values(

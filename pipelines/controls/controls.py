@@ -23,7 +23,9 @@ from pipelines.comparison.splits import Split, inner_splits
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.linear.mapped import MappedCodes
 from pipelines.progress import Progress
+from pipelines.reading.memory import TooLargeError, require_memory
 from pipelines.reading.readers import Reader, SideBySide
+from pipelines.reading.scratch import find_large
 from pipelines.stored_comparison import StoredCodes
 
 if TYPE_CHECKING:  # Loads torch, which takes seconds.
@@ -165,7 +167,14 @@ class Concatenated(Control):
         """Read every depth."""
         if len(codes.readers) == 1:
             raise LeftOutError("there is only one depth")
-        return SideBySide(list(codes.readers.values()))
+        reader = SideBySide(list(codes.readers.values()))
+        if find_large({self.name: reader}, 1):
+            labels = codes.images.labels
+            try:
+                require_memory("all depths", reader, len(labels), len(np.unique(labels)), 1)
+            except TooLargeError as error:
+                raise LeftOutError(str(error).rstrip(".")) from error
+        return reader
 
 
 class _Extracted(Control, ABC):

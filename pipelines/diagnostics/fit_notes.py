@@ -7,13 +7,13 @@ from dataclasses import asdict
 from codes.wording import counted
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.duplicates import find_leaks, leaks_sentence
-from pipelines.comparison.evaluate import average_views
 from pipelines.comparison.results import Best, LayerScore
 from pipelines.diagnostics.grid_edges import Edge, edge_sentence, uniform_sentence
 from pipelines.diagnostics.intensity_by_class import check_intensity
 from pipelines.extraction.extract import Extraction
 from pipelines.extraction.normalization import check_normalization
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
+from pipelines.reading.rows import average_views
 from pipelines.reading.scratch import opened
 
 

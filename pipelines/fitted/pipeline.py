@@ -13,7 +13,7 @@ from cache.key import canonical_json
 from codes import ImageList
 from codes.preprocessing import Preprocessing
 from pipelines.comparison.compare import Comparison
-from pipelines.comparison.evaluate import average_views, decision_values
+from pipelines.comparison.evaluate import decision_values
 from pipelines.comparison.protocol import FINETUNE
 from pipelines.diagnostics.fit_notes import scores_of
 from pipelines.extraction.extract import Extraction, backbone_of, extract
@@ -21,6 +21,7 @@ from pipelines.extraction.options import ExtractionOptions
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 from pipelines.progress import Progress
 from pipelines.provenance import versions
+from pipelines.reading.rows import average_views
 from pipelines.reading.scratch import opened
 
 DIGEST_LENGTH = 8

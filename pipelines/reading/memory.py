@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
+
+from joblib import effective_n_jobs
+
+from pipelines.linear.path import needed_memory
+from pipelines.reading.readers import Reader
 
 if sys.platform != "win32":
     import resource
@@ -12,6 +18,10 @@ if sys.platform != "win32":
 SHARE = 8
 """A layer is held in memory where it takes at most one part in so many of it: its training rows
 are a copy, those to test another, and half of the memory is for everything else."""
+
+
+class TooLargeError(ValueError):
+    """Training takes more memory than there is."""
 
 
 def memory_limit() -> int | None:
@@ -46,6 +56,37 @@ def fits_in_memory(n_bytes: int, n_jobs: int) -> bool:
     """
     limit = memory_limit()
     return limit is None or n_bytes * SHARE * n_jobs <= limit
+
+
+def require_memory(what: str, reader: Reader, n_images: int, n_classes: int, n_jobs: int) -> None:
+    """Refuse to train on codes where what the solver holds does not fit into memory.
+
+    Parameters
+    ----------
+    what : str
+        How the message names the codes.
+    reader : Reader
+    n_images : int
+        To train on.
+    n_classes : int
+    n_jobs : int
+        Processes, as in joblib.
+
+    Raises
+    ------
+    TooLargeError
+    """
+    limit = memory_limit()
+    n_rows = n_images * math.prod(reader.shape[1:-1])
+    width = reader.shape[-1]
+    needed = needed_memory(n_rows, width, n_classes) * effective_n_jobs(n_jobs)
+    if limit is not None and needed > limit:
+        raise TooLargeError(
+            f"Training on {n_rows:,} rows of {width:,} features of {what} takes about "
+            f"{needed / 1e9:.1f} GB of memory in {effective_n_jobs(n_jobs)} processes; there are "
+            f"{limit / 1e9:.1f} GB. Use --jobs 1, fewer images (--train-sizes), or fewer features "
+            "(--pool avg)."
+        )
 
 
 def _group_limits() -> list[int]:
