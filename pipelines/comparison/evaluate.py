@@ -156,17 +156,17 @@ def evaluate_layers(
     y, splits, protocol
         As for `evaluate_layer`.
 
+    Returns
+    -------
+    fits : dict of (layer, classifier) to list of Fit
+        In the order of `codes`; a fit for each split.
+
     Raises
     ------
     TooLargeError
         If what the solver holds of a layer is more than the memory there is.
     ScratchSpaceError
         If a layer does not fit into memory and the disk has no room for it.
-
-    Returns
-    -------
-    fits : dict of (layer, classifier) to list of Fit
-        In the order of `codes`; a fit for each split.
     """
     pieces = in_pieces(splits)
     found: dict[tuple[Candidate, int], list[Fit]] = {}

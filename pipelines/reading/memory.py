@@ -89,9 +89,10 @@ def require_memory(what: str, reader: Reader, n_images: int, n_classes: int, n_j
         )
 
 
-def _group_limits() -> list[int]:
+def _group_limits(
+    own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> list[int]:
     """Read the limits of the control groups of this process, and of those they are in."""
-    own, root = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
     if not own.exists():
         return []
     found = []
