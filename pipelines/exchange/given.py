@@ -133,8 +133,8 @@ class GivenReader(Reader):
         start = 0
         for codes in self._file.blocks(self._layer):
             first, last = np.searchsorted(self._rows, [start, start + len(codes)])
-            kept = codes[self._rows[first:last] - start].astype(self._dtype, copy=False)
-            yield Block(rows=np.arange(first, last), codes=kept)
+            kept = codes if last - first == len(codes) else codes[self._rows[first:last] - start]
+            yield Block(rows=np.arange(first, last), codes=kept.astype(self._dtype, copy=False))
             start += len(codes)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_BYTES = 2**25
+BLOCK_BYTES = 2**24
 """What is read and written together."""
 
 

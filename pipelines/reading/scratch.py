@@ -143,7 +143,7 @@ def _write(file: BinaryIO, block: Block, reader: Reader) -> None:
     pieces = [(rows[0], codes)] if whole and len(rows) else list(zip(rows, codes, strict=True))
     for row, values in pieces:
         file.seek((int(row) * width + block.first) * itemsize)
-        file.write(values.tobytes())
+        file.write(values.data)
 
 
 def _no_space(reader: Reader, why: str) -> ScratchSpaceError:
