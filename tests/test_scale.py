@@ -355,7 +355,7 @@ from pipelines.reading import memory
 dataset, share, extra = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 memory.SHARE = share
 # What a small comparison loads is not what a large one takes.
-protocol = Protocol(classifier="logistic", Cs="1e-3", cv=2)
+protocol = Protocol(classifier="logistic", Cs="1e-5", cv=2)
 compare_given(dataset.replace("large", "small"), protocol=protocol, controls="majority")
 used = int(re.search(r"VmData:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (used + extra, used + extra))
