@@ -150,9 +150,7 @@ def main(
     if not toy and len(cpu) > 1:
         slope = np.polyfit(np.log(growth), np.log(cpu), 1)[0]
         last = np.log(cpu[-1] / cpu[-2]) / np.log(growth[-1] / growth[-2])
-        print(
-            f"\nslope of log CPU seconds against log images: {slope:.2f}; of the last two {last:.2f}"
-        )
+        print(f"\nlog CPU seconds over log images: slope {slope:.2f}; of the last two {last:.2f}")
 
 
 if __name__ == "__main__":
