@@ -349,18 +349,25 @@ CHILD = """
 import re, resource, sys
 from pathlib import Path
 from pipelines import Protocol
-from pipelines.given_study import compare_given
+from pipelines.comparison.evaluate import evaluate_layers
+from pipelines.comparison.samples import Samples
+from pipelines.comparison.splits import make_splits
+from pipelines.exchange.given import load_given
 from pipelines.reading import memory
 
-dataset, share, extra = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+folder, share, extra = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 memory.SHARE = share
-# What a small comparison loads is not what a large one takes.
 protocol = Protocol(classifier="logistic", Cs="1e-5", cv=2)
-compare_given(dataset.replace("large", "small"), protocol=protocol, controls="majority")
-used = int(re.search(r"VmData:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-resource.setrlimit(resource.RLIMIT_DATA, (used + extra, used + extra))
-study = compare_given(dataset, protocol=protocol, controls="majority")
-print(study.best.score, study.best.layer, len(study.controls))
+for name in ("small", "large"):
+    given = load_given(f"zarr:{folder}/{name}")
+    samples = Samples(y=given.images.labels, test=given.images.test)
+    splits, _ = make_splits(samples, protocol)
+    if name == "large":  # What a small comparison loads is not what a large one takes.
+        status = Path("/proc/self/status").read_text()
+        limit = int(re.search(r"VmData:\\s+(\\d+)", status)[1]) * 1024 + extra
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    [[fit]] = evaluate_layers(given.readers, samples.y, splits, protocol).values()
+print(fit.train_score)
 """
 
 
@@ -385,11 +392,11 @@ def _write_large(folder: Path, n: int, n_features: int) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not count data as Linux does")
 def test_a_comparison_stays_within_memory_that_its_codes_would_exceed(tmp_path: Path) -> None:
-    _write_large(tmp_path / "small", 2000, 1024)
-    _write_large(tmp_path / "large", 120_000, 1024)  # 246 MB
+    _write_large(tmp_path / "small", 2000, 512)
+    _write_large(tmp_path / "large", 110_000, 512)  # 113 MB, of which 90 train
 
     def run(share: int) -> subprocess.CompletedProcess[str]:
-        words = [f"zarr:{tmp_path / 'large'}", str(share), str(320 * 2**20)]
+        words = [str(tmp_path), str(share), str(160 * 2**20)]
         return subprocess.run(
             [sys.executable, "-c", CHILD, *words], cwd=ROOT, check=False, capture_output=True,
             text=True, env=os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
@@ -400,9 +407,7 @@ def test_a_comparison_stays_within_memory_that_its_codes_would_exceed(tmp_path: 
     assert "MemoryError" in in_memory.stderr
     within = run(8)
     assert within.returncode == 0, within.stderr
-    score, layer, n_controls = within.stdout.split()
-    assert 0.8 < float(score) < 1
-    assert (layer, n_controls) == ("a", "1")
+    assert 0.6 < float(within.stdout) < 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large", "small"]
 
 

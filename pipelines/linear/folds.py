@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from pipelines.linear.mapped import MappedCodes
 from pipelines.linear.newton import Point, minimise
 from pipelines.linear.path import (
     Codes,
@@ -100,10 +101,17 @@ class Fold:
             problem = self._problem
             loss = settings.loss(self._labels[train], C)
             start = self._start(C) or origin(problem, settings, len(train))
+            if not start.margins.size:
+                start = replace(start, margins=problem.matvec(start.unknown))
             point = minimise(problem, loss, start, tol=settings.tol, max_iter=settings.max_iter)
             rows = problem.held_out(point.unknown) + intercept_of(loss)
             problem.release()
-        self._solutions[C] = point
+        # Of codes in a file, all folds' margins would be larger than what a fit takes: a pass over
+        # the codes makes them again.
+        in_file = isinstance(self._X, MappedCodes)
+        self._solutions[C] = (
+            replace(point, margins=point.margins[:, :0].copy()) if in_file else point
+        )
         ends = 2 if settings.kind == "softmax" else 1
         for inside in sorted(self._solutions)[ends:-ends]:
             del self._solutions[inside]

@@ -201,15 +201,15 @@ def needed_memory(n_train: int, n_features: int, n_outputs: int) -> int:
     """Say about how many bytes a cross-validated fit on codes in a file holds.
 
     A Gram matrix, a copy that finds dependent rows and a factor of it; or a Hessian and a factor in
-    single precision. And for each sample and output, some 40 numbers: what the loss makes of the
-    margins, steps, and solutions that the folds keep.
+    single precision. And for each sample and output, some 36 numbers: the margins, and what
+    the loss and the solver make of them.
 
     Parameters
     ----------
     n_train, n_features, n_outputs : int
     """
     matrices = 24 * n_train**2 if n_train <= n_features else 12 * n_features**2
-    return matrices + 40 * 8 * n_train * n_outputs
+    return matrices + 36 * 8 * n_train * n_outputs
 
 
 def make_problem(X: Codes, train: Index, test: Index, settings: Settings) -> LinearProblem:
