@@ -356,7 +356,7 @@ from pipelines.exchange.given import load_given
 from pipelines.reading import memory
 
 folder, share, extra = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-memory.SHARE = share
+memory.SHARE, memory.LIBRARIES = share, 0
 protocol = Protocol(classifier="logistic", Cs="1e-5", cv=2)
 for name in ("small", "large"):
     given = load_given(f"zarr:{folder}/{name}")

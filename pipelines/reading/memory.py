@@ -15,8 +15,10 @@ from pipelines.reading.readers import Reader
 if sys.platform != "win32":
     import resource
 
+LIBRARIES = 3 * 10**8
+"""Bytes that Python and the libraries take in each process."""
 SHARE = 8
-"""A layer is held in memory where it takes at most one part in so many of it: its training rows
+"""Of the rest, a layer is held in memory where it takes at most one part in so many of it: its training rows
 are a copy, those to test another, and half of the memory is for everything else."""
 
 
@@ -55,7 +57,7 @@ def fits_in_memory(n_bytes: int, n_jobs: int) -> bool:
         Processes, 1 or more.
     """
     limit = memory_limit()
-    return limit is None or n_bytes * SHARE * n_jobs <= limit
+    return limit is None or n_bytes * SHARE <= limit / n_jobs - LIBRARIES
 
 
 def require_memory(what: str, reader: Reader, n_images: int, n_classes: int, n_jobs: int) -> None:
