@@ -9,6 +9,7 @@ from pathlib import Path
 
 from joblib import effective_n_jobs
 
+from codes.wording import counted
 from pipelines.linear.path import needed_memory
 from pipelines.reading.readers import Reader
 
@@ -18,8 +19,8 @@ if sys.platform != "win32":
 LIBRARIES = 3 * 10**8
 """Bytes that Python and the libraries take in each process."""
 SHARE = 8
-"""Of the rest, a layer is held in memory where it takes at most one part in so many of it: its training rows
-are a copy, those to test another, and half of the memory is for everything else."""
+"""A layer is held in memory where it takes at most one part in so many of the rest: its training
+rows are a copy, those to test another, and half of the memory is for everything else."""
 
 
 class TooLargeError(ValueError):
@@ -81,11 +82,12 @@ def require_memory(what: str, reader: Reader, n_images: int, n_classes: int, n_j
     limit = memory_limit()
     n_rows = n_images * math.prod(reader.shape[1:-1])
     width = reader.shape[-1]
-    needed = needed_memory(n_rows, width, n_classes) * effective_n_jobs(n_jobs)
+    n_processes = effective_n_jobs(n_jobs)
+    needed = (needed_memory(n_rows, width, n_classes) + LIBRARIES) * n_processes
     if limit is not None and needed > limit:
         raise TooLargeError(
             f"Training on {n_rows:,} rows of {width:,} features of {what} takes about "
-            f"{needed / 1e9:.1f} GB of memory in {effective_n_jobs(n_jobs)} processes; there are "
+            f"{needed / 1e9:.1f} GB of memory in {counted(n_processes, 'process')}; there are "
             f"{limit / 1e9:.1f} GB. Use --jobs 1, fewer images (--train-sizes), or fewer features "
             "(--pool avg)."
         )
