@@ -96,6 +96,10 @@ class CodesView:
         taken = self._read(np.atleast_1d(wanted))
         return np.asarray(taken[(slice(None) if wanted.ndim else 0, columns)])
 
+    def stored_order(self) -> NDArray[np.intp]:
+        """Give the rows in the order in which they are stored: read so, no chunk is read twice."""
+        return np.lexsort((self._row_of, self._part_of))
+
     def _read(self, wanted: NDArray[np.intp]) -> NDArray[Any]:
         result = np.empty((len(wanted), self.shape[1]), self.dtype)
         part_of, row_of = self._part_of[wanted], self._row_of[wanted]

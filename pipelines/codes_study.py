@@ -14,9 +14,10 @@ from pipelines.cluster.connection import connected
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.results import Best
-from pipelines.controls.controls import CONTROLS, LeftOutError, Reader
+from pipelines.controls.controls import CONTROLS, LeftOutError
 from pipelines.controls.run import ControlScore, run_controls
 from pipelines.progress import Progress, Silent, duration, timed
+from pipelines.reading.readers import Reader
 from pipelines.stored_comparison import StoredCodes
 
 SCORES_COLUMNS = (

@@ -15,11 +15,13 @@ from codes.data.names import CODES_SCHEMES
 from codes.data.readers.archives import is_archive
 from codes.data.readers.datasets import list_images
 from codes.data.sources import JoinedSource, printable
-from pipelines.comparison.evaluate import answers_of, average_views
+from pipelines.comparison.evaluate import answers_of
 from pipelines.comparison.intervals import HeldOut, score_interval
 from pipelines.comparison.scoring import score_answers
 from pipelines.extraction.extract import Extraction
 from pipelines.fitted.pipeline import FittedPipeline
+from pipelines.reading.rows import average_views, take
+from pipelines.reading.scratch import opened
 
 _NAMED = ("sklearn:", "torchvision:", "hf:", "wds:", *CODES_SCHEMES)
 
@@ -126,9 +128,10 @@ def evaluate(fitted: FittedPipeline, extraction: Extraction) -> Evaluated | None
     scored = known & ~trained if (known & ~trained).any() else known
     truth = np.searchsorted(classes, images.labels[scored])
     [tap] = extraction.taps
-    X = average_views(extraction.codes(tap.name)[scored])
     scoring = fitted.card["scoring"]
-    predicted, answers = answers_of(fitted.classifier, X, truth, scoring)
+    with opened(extraction.readers[tap.name]) as codes:
+        X = average_views(take(codes, np.flatnonzero(scored)))
+        predicted, answers = answers_of(fitted.classifier, X, truth, scoring)
     held_out = HeldOut(
         scoring=scoring,
         truth=truth,

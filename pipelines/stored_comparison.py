@@ -6,7 +6,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ from pipelines.comparison.results import ComparedLayer
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import Split, cut_again, make_splits
 from pipelines.progress import Progress, timed
+from pipelines.reading.readers import Reader
+from pipelines.reading.scratch import find_large, scratch_folder
 
 if TYPE_CHECKING:
     from codes import ImageList
@@ -42,8 +44,8 @@ class StoredCodes(typing.Protocol):
         """Digest of each image, of shape (n_samples, 32); equal for copies."""
 
     @property
-    def readers(self) -> Mapping[str, Callable[[], NDArray[Any]]]:
-        """A function for each layer that reads its codes, of shape (n_samples, n_features)."""
+    def readers(self) -> Mapping[str, Reader]:
+        """What reads the codes of each layer, of shape (n_samples, n_features)."""
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -169,6 +171,13 @@ def compare_stored(
         f"{counted(n_fits, 'classifier')} to train{where}, each with {_choice_of_C(protocol)}."
         f"{_cost_of_seeds(images, protocol)}"
     )
+    large = find_large(codes.readers, n_jobs)
+    if large:
+        size = max(reader.nbytes for reader in large.values())
+        progress.info(
+            f"Codes of {', '.join(large)} are too large for memory: they are read from a scratch "
+            f"file of up to {size / 1e9:.1f} GB in {str(scratch_folder())!r} (TMPDIR)."
+        )
     with timed(codes.seconds, "compare"), progress.step("Comparing", n_fits) as advance:
         comparison = compare_layers(
             codes.readers,

@@ -15,12 +15,12 @@ import zarr
 
 from codes import load_images
 from pipelines import ExtractionOptions, extract
-from pipelines.exchange import arrays as blocks
 from pipelines.exchange.arrays import Labelled, Rows
 from pipelines.exchange.given import load_given
 from pipelines.exchange.npz import write_npz
 from pipelines.exchange.parquet import write_parquet
 from pipelines.exchange.zarr_groups import write_zarr
+from pipelines.reading import readers
 from tests.conftest import Run
 
 NETWORK = ("--backbone", "bundled", "--layers", "conv5.relu:avg,fc7.relu")
@@ -124,7 +124,7 @@ def _labelled(layers: dict[str, Rows], labels: Sequence[str]) -> Labelled:
 def test_few_rows_are_in_memory_and_any_name_of_a_layer_comes_back(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "BLOCK", 1)
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 1)
     rng = np.random.default_rng(0)
     names = ["b/c", "b_c", "b:c", "é ü", "a.b", "a", ".hidden", "__x", "con?"]
     codes = {name: rng.normal(size=(300, 3)).astype(np.float32) for name in names}

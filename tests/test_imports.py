@@ -86,7 +86,9 @@ def test_a_room_says_what_it_holds_and_has_a_dozen_files() -> None:
             assert len(list(init.parent.glob("*.py"))) <= 14, init.parent
 
 
-@pytest.mark.parametrize("module", ["pipelines.comparison.compare", "pipelines.cli.app"])
+@pytest.mark.parametrize(
+    "module", ["pipelines.comparison.compare", "pipelines.cli.app", "pipelines.report.report"]
+)
 def test_what_needs_no_network_loads_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -33,7 +33,7 @@ def similarity(
     json_
         Print one JSON object: similarity and preprocessing_check, as in report.json.
     """
-    from pipelines.diagnostics.similarity import BORDER
+    from pipelines.diagnostics.border import BORDER
     from pipelines.diagnostics.unlabelled import compare_with_training
     from pipelines.extraction.left_out import say_ignored
     from pipelines.extraction.normalization import shown

@@ -12,10 +12,10 @@ from pipelines.cli.streams.terminal import stdout, table, terminal
 from pipelines.codes_study import CodesStudy
 from pipelines.diagnostics.grid_edges import edge_sentence, edges_of
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence
+from pipelines.report.origin import network_study
 from pipelines.report.report import FILES
 from pipelines.report.subject import layer_noun
 from pipelines.stability.sentences import stability_of
-from pipelines.study import Study
 
 
 def print_summary(study: CodesStudy, report: dict[str, Any], out: Path) -> None:
@@ -41,8 +41,9 @@ def print_summary(study: CodesStudy, report: dict[str, Any], out: Path) -> None:
     edges = edge_sentence(edges_of(report["layers"]), report["protocol"]["Cs"])
     if edges:
         terminal().info(f"Warning: {edges}")
-    if isinstance(study, Study):
-        extraction = study.extraction
+    network = network_study(study)
+    if network is not None:
+        extraction = network.extraction
         console.print(extraction.counts.sentence(n_skipped=len(extraction.skipped)))
     console.print(sentence(report))
     stability = stability_of(report)
@@ -50,8 +51,8 @@ def print_summary(study: CodesStudy, report: dict[str, Any], out: Path) -> None:
         console.print(stability["line"])
     for caution in cautions(report):
         console.print(caution)
-    if isinstance(study, Study):
-        console.print(study.advice.text)
+    if network is not None:
+        console.print(network.advice.text)
     page, *others = FILES
     console.print(", ".join([str(out / page), *others]))
 

@@ -16,15 +16,19 @@ from sklearn.exceptions import ConvergenceWarning
 from pipelines.cluster.tasks import run_tasks
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.scoring import SCORINGS, default_scoring, score_answers, scorer
-from pipelines.comparison.splits import Fold, Split
+from pipelines.comparison.splits import Split
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
+from pipelines.linear.mapped import MappedCodes
+from pipelines.reading.memory import require_memory
+from pipelines.reading.rows import average_views, row_groups, take, training_rows
+from pipelines.reading.scratch import find_large, opened, scratch_file
 
 if TYPE_CHECKING:
     from pipelines.cluster.connection import Cluster
 
 ESTIMATORS = {"svm": LinearSVCCV, "logistic": LogisticCV}
 
-Codes = NDArray[Any] | Callable[[], NDArray[Any]]
+Codes = NDArray[Any] | Callable[[], NDArray[Any] | MappedCodes]
 
 Candidate = tuple[str, str]
 """Layer and classifier."""
@@ -77,7 +81,7 @@ class Fit:
 
 
 def evaluate_layer(
-    X: NDArray[Any],
+    X: NDArray[Any] | MappedCodes,
     y: NDArray[np.str_],
     splits: Sequence[Split],
     classifier: str,
@@ -89,7 +93,7 @@ def evaluate_layer(
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features) or (n_samples, n_views, n_features)
+    X : array or MappedCodes of shape (n_samples, n_features) or (n_samples, n_views, n_features)
         Views are rows of their own to train on; a tested image is the average of its views, whose
         decision values are the average of theirs.
     y : ndarray of shape (n_samples,), str
@@ -108,7 +112,7 @@ def evaluate_layer(
     fits = []
     tested = average_views(X)
     for split in splits:
-        X_train, y_train, inner = training_rows(X[split.train], y[split.train], split.inner)
+        X_train, y_train, inner = training_rows(take(X, split.train), y[split.train], split.inner)
         model = ESTIMATORS[classifier](
             Cs=Cs,
             cv=inner,
@@ -120,8 +124,8 @@ def evaluate_layer(
             # It would reach the terminal from other processes, once for each split.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(X_train, y_train, row_groups(split.groups, len(split.train), len(X_train)))
-        predicted, answers = answers_of(model, tested[split.test], truth[split.test], scoring)
-        _, of_train = answers_of(model, tested[split.train], truth[split.train], scoring)
+        predicted, answers = answers_of(model, take(tested, split.test), truth[split.test], scoring)
+        _, of_train = answers_of(model, take(tested, split.train), truth[split.train], scoring)
         trained = score_answers(scoring, truth[split.train], of_train, len(classes))
         cv_scores = model.scores_.mean(1)
         fits.append(
@@ -164,19 +168,39 @@ def evaluate_layers(
     -------
     fits : dict of (layer, classifier) to list of Fit
         In the order of `codes`; a fit for each split.
+
+    Raises
+    ------
+    TooLargeError
+        If what the solver holds of a layer is more than the memory there is.
+    ScratchSpaceError
+        If a layer does not fit into memory and the disk has no room for it.
     """
-    candidates = [(layer, name) for layer in codes for name in protocol.classifiers]
     pieces = in_pieces(splits)
-    tasks = _Evaluations(codes=codes, y=y, pieces=pieces, protocol=protocol)
-    places = [(candidate, number) for candidate in candidates for number in range(len(pieces))]
     found: dict[Place, list[Fit]] = {}
-    for place, done in run_tasks(tasks, places, n_jobs=n_jobs, cluster=cluster):
-        found[place] = done
-        if advance is not None:
-            advance(len(done))
+
+    def evaluate(layers: Mapping[str, Codes]) -> None:
+        tasks = _Evaluations(codes=layers, y=y, pieces=pieces, protocol=protocol)
+        candidates = [(layer, name) for layer in layers for name in protocol.classifiers]
+        places = [(candidate, number) for candidate in candidates for number in range(len(pieces))]
+        for place, done in run_tasks(tasks, places, n_jobs=n_jobs, cluster=cluster):
+            found[place] = done
+            if advance is not None:
+                advance(len(done))
+
+    # Workers of a cluster have other memory and disks: each opens what it reads.
+    large = find_large(codes, n_jobs) if cluster is None else {}
+    largest = max(len(split.train) for split in splits)
+    for layer, reader in large.items():
+        require_memory(f"layer {layer!r}", reader, largest, len(np.unique(y)), n_jobs)
+    evaluate({layer: of_layer for layer, of_layer in codes.items() if layer not in large})
+    for layer, reader in large.items():
+        with scratch_file(reader) as file:
+            evaluate({layer: file})
     return {
-        candidate: [fit for number in range(len(pieces)) for fit in found[candidate, number]]
-        for candidate in candidates
+        (layer, name): [fit for i in range(len(pieces)) for fit in found[(layer, name), i]]
+        for layer in codes
+        for name in protocol.classifiers
     }
 
 
@@ -203,17 +227,12 @@ def _evaluate(
     protocol: Protocol,
 ) -> tuple[Place, list[Fit]]:
     (layer, classifier), _ = place
-    X = read_codes(codes)
-    if len(X) != len(y):
-        raise ValueError(
-            f"Layer {layer!r} has codes of {len(X)} images, and there are {len(y)} labels."
-        )
-    return place, evaluate_layer(X, y, splits, classifier, protocol)
-
-
-def read_codes(codes: Codes) -> NDArray[Any]:
-    """Read the codes of a layer, where they are not in memory."""
-    return codes() if callable(codes) else np.asarray(codes)
+    with opened(codes) as X:
+        if len(X) != len(y):
+            raise ValueError(
+                f"Layer {layer!r} has codes of {len(X)} images, and there are {len(y)} labels."
+            )
+        return place, evaluate_layer(X, y, splits, classifier, protocol)
 
 
 def in_pieces(splits: Sequence[Split]) -> list[list[Split]]:
@@ -232,65 +251,9 @@ def in_pieces(splits: Sequence[Split]) -> list[list[Split]]:
     return [list(splits[a:b]) for a, b in pairwise(ends)]
 
 
-def training_rows(
-    X: NDArray[Any], y: NDArray[Any], splits: Sequence[Fold]
-) -> tuple[NDArray[Any], NDArray[Any], list[Fold]]:
-    """Make a row of each view, with the label of its image and on its side of every fold.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features) or (n_samples, n_views, n_features)
-    y : ndarray of shape (n_samples,)
-    splits : sequence of (train, test)
-
-    Returns
-    -------
-    X : ndarray of shape (n_samples * n_views, n_features)
-    y : ndarray of shape (n_samples * n_views,)
-    splits : list of (train, test)
-
-    Examples
-    --------
-    >>> X, y, splits = training_rows(np.zeros((2, 3, 4)), np.array([5, 6]), [([0], [1])])
-    >>> X.shape, y.tolist(), [side.tolist() for side in splits[0]]
-    ((6, 4), [5, 5, 5, 6, 6, 6], [[0, 1, 2], [3, 4, 5]])
-    """
-    if X.ndim == 2:
-        return X, y, list(splits)
-    n_samples, n_views, n_features = X.shape
-    rows = np.arange(n_samples * n_views).reshape(n_samples, n_views)
-    apart = [(rows[train].ravel(), rows[test].ravel()) for train, test in splits]
-    return X.reshape(-1, n_features), np.repeat(y, n_views), apart
-
-
-def row_groups(groups: NDArray[np.str_] | None, n_images: int, n_rows: int) -> NDArray[Any]:
-    """Give each row to train on the group of its image, or else its image.
-
-    Examples
-    --------
-    >>> row_groups(np.array(["a", "b"]), 2, 6).tolist(), row_groups(None, 2, 4).tolist()
-    (['a', 'a', 'a', 'b', 'b', 'b'], [0, 0, 1, 1])
-    """
-    of_image = np.arange(n_images) if groups is None else groups
-    return np.repeat(of_image, n_rows // n_images)
-
-
-def average_views(X: NDArray[Any]) -> NDArray[Any]:
-    """Average the views of each image, where they are kept apart.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features) or (n_samples, n_views, n_features)
-
-    Returns
-    -------
-    X : ndarray of shape (n_samples, n_features)
-        As it was given, or float32.
-    """
-    return X.mean(1, dtype=np.float32) if X.ndim == 3 else X
-
-
-def decision_values(model: LinearSVCCV | LogisticCV, X: NDArray[Any]) -> NDArray[np.float64]:
+def decision_values(
+    model: LinearSVCCV | LogisticCV, X: NDArray[Any] | MappedCodes
+) -> NDArray[np.float64]:
     """Give a decision value to every class, to each of two as well.
 
     Parameters
@@ -307,7 +270,10 @@ def decision_values(model: LinearSVCCV | LogisticCV, X: NDArray[Any]) -> NDArray
 
 
 def answers_of(
-    model: LinearSVCCV | LogisticCV, X: NDArray[Any], truth: NDArray[np.intp], scoring: str
+    model: LinearSVCCV | LogisticCV,
+    X: NDArray[Any] | MappedCodes,
+    truth: NDArray[np.intp],
+    scoring: str,
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Return the number of the class that each image is given, and what the score reads.
 

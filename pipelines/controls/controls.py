@@ -10,7 +10,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,14 +21,18 @@ from pipelines.comparison.guessing import guess
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.splits import Split, inner_splits
 from pipelines.extraction.options import ExtractionOptions
+from pipelines.linear.mapped import MappedCodes
 from pipelines.progress import Progress
+from pipelines.reading.memory import TooLargeError, require_memory
+from pipelines.reading.readers import Reader, SideBySide
+from pipelines.reading.scratch import find_large
 from pipelines.stored_comparison import StoredCodes
 
 if TYPE_CHECKING:  # Loads torch, which takes seconds.
     from codes import Backbone
     from pipelines.extraction.extract import Extraction
 
-Reader = Callable[[], NDArray[Any]]
+Read = Callable[[], NDArray[Any] | MappedCodes]
 
 
 class LeftOutError(Exception):
@@ -72,8 +75,8 @@ class Control:
 
         Returns
         -------
-        reader : function
-            Returns codes of shape (n_samples, n_features).
+        reader : Reader
+            Of codes of shape (n_samples, n_features).
 
         Raises
         ------
@@ -83,14 +86,14 @@ class Control:
         return codes.readers[best]
 
     def evaluate(
-        self, read: Reader, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
+        self, read: Read, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
     ) -> list[Fit]:
         """Train and test it.
 
         Parameters
         ----------
         read : function
-            As `read` returns it.
+            Reads its codes, or maps them into memory.
         comparison : Comparison
         splits : sequence of Split
             Of the comparison.
@@ -113,7 +116,7 @@ class Majority(Control):
     searches = False
 
     def evaluate(
-        self, read: Reader, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
+        self, read: Read, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
     ) -> list[Fit]:
         """Guess on each split; no codes are read."""
         scored = comparison.scored
@@ -127,7 +130,7 @@ class Shuffled(Control):
     searches = False
 
     def evaluate(
-        self, read: Reader, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
+        self, read: Read, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
     ) -> list[Fit]:
         """Train on each split's own labels, shuffled among its training images."""
         X, best, y = read(), comparison.best, comparison.scored.samples.y
@@ -164,7 +167,14 @@ class Concatenated(Control):
         """Read every depth."""
         if len(codes.readers) == 1:
             raise LeftOutError("only one layer was compared")
-        return partial(_side_by_side, list(codes.readers.values()))
+        reader = SideBySide(list(codes.readers.values()))
+        if find_large({self.name: reader}, 1):
+            labels = codes.images.labels
+            try:
+                require_memory("all layers", reader, len(labels), len(np.unique(labels)), 1)
+            except TooLargeError as error:
+                raise LeftOutError(str(error).rstrip(".")) from error
+        return reader
 
 
 class _Extracted(Control, ABC):
@@ -292,7 +302,3 @@ def parse_controls(names: str | Sequence[str]) -> tuple[str, ...]:
 
 def _shuffle(labels: NDArray[np.str_], rng: np.random.Generator) -> NDArray[np.str_]:
     return np.asarray(rng.permutation(labels))
-
-
-def _side_by_side(readers: Sequence[Reader]) -> NDArray[Any]:
-    return np.concatenate([read() for read in readers], axis=-1)

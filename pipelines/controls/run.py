@@ -19,9 +19,11 @@ from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.scored_fits import ScoredFits
 from pipelines.comparison.scoring import score_answers
 from pipelines.comparison.splits import Split
-from pipelines.controls.controls import CONTROLS, Control, Reader
+from pipelines.controls.controls import CONTROLS, Control, Read
 from pipelines.controls.findings import UNNEEDED, find_unneeded
 from pipelines.controls.permutation import better_than_chance
+from pipelines.reading.readers import Reader
+from pipelines.reading.scratch import find_large, opened, scratch_file
 
 if TYPE_CHECKING:
     from pipelines.cluster.connection import Cluster
@@ -77,7 +79,7 @@ def run_controls(
 
     Parameters
     ----------
-    readers : mapping of str to function
+    readers : mapping of str to Reader
         Control → how to read its codes, of shape (n_samples, n_features); not called for
         ``"majority"``.
     comparison : Comparison
@@ -101,12 +103,22 @@ def run_controls(
     controls = [CONTROLS[name] for name in readers]
     grid = _affordable(controls, comparison, protocol, len(splits) / len(every))
     protocol = replace(protocol, train_sizes=(size,), scoring=comparison.scoring, Cs=grid)
-    tasks = _Evaluations(readers=readers, comparison=comparison, splits=splits, protocol=protocol)
     fits: dict[str, list[Fit]] = {}
-    for name, of_control in run_tasks(tasks, readers, n_jobs=n_jobs, cluster=cluster):
-        fits[name] = of_control
-        if advance is not None:
-            advance(1)
+
+    def evaluate(reads: Mapping[str, Read]) -> None:
+        tasks = _Evaluations(reads=reads, comparison=comparison, splits=splits, protocol=protocol)
+        for name, of_control in run_tasks(tasks, reads, n_jobs=n_jobs, cluster=cluster):
+            fits[name] = of_control
+            if advance is not None:
+                advance(1)
+
+    large: dict[str, Reader] = {}
+    if cluster is None:
+        large = find_large({n: r for n, r in readers.items() if n != "majority"}, n_jobs)
+    evaluate({name: read for name, read in readers.items() if name not in large})
+    for name, reader in large.items():
+        with scratch_file(reader) as file:
+            evaluate({name: file})
     scored = replace(comparison.scored, splits=splits, fits={})
     return [_score(name, fits[name], comparison, scored) for name in readers]
 
@@ -115,23 +127,26 @@ def run_controls(
 class _Evaluations:
     """The tasks of `run_controls`, by the controls' names."""
 
-    readers: Mapping[str, Reader]
+    reads: Mapping[str, Read]
     comparison: Comparison
     splits: Sequence[Split]
     protocol: Protocol
 
     def __call__(self, name: str) -> Callable[[], tuple[str, list[Fit]]]:
-        read = self.readers[name]
+        read = self.reads[name]
         return partial(_evaluate, CONTROLS[name], read, self.comparison, self.splits, self.protocol)
 
 
 def _evaluate(
     control: Control,
-    read: Reader,
+    read: Read,
     comparison: Comparison,
     splits: Sequence[Split],
     protocol: Protocol,
 ) -> tuple[str, list[Fit]]:
+    if isinstance(read, Reader):
+        with opened(read) as codes:
+            return control.name, control.evaluate(lambda: codes, comparison, splits, protocol)
     return control.name, control.evaluate(read, comparison, splits, protocol)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.protocol import (
@@ -22,7 +23,10 @@ from pipelines.comparison.protocol import (
 from pipelines.comparison.results import Best
 from pipelines.controls.findings import does_as_well
 from pipelines.controls.run import ControlScore
-from pipelines.diagnostics.similarity import BORDER, Similarity
+from pipelines.diagnostics.border import BORDER
+
+if TYPE_CHECKING:  # Loads torch, which takes seconds.
+    from pipelines.diagnostics.similarity import Similarity
 
 LARGE = 5000
 """Training images from which a dataset counts as large in the notes' table, which gives no number:

@@ -7,13 +7,14 @@ from dataclasses import asdict
 from codes.wording import counted
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.duplicates import find_leaks, leaks_sentence
-from pipelines.comparison.evaluate import average_views
 from pipelines.comparison.results import Best, LayerScore
 from pipelines.diagnostics.grid_edges import Edge, edge_sentence, uniform_sentence
 from pipelines.diagnostics.intensity_by_class import check_intensity
 from pipelines.extraction.extract import Extraction
 from pipelines.extraction.normalization import check_normalization
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
+from pipelines.reading.rows import average_views
+from pipelines.reading.scratch import opened
 
 
 def scores_of(comparison: Comparison, layer: str, classifier: str) -> Best | LayerScore:
@@ -96,6 +97,7 @@ def _grid_notes(
         edges = [Edge(name=f"{name}, in the comparison,", C=row.C, side=row.C_at_edge)]
     said = [edge_sentence(edges, Cs)]
     if isinstance(classifier, LogisticCV) and comparison.scoring != "neg_log_loss":
-        X = average_views(extraction.codes(layer))
-        said.append(uniform_sentence(name, classifier.predict_proba(X), classifier.C_, Cs))
+        with opened(extraction.readers[layer]) as codes:
+            probabilities = classifier.predict_proba(average_views(codes))
+        said.append(uniform_sentence(name, probabilities, classifier.C_, Cs))
     return [sentence for sentence in said if sentence]

@@ -46,6 +46,7 @@ from codes.similarity_statistics import (
     divergences,
     find_norms,
 )
+from pipelines.diagnostics.border import BORDER
 from pipelines.diagnostics.similarity_by_classifier import (
     MEANING,
     recognition_of,
@@ -55,8 +56,6 @@ from pipelines.extraction.extract import key_of
 from pipelines.progress import Progress, Silent
 from pipelines.provenance import versions
 
-BORDER = 0.5
-"""Value from which a dataset is similar, where the network has batch normalisation."""
 BORDER_DIVERGENCE = 0.035
 N_RECOGNISED = 200
 """Images that are shown to the source classifier."""

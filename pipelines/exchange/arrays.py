@@ -18,9 +18,6 @@ from numpy.typing import NDArray
 DESCRIPTIONS = ("layers", "depths", "pools")
 """Lists that describe layers: their names in forward order, depths from 0 to 1, and poolings."""
 
-BLOCK = 2**25
-"""Bytes that are read and written together."""
-
 
 class ArrayFile(Protocol):
     """A file of named arrays; it can be sent to another process."""
@@ -52,6 +49,9 @@ class ArrayFile(Protocol):
 
     def read(self, name: str) -> NDArray[Any]:
         """Read an array; text as str, and vectors as rows."""
+
+    def blocks(self, name: str) -> Iterator[NDArray[Any]]:
+        """Read an array of two dimensions some rows at a time, any other as one block."""
 
 
 class Rows(Protocol):
@@ -89,30 +89,6 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.columns["label"])
-
-
-def cut_rows(n_rows: int, row_bytes: int) -> Iterator[slice]:
-    """Cut rows into blocks that fit into memory together.
-
-    Parameters
-    ----------
-    n_rows : int
-    row_bytes : int
-        Of a row.
-
-    Yields
-    ------
-    rows : slice
-        Of at least 64 rows, but for the last.
-
-    Examples
-    --------
-    >>> list(cut_rows(100, 2**30))
-    [slice(0, 64, None), slice(64, 100, None)]
-    """
-    step = max(64, BLOCK // max(1, row_bytes))
-    for start in range(0, n_rows, step):
-        yield slice(start, min(start + step, n_rows))
 
 
 def first_row(wrong: NDArray[np.bool_]) -> int | None:

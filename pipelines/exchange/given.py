@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
@@ -19,11 +19,12 @@ from codes.data.names import CODES_SCHEMES
 from codes.data.sources import CONTROL
 from codes.wording import counted, some
 from pipelines.comparison.results import ComparedLayer
-from pipelines.exchange.arrays import DESCRIPTIONS, ArrayFile, cut_rows, first_row
+from pipelines.exchange.arrays import DESCRIPTIONS, ArrayFile, first_row
 from pipelines.exchange.columns import read_columns
 from pipelines.exchange.npz import NpzArrays
 from pipelines.exchange.parquet import ParquetTable
 from pipelines.exchange.zarr_groups import ZarrArrays
+from pipelines.reading.readers import Block, Reader, cut_rows
 
 _FORMATS: dict[str, Callable[[Path], ArrayFile]] = {
     "npz:": NpzArrays,
@@ -49,8 +50,10 @@ class GivenCodes:
         Whether the file says at which depth of a network each layer is. Otherwise a depth is the
         layer's place in the order, from 0 to 1.
     file : ArrayFile
+    kinds : dict of str to (int, numpy.dtype)
+        Width and type of each layer's codes.
     rows : ndarray of shape (n_samples,), intp
-        Of the file.
+        Of the file, ascending.
     dropped : int
         Rows that were left out since, as they leak.
     seconds : dict of str to float
@@ -63,6 +66,7 @@ class GivenCodes:
     order: str
     has_depths: bool
     file: ArrayFile
+    kinds: dict[str, tuple[int, np.dtype[Any]]] = field(repr=False)
     rows: NDArray[np.intp] = field(repr=False)
     dropped: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -73,9 +77,12 @@ class GivenCodes:
         return partial(_require, self.file, self.file.names())
 
     @property
-    def readers(self) -> dict[str, Callable[[], NDArray[Any]]]:
-        """A function for each layer that reads its codes; what `compare_layers` takes."""
-        return {one.layer: partial(_read, self.file, one.layer, self.rows) for one in self.layers}
+    def readers(self) -> dict[str, GivenReader]:
+        """What reads the codes of each layer; `compare_layers` takes it."""
+        return {
+            one.layer: GivenReader(self.file, one.layer, self.rows, *self.kinds[one.layer])
+            for one in self.layers
+        }
 
     def keep(self, rows: NDArray[np.intp]) -> GivenCodes:
         """Drop all rows but some."""
@@ -95,10 +102,53 @@ def _require(file: ArrayFile, names: list[str]) -> None:
         raise ValueError(f"{file.title} is another file there.")
 
 
-def _read(file: ArrayFile, layer: str, rows: NDArray[np.intp]) -> NDArray[Any]:
-    codes = file.read(layer)
-    codes = codes.astype(codes.dtype.newbyteorder("="), copy=False)
-    return codes if len(codes) == len(rows) else codes[rows]
+class GivenReader(Reader):
+    """Reads the codes of a layer out of a file.
+
+    Parameters
+    ----------
+    file : ArrayFile
+    layer : str
+    rows : ndarray of shape (n_samples,), intp
+        Of the file, ascending.
+    n_features : int
+    dtype : numpy.dtype
+    """
+
+    def __init__(
+        self,
+        file: ArrayFile,
+        layer: str,
+        rows: NDArray[np.intp],
+        n_features: int,
+        dtype: np.dtype[Any],
+    ) -> None:
+        self._file, self._layer, self._rows = file, layer, rows
+        self._n_features, self._dtype = n_features, dtype.newbyteorder("=")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(n_samples, n_features)``."""
+        return len(self._rows), self._n_features
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What a value is."""
+        return self._dtype
+
+    def __call__(self) -> NDArray[Any]:
+        """Read all codes into memory."""
+        codes = self._file.read(self._layer).astype(self._dtype, copy=False)
+        return codes if len(codes) == len(self._rows) else codes[self._rows]
+
+    def blocks(self) -> Iterator[Block]:
+        """Read all codes, some at a time, in the file's order."""
+        start = 0
+        for codes in self._file.blocks(self._layer):
+            first, last = np.searchsorted(self._rows, [start, start + len(codes)])
+            kept = codes if last - first == len(codes) else codes[self._rows[first:last] - start]
+            yield Block(rows=np.arange(first, last), codes=kept.astype(self._dtype, copy=False))
+            start += len(codes)
 
 
 def load_given(dataset: str, layers: str = "default") -> GivenCodes:
@@ -143,24 +193,32 @@ def load_given(dataset: str, layers: str = "default") -> GivenCodes:
     file = _FORMATS[scheme](path.absolute())  # It may be read from another folder.
     columns = read_columns(file, dataset)
     digests = np.zeros((len(columns.images), 32), np.uint8)
-    found: list[str] = []
+    found: dict[str, tuple[int, np.dtype[Any]]] = {}
     described = file.descriptions()
     for name in file.names():
         if name in columns.names:
             continue
-        array = file.read(name)
-        if name in DESCRIPTIONS and array.ndim == 1:
-            described[name] = array.tolist()
-            continue
-        _check(file, name, array, len(digests))
-        _add_to_digests(file, name, array, digests)
-        found.append(name)
+        n_rows = 0
+        for block in file.blocks(name):
+            if name in DESCRIPTIONS and block.ndim == 1:
+                described[name] = block.tolist()
+                break
+            _check(file, name, block)
+            _add_to_digests(file, name, block, digests[n_rows:], n_rows)
+            found[name] = block.shape[1], block.dtype
+            n_rows += len(block)
+        if name in found and n_rows != len(digests):
+            raise ValueError(
+                f"{file.title}, array {name!r}: it has {counted(n_rows, 'row')}, and there are "
+                f"{counted(len(digests), 'label')} in {file.label!r}. Each label needs one row, in "
+                "the same order."
+            )
     if not found:
         raise ValueError(
             f"{file.title} has no codes: an array of shape (n_samples, n_features) of "
             "floating-point numbers for each layer."
         )
-    every = _described(file, found, described)
+    every = _described(file, list(found), described)
     chosen = _choose([layer.layer for layer in every], layers, file)
     return GivenCodes(
         images=columns.images,
@@ -169,21 +227,16 @@ def load_given(dataset: str, layers: str = "default") -> GivenCodes:
         order="as the file lists them" if "layers" in described else file.order,
         has_depths="depths" in described,
         file=file,
+        kinds=found,
         rows=np.arange(len(digests)),
     )
 
 
-def _check(file: ArrayFile, name: str, array: NDArray[Any], n: int) -> None:
-    """Refuse what is not a layer: a row of floating-point numbers for each label."""
+def _check(file: ArrayFile, name: str, array: NDArray[Any]) -> None:
+    """Refuse what is not a layer: rows of floating-point numbers."""
     where = f"{file.title}, array {name!r}"
     is_float = array.dtype.kind == "f" and array.dtype.itemsize <= 8
     if array.ndim == 2 and is_float:
-        if len(array) != n:
-            raise ValueError(
-                f"{where}: it has {counted(len(array), 'row')}, and there are "
-                f"{counted(n, 'label')} in {file.label!r}. Each label needs one row, in the same "
-                "order."
-            )
         if not array.shape[1]:
             raise ValueError(f"{where}: its rows are empty. Leave it out.")
         if CONTROL.search(name) or not name.strip():
@@ -205,19 +258,23 @@ def _check(file: ArrayFile, name: str, array: NDArray[Any], n: int) -> None:
 
 
 def _add_to_digests(
-    file: ArrayFile, name: str, array: NDArray[Any], digests: NDArray[np.uint8]
+    file: ArrayFile, name: str, array: NDArray[Any], digests: NDArray[np.uint8], first: int
 ) -> None:
-    """Digest each row with those of the layers before; refuse values that are not finite."""
+    """Digest each row with those of the layers before; refuse values that are not finite.
+
+    `first` is the number of the first row, of which `digests` is the first.
+    """
     for rows in cut_rows(len(array), array.shape[1] * array.dtype.itemsize):
         block = np.ascontiguousarray(array[rows])
         wrong = first_row(~np.isfinite(block).all(axis=1))
         if wrong is not None:
             value = block[wrong][~np.isfinite(block[wrong])][0]
             raise ValueError(
-                f"{file.title}, array {name!r}: row {rows.start + wrong} (from 0) has a value that "
-                f"is not finite, {value}. Remove the row everywhere, or compute its codes again."
+                f"{file.title}, array {name!r}: row {first + rows.start + wrong} (from 0) has a "
+                f"value that is not finite, {value}. Remove the row everywhere, or compute its "
+                "codes again."
             )
-        for before, row in zip(digests[rows], block, strict=True):
+        for before, row in zip(digests[rows], block, strict=False):
             found = hashlib.sha256(before.tobytes() + row.tobytes()).digest()
             before[:] = np.frombuffer(found, np.uint8)
 

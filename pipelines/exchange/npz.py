@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from pipelines.exchange.arrays import Labelled, cut_rows
+from pipelines.exchange.arrays import Labelled
+from pipelines.reading.readers import cut_rows
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 
@@ -59,13 +61,9 @@ class NpzArrays:
         ValueError
             If it is damaged, or holds Python objects, which need pickle.
         """
-        with self._opened() as found:
+        with self._opened() as found, self._undamaged(name):
             try:
                 array: object = found[name]
-            except _DAMAGED as error:
-                raise ValueError(f"{self.title}, array {name!r}: it is damaged ({error}).") from (
-                    error
-                )
             except ValueError as error:
                 raise ValueError(
                     f"{self.title}, array {name!r}: it cannot be read without running code "
@@ -76,6 +74,29 @@ class NpzArrays:
             raise ValueError(f"{self.title}, member {name!r}: it is not an array of NumPy's.")
         return array
 
+    def blocks(self, name: str) -> Iterator[NDArray[Any]]:
+        """Read an array of two dimensions some rows at a time, any other as one block.
+
+        Where columns come first (Fortran order), it is one block too.
+        """
+        with self._undamaged(name), zipfile.ZipFile(self.path) as archive:
+            member = f"{name}.npy"
+            header = None
+            if member in archive.namelist():
+                with archive.open(member) as opened:
+                    header = _read_header(opened)
+                    if header is not None:
+                        yield from _read_rows(opened, *header)
+        if header is None:
+            yield self.read(name)
+
+    @contextmanager
+    def _undamaged(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except _DAMAGED as error:
+            raise ValueError(f"{self.title}, array {name!r}: it is damaged ({error}).") from error
+
     @contextmanager
     def _opened(self) -> Iterator[NpzFile]:
         if not zipfile.is_zipfile(self.path):
@@ -85,6 +106,33 @@ class NpzArrays:
             )
         with np.load(self.path, allow_pickle=False) as found:
             yield found
+
+
+def _read_header(member: IO[bytes]) -> tuple[tuple[int, int], np.dtype[Any]] | None:
+    """Read the shape and type of an array of rows; None of any other member."""
+    known = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    try:
+        version = npy.read_magic(member)
+    except ValueError:  # A member that is no array.
+        return None
+    if version not in known:
+        return None
+    shape, by_columns, dtype = known[version](member)
+    if by_columns or len(shape) != 2 or not math.prod(shape) or dtype.kind != "f":
+        return None
+    return shape, dtype
+
+
+def _read_rows(
+    member: IO[bytes], shape: tuple[int, int], dtype: np.dtype[Any]
+) -> Iterator[NDArray[Any]]:
+    n_rows, width = shape
+    for rows in cut_rows(n_rows, width * dtype.itemsize):
+        n = rows.stop - rows.start
+        data = member.read(n * width * dtype.itemsize)
+        if len(data) < n * width * dtype.itemsize:
+            raise EOFError(f"it ends before row {rows.stop}")
+        yield np.frombuffer(data, dtype).reshape(n, width)
 
 
 def write_npz(file: Path, labelled: Labelled, advance: Callable[[int], None]) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codes.data.readers.csv_files import COLUMNS, refuse_misspelt
-from pipelines.exchange.arrays import Labelled, cut_rows, first_row
+from pipelines.exchange.arrays import Labelled, first_row
+from pipelines.reading.readers import cut_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -101,22 +102,41 @@ class ParquetTable:
         ValueError
             If a value is missing, or vectors are not of one length or not of numbers.
         """
+        found: NDArray[Any] | None = None
+        at = 0
+        for block in self.blocks(name):
+            if block.ndim == 1:
+                return block
+            if found is None:
+                found = np.empty((self._n_rows(), block.shape[1]), block.dtype)
+            found[at : at + len(block)] = block
+            at += len(block)
+        return np.empty((0, 0), np.float32) if found is None else found
+
+    def blocks(self, name: str) -> Iterator[NDArray[Any]]:
+        """Read a column of vectors some rows at a time, any other as one block.
+
+        Raises
+        ------
+        ValueError
+            As `read`.
+        """
         with self._opened() as file:
             field = file.schema_arrow.field(name)
-            n_rows = file.metadata.num_rows
             # Names with dots are read as paths, by which longer names come along.
             batches = (batch.column(name) for batch in file.iter_batches(columns=[name]))
             if not _is_list(field.type):
-                return self._values(name, batches)
-            rows: NDArray[Any] | None = None
-            at = 0
+                yield self._values(name, batches)
+                return
+            at, width = 0, None
             for batch in batches:
-                block = self._vectors(name, batch, at, None if rows is None else rows.shape[1])
-                if rows is None:
-                    rows = np.empty((n_rows, block.shape[1]), block.dtype)
-                rows[at : at + len(block)] = block
-                at += len(block)
-        return np.empty((0, 0), np.float32) if rows is None else rows
+                block = self._vectors(name, batch, at, width)
+                yield block
+                at, width = at + len(block), block.shape[1]
+
+    def _n_rows(self) -> int:
+        with self._opened() as file:
+            return int(file.metadata.num_rows)
 
     def _values(self, name: str, batches: Iterator[pa.Array]) -> NDArray[Any]:
         """Read one value for each row, text as str."""

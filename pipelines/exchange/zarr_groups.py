@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +12,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pipelines.exchange.arrays import DESCRIPTIONS, Labelled, cut_rows
+from pipelines.exchange.arrays import DESCRIPTIONS, Labelled
+from pipelines.reading.readers import BLOCK_BYTES, cut_rows
 
 _NAME = "layer"
 """Attribute of an array with the layer's name, where a folder cannot be called so."""
@@ -81,6 +82,17 @@ class ZarrArrays:
         """Read an array."""
         values = np.asarray(self._arrays()[name][...])
         return np.array(values.tolist(), dtype=str) if values.dtype.kind in "OT" else values
+
+    def blocks(self, name: str) -> Iterator[NDArray[Any]]:
+        """Read an array of two dimensions by whole chunks of rows, any other as one block."""
+        array = self._arrays()[name]
+        if array.ndim != 2 or not array.size:
+            yield self.read(name)
+            return
+        chunk = (array.shards or array.chunks)[0]
+        step = chunk * max(1, BLOCK_BYTES // (chunk * array.shape[1] * array.dtype.itemsize))
+        for start in range(0, array.shape[0], step):
+            yield np.asarray(array[start : start + step])
 
     def _arrays(self) -> dict[str, zarr.Array[Any]]:
         """Find the arrays by the names of their layers."""

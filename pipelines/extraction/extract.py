@@ -25,6 +25,7 @@ from pipelines.extraction.normalization import normalized, require_norm
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.extraction.settling import Settled, settle
 from pipelines.progress import Progress, Silent, timed
+from pipelines.reading.stored import StoredReader
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,26 +131,15 @@ class Extraction:
         return partial(_require_codes, self.store, self.key, arrays, self.digests[:1])
 
     @property
-    def readers(self) -> dict[str, Callable[[], NDArray[Any]]]:
-        """A function for each layer that reads its codes; what `compare_layers` takes."""
+    def readers(self) -> dict[str, StoredReader]:
+        """What reads the codes of each layer; `compare_layers` takes it."""
         # Each is sent to another process: it must not take the network along.
         return {
-            tap.name: partial(
-                _read, self.store, self.key, self.arrays[tap.name], self.digests, tap.n_views
+            tap.name: StoredReader(
+                self.store, self.key, self.arrays[tap.name], self.digests, tap.n_views
             )
             for tap in self.taps
         }
-
-
-def _read(
-    store: CodeStore,
-    key: ExtractionKey,
-    array: CodesKey,
-    digests: NDArray[np.uint8],
-    n_views: int,
-) -> NDArray[Any]:
-    codes = store.codes(key, array, digests)
-    return codes.reshape(len(codes), n_views, -1) if n_views > 1 else codes
 
 
 def _require_codes(

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from codes.graph.starts import Start
 from pipelines.comparison.compare import Comparison, decide
-from pipelines.comparison.evaluate import Codes, Fit, read_codes, read_values
+from pipelines.comparison.evaluate import Fit, read_values
 from pipelines.comparison.protocol import FINETUNE, Protocol
 from pipelines.comparison.results import ComparedLayer
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import Fold, Split
 from pipelines.extraction.extract import Extraction
-from pipelines.finetuning.heads import fit_heads, start_head
+from pipelines.finetuning.heads import LastCodes, fit_heads, read_codes, start_head
 from pipelines.finetuning.prepare import last_codes, prepare
 from pipelines.finetuning.search import Chosen, Score, images_searched, search, seed_of, validating
 from pipelines.progress import Progress
@@ -78,7 +78,7 @@ class Finetuning:
     """
 
     trainer: Trainer
-    codes: Codes
+    codes: LastCodes
     found: tuple[Finetuned, ...]
     linear: Comparison
 
@@ -151,7 +151,7 @@ def compare_finetuned(
 
 def finetune(
     trainer: Trainer,
-    codes: Codes,
+    codes: LastCodes,
     samples: Samples,
     splits: Sequence[Split],
     *,

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from codes.graph.heads import class_weights
 from codes.graph.suffix import Suffix
-from pipelines.comparison.evaluate import Codes, read_codes
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import inner_splits
 from pipelines.finetuning.calibration import calibrate
-from pipelines.finetuning.heads import fit_heads, start_head
+from pipelines.finetuning.heads import LastCodes, fit_heads, read_codes, start_head
 from pipelines.finetuning.search import Chosen, Score, images_searched, search, seed_of, validating
 from pipelines.progress import Progress
 from pipelines.training.trials import Trainer, Trial
@@ -46,7 +45,7 @@ class TrainedNetwork:
 def train_on_all(
     trainer: Trainer,
     name: str,
-    codes: Codes,
+    codes: LastCodes,
     samples: Samples,
     *,
     protocol: Protocol,

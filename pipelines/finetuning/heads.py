@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from pipelines.cluster.tasks import run_tasks
-from pipelines.comparison.evaluate import Codes, read_codes
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.samples import Samples
 from pipelines.linear.estimators import LogisticCV
@@ -22,9 +21,12 @@ from pipelines.training.trials import Head
 if TYPE_CHECKING:
     from pipelines.cluster.connection import Cluster
 
+LastCodes = NDArray[Any] | Callable[[], NDArray[Any]]
+"""The network's last codes, or a function that reads them."""
+
 
 def fit_heads(
-    codes: Codes,
+    codes: LastCodes,
     samples: Samples,
     subsets: Sequence[NDArray[np.intp]],
     protocol: Protocol,
@@ -58,7 +60,7 @@ def fit_heads(
 class _Probes:
     """The tasks of `fit_heads`, by the subsets' numbers."""
 
-    codes: Codes
+    codes: LastCodes
     numbers: NDArray[np.intp]
     subsets: Sequence[NDArray[np.intp]]
     protocol: Protocol
@@ -70,7 +72,7 @@ class _Probes:
 
 def _probe(
     place: int,
-    codes: Codes,
+    codes: LastCodes,
     train: NDArray[np.intp],
     numbers: NDArray[np.intp],
     protocol: Protocol,
@@ -103,3 +105,8 @@ def start_head(head: Head, codes: NDArray[Any], random: bool, seed: int) -> Head
     norm = float(np.sqrt((codes.astype(np.float64) ** 2).sum(1).mean()))
     weight = rng.normal(size=head.weight.shape) * 0.05 / max(norm, 1e-12)
     return Head(weight=weight, bias=np.zeros_like(head.bias))
+
+
+def read_codes(codes: LastCodes) -> NDArray[Any]:
+    """Read the network's last codes, where they are not in memory."""
+    return codes() if callable(codes) else np.asarray(codes)

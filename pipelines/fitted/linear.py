@@ -7,13 +7,15 @@ from dataclasses import replace
 import numpy as np
 
 from pipelines.comparison.compare import Comparison
-from pipelines.comparison.evaluate import ESTIMATORS, row_groups, training_rows
+from pipelines.comparison.evaluate import ESTIMATORS
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.scoring import scorer
 from pipelines.comparison.splits import inner_splits
 from pipelines.diagnostics.fit_notes import fit_notes
 from pipelines.extraction.extract import Extraction
 from pipelines.fitted.pipeline import FittedPipeline, describe, kept_digests
+from pipelines.reading.rows import row_groups, training_rows
+from pipelines.reading.scratch import opened
 
 
 def fit(extraction: Extraction, comparison: Comparison, protocol: Protocol) -> FittedPipeline:
@@ -32,14 +34,15 @@ def fit(extraction: Extraction, comparison: Comparison, protocol: Protocol) -> F
     rng = np.random.default_rng(protocol.random_state)
     groups = comparison.scored.samples.groups
     splits = inner_splits(images.labels, groups, protocol.cv, rng)
-    X, y, splits = training_rows(extraction.codes(layer), images.labels, splits)
-    classifier = ESTIMATORS[kind](
-        Cs=np.array(protocol.grid),
-        cv=splits,
-        scoring=scorer(comparison.scoring, comparison.classes),
-        random_state=protocol.random_state,
-        search=protocol.Cs_search,
-    ).fit(X, y, row_groups(groups, len(images), len(X)))
+    with opened(extraction.readers[layer]) as codes:
+        X, y, splits = training_rows(codes, images.labels, splits)
+        classifier = ESTIMATORS[kind](
+            Cs=np.array(protocol.grid),
+            cv=splits,
+            scoring=scorer(comparison.scoring, comparison.classes),
+            random_state=protocol.random_state,
+            search=protocol.Cs_search,
+        ).fit(X, y, row_groups(groups, len(images), len(X)))
     # The folds are not kept.
     classifier.cv, classifier.scoring = protocol.cv, comparison.scoring
     classifier.Cs = list(protocol.grid)

@@ -16,7 +16,7 @@ from cache.key import canonical_json
 from codes import ImageList
 from codes.preprocessing import Preprocessing
 from pipelines.comparison.compare import Comparison
-from pipelines.comparison.evaluate import average_views, decision_values
+from pipelines.comparison.evaluate import decision_values
 from pipelines.comparison.protocol import FINETUNE
 from pipelines.diagnostics.fit_notes import scores_of
 from pipelines.extraction.extract import Extraction, backbone_of, extract
@@ -24,6 +24,8 @@ from pipelines.extraction.options import ExtractionOptions
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 from pipelines.progress import Progress
 from pipelines.provenance import versions
+from pipelines.reading.rows import average_views
+from pipelines.reading.scratch import opened
 
 SUFFIX = ".safetensors"
 """How the name of a fine-tuned network ends: by it, --weights knows what it reads."""
@@ -116,11 +118,14 @@ class FittedPipeline:
                 )
         extraction = extract(images, options, backbone=backbone, progress=progress)
         [tap] = extraction.taps
-        X = average_views(extraction.codes(tap.name))
-        labels = np.asarray(self.classifier.predict(X))
-        if isinstance(self.classifier, LogisticCV):
-            return extraction, labels, np.asarray(self.classifier.predict_proba(X), np.float64)
-        return extraction, labels, decision_values(self.classifier, X)
+        with opened(extraction.readers[tap.name]) as codes:
+            X = average_views(codes)
+            labels = np.asarray(self.classifier.predict(X))
+            if isinstance(self.classifier, LogisticCV):
+                scores = np.asarray(self.classifier.predict_proba(X), np.float64)
+            else:
+                scores = decision_values(self.classifier, X)
+        return extraction, labels, scores
 
 
 def describe(

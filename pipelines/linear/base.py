@@ -17,8 +17,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pipelines.linear.folds import SUMS, Fold, HeldOutScore, score_all
-from pipelines.linear.path import Settings, decide, judge, one_thread, refit
-from pipelines.linear.scaling import BLOCK_SIZE, Scale, row_lengths
+from pipelines.linear.mapped import MappedCodes
+from pipelines.linear.path import Codes, Settings, decide, judge, one_thread, refit
+from pipelines.linear.scaling import Scale, row_blocks, row_lengths
 from pipelines.linear.search import ValueScore, search_outwards
 from pipelines.linear.validation import (
     DEFAULT_GRID,
@@ -64,7 +65,9 @@ class LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     n_jobs: int | None = None
     search: Search = "path"
 
-    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
+    def fit(
+        self, X: ArrayLike | MappedCodes, y: ArrayLike, groups: ArrayLike | None = None
+    ) -> Self:
         """Choose C by cross-validation and fit all rows with it.
 
         Parameters
@@ -97,7 +100,10 @@ class LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_options(self.scale, self.tol, self.max_iter)
         check_class_weight(self.class_weight)
         check_scoring_name(self.scoring)
-        codes, y = validate_data(self, read_codes(X), y, dtype=_FLOATS, ensure_all_finite=False)
+        if isinstance(X, MappedCodes):
+            codes, y = validate_data(self, X, y, skip_check_array=True)
+        else:
+            codes, y = validate_data(self, read_codes(X), y, dtype=_FLOATS, ensure_all_finite=False)
         check_finite(codes)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
@@ -138,7 +144,7 @@ class LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def _score(
-        self, codes: Array, labels: Index, splits: Sequence[Split], units: Index, settings: Settings
+        self, codes: Codes, labels: Index, splits: Sequence[Split], units: Index, settings: Settings
     ) -> float:
         """Set ``scores_`` and return the worst certificate."""
         # scikit-learn takes longer to score the accuracy of a small fold than its fit takes.
@@ -189,7 +195,7 @@ class LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             search_outwards(len(Cs), score)
         return found
 
-    def decision_function(self, X: ArrayLike) -> Array:
+    def decision_function(self, X: ArrayLike | MappedCodes) -> Array:
         """Evaluate the linear functions whose largest decides.
 
         Parameters
@@ -204,7 +210,7 @@ class LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         values = self._decision_values(X)
         return values[:, 0] if values.shape[1] == 1 else values
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: ArrayLike | MappedCodes) -> NDArray[Any]:
         """Predict the label of each sample.
 
         Parameters
@@ -219,16 +225,17 @@ class LinearCV(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         values = self._decision_values(X)
         return np.asarray(self.classes_[decide(values)])
 
-    def _decision_values(self, X: ArrayLike) -> Array:
+    def _decision_values(self, X: ArrayLike | MappedCodes) -> Array:
         check_is_fitted(self)
-        codes = validate_data(
-            self, read_codes(X), reset=False, dtype=_FLOATS, ensure_all_finite=False
-        )
+        if isinstance(X, MappedCodes):
+            codes = validate_data(self, X, reset=False, skip_check_array=True)
+        else:
+            codes = validate_data(
+                self, read_codes(X), reset=False, dtype=_FLOATS, ensure_all_finite=False
+            )
         check_finite(codes)
         values = np.empty((len(codes), len(self.coef_)))
-        step = max(64, BLOCK_SIZE // codes.shape[1])
-        for start in range(0, len(codes), step):
-            rows = slice(start, start + step)
+        for rows in row_blocks(*codes.shape):
             values[rows] = codes[rows].astype(np.float64) @ self.coef_.T
         if self.scale == "l2":
             values /= row_lengths(codes, np.arange(len(codes)))[:, None]

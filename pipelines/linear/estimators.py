@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipelines.linear.base import LinearCV
+from pipelines.linear.mapped import MappedCodes
 from pipelines.linear.path import log_probabilities
 
 Array = NDArray[np.floating[Any]]
@@ -154,7 +155,7 @@ class LogisticCV(LinearCV):
 
     _kind = "softmax"
 
-    def predict_log_proba(self, X: ArrayLike) -> Array:
+    def predict_log_proba(self, X: ArrayLike | MappedCodes) -> Array:
         """Predict the logarithm of the probability of each class.
 
         Parameters
@@ -168,7 +169,7 @@ class LogisticCV(LinearCV):
         """
         return log_probabilities(self._decision_values(X))
 
-    def predict_proba(self, X: ArrayLike) -> Array:
+    def predict_proba(self, X: ArrayLike | MappedCodes) -> Array:
         """Predict the probability of each class.
 
         Parameters

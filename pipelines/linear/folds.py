@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from pipelines.linear.mapped import MappedCodes
 from pipelines.linear.newton import Point, minimise
 from pipelines.linear.path import (
+    Codes,
     Settings,
     decide,
     intercept_of,
@@ -55,7 +57,7 @@ class Fold:
 
     Parameters
     ----------
-    X : array of shape (n_samples, n_features)
+    X : array or MappedCodes of shape (n_samples, n_features)
     labels : ndarray of shape (n_samples,)
         Indices of ``settings.classes``.
     train, test : ndarray of int
@@ -73,7 +75,7 @@ class Fold:
 
     def __init__(
         self,
-        X: Array,
+        X: Codes,
         labels: Index,
         train: Index,
         test: Index,
@@ -99,11 +101,19 @@ class Fold:
             problem = self._problem
             loss = settings.loss(self._labels[train], C)
             start = self._start(C) or origin(problem, settings, len(train))
+            if not start.margins.size:
+                start = replace(start, margins=problem.matvec(start.unknown))
             point = minimise(problem, loss, start, tol=settings.tol, max_iter=settings.max_iter)
             rows = problem.held_out(point.unknown) + intercept_of(loss)
             problem.release()
-        self._solutions[C] = point
-        for inside in sorted(self._solutions)[2:-2]:
+        # Of codes in a file, all folds' margins would be larger than what a fit takes: a pass over
+        # the codes makes them again.
+        in_file = isinstance(self._X, MappedCodes)
+        self._solutions[C] = (
+            replace(point, margins=point.margins[:, :0].copy()) if in_file else point
+        )
+        ends = 2 if settings.kind == "softmax" else 1
+        for inside in sorted(self._solutions)[ends:-ends]:
             del self._solutions[inside]
         values = settings.decisions(rows).T
         return HeldOutScore(
@@ -113,8 +123,9 @@ class Fold:
         )
 
     def forget(self) -> None:
-        """Give back the reduced problem."""
+        """Give back the reduced problem and the solutions."""
         self._problem = None
+        self._solutions.clear()
 
     def _start(self, C: float) -> Point | None:
         """Go on from the nearest solution; the softmax's as it changed from the one before.

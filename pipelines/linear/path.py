@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -13,12 +14,14 @@ from sklearn.utils.class_weight import compute_class_weight
 from threadpoolctl import ThreadpoolController
 
 from pipelines.linear.losses import Loss, Softmax, SquaredHinge, log_softmax
+from pipelines.linear.mapped import MappedCodes
 from pipelines.linear.newton import Point, minimise
 from pipelines.linear.problems import DualProblem, LinearProblem, PrimalProblem
-from pipelines.linear.scaling import SMALL, Scale, ScaledRows, scaled_blocks
+from pipelines.linear.scaling import SMALL, Scale, ScaledRows, column_blocks, scaled_blocks
 from pipelines.linear.symmetric import add_square, mirror
 
 Array = NDArray[np.floating[Any]]
+Codes = Array | MappedCodes
 Index = NDArray[np.intp]
 # With more samples than features, the hinge is quicker among samples up to this ratio, as measured.
 GRAM_RATIO = 2.5
@@ -132,7 +135,7 @@ def log_probabilities(values: Array) -> Array:
     return log_softmax(values.T).T
 
 
-def refit(X: Array, labels: Index, C: float, settings: Settings) -> tuple[Array, Array, float, int]:
+def refit(X: Codes, labels: Index, C: float, settings: Settings) -> tuple[Array, Array, float, int]:
     """Fit all rows.
 
     Returns
@@ -149,22 +152,34 @@ def refit(X: Array, labels: Index, C: float, settings: Settings) -> tuple[Array,
         loss = settings.loss(labels, C)
         point = origin(problem, settings, len(X))
         point = minimise(problem, loss, point, tol=settings.tol, max_iter=settings.max_iter)
-        among_samples, unknown = isinstance(problem, DualProblem), point.unknown
+        unknown = point.unknown
         if isinstance(problem, DualProblem):
             unknown = problem.on_all_rows(unknown)
         unknown = settings.decisions(unknown)
         intercept = settings.decisions(intercept_of(loss)).ravel()
         coef = np.empty((len(unknown), X.shape[1]))
-        for block in scaled_blocks(
-            X, rows, len(rows), scale=settings.scale, centre=settings.centre
-        ):
-            part = unknown @ block.codes if among_samples else unknown[:, block.columns]
-            coef[:, block.columns] = part * block.factor
-            intercept = intercept - coef[:, block.columns] @ block.mean
+        for columns, part, mean, factor in _weights(problem, X, unknown, settings):
+            coef[:, columns] = part * factor
+            intercept = intercept - coef[:, columns] @ mean
         if settings.kind == "squared_hinge":
             # The penalised intercept is the weight of a column of ones.
-            intercept = intercept + (unknown.sum(axis=1) if among_samples else unknown[:, -1])
+            last = unknown.sum(axis=1) if isinstance(problem, DualProblem) else unknown[:, -1]
+            intercept = intercept + last
     return coef, intercept, point.certificate, max(1, point.n_iter)
+
+
+def _weights(
+    problem: LinearProblem, X: Codes, unknown: Array, settings: Settings
+) -> Iterator[tuple[slice, Array, Array, Array]]:
+    """Give the weights of scaled features, some columns at a time, and how these were scaled."""
+    if isinstance(problem, PrimalProblem):
+        codes = problem.codes
+        for columns in column_blocks(len(X), X.shape[1]):
+            yield columns, unknown[:, columns], codes.mean[columns], codes.factor[columns]
+        return
+    rows = np.arange(len(X))
+    for block in scaled_blocks(X, rows, len(X), scale=settings.scale, centre=settings.centre):
+        yield block.columns, unknown @ block.codes, block.mean, block.factor
 
 
 def _among_samples(n_train: int, n_rows: int, n_features: int, settings: Settings) -> bool:
@@ -182,7 +197,22 @@ def problem_size(n_train: int, n_test: int, n_features: int, settings: Settings)
     return 8 * n_rows**2 if _among_samples(n_train, n_rows, n_features, settings) else SMALL
 
 
-def make_problem(X: Array, train: Index, test: Index, settings: Settings) -> LinearProblem:
+def needed_memory(n_train: int, n_features: int, n_outputs: int) -> int:
+    """Say about how many bytes a cross-validated fit on codes in a file holds.
+
+    A Gram matrix, a copy that finds dependent rows and a factor of it; or a Hessian and a factor in
+    single precision. And for each sample and output, some 36 numbers: the margins, and what
+    the loss and the solver make of them.
+
+    Parameters
+    ----------
+    n_train, n_features, n_outputs : int
+    """
+    matrices = 24 * n_train**2 if n_train <= n_features else 12 * n_features**2
+    return matrices + 36 * 8 * n_train * n_outputs
+
+
+def make_problem(X: Codes, train: Index, test: Index, settings: Settings) -> LinearProblem:
     """Reduce the codes to a Gram matrix of their rows, or scale them, whichever is less work."""
     rows = np.concatenate([train, test])
     ones = settings.kind == "squared_hinge"

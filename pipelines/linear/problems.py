@@ -174,6 +174,10 @@ class PrimalProblem:
         The training rows first.
     n_train : int
         How many of them are training rows.
+
+    Attributes
+    ----------
+    codes : ScaledRows
     """
 
     is_dual = False
@@ -181,8 +185,9 @@ class PrimalProblem:
     def __init__(self, codes: ScaledRows, n_train: int) -> None:
         n, self.size = codes.shape
         self.radius = codes.longest
-        self.room = max(FACTOR_SIZE, n * self.size // 2) // self.size**2
-        self._codes, self._train, self._test = codes, slice(0, n_train), slice(n_train, n)
+        held = n * self.size if codes.in_memory else 0
+        self.room = max(FACTOR_SIZE, held // 2) // self.size**2
+        self.codes, self._train, self._test = codes, slice(0, n_train), slice(n_train, n)
         self._n_train, self._dtype = n_train, codes.dtype
         self._factors: list[Preconditioner] = []
 
@@ -197,7 +202,7 @@ class PrimalProblem:
     def _matvec(self, unknown: Array, rows: slice, dtype: Any) -> Array:
         margins = np.empty((len(unknown), rows.stop - rows.start), dtype=dtype)
         for part in self._blocks(rows.start, rows.stop):
-            block = self._codes.take(part, dtype)
+            block = self.codes.take(part, dtype)
             margins[:, part.start - rows.start : part.stop - rows.start] = unknown @ block.T
         return margins
 
@@ -207,7 +212,7 @@ class PrimalProblem:
         slope = slope.astype(dtype, copy=False)
         product: Array = np.zeros((len(slope), self.size), dtype=dtype)
         for rows in self._blocks(0, self._n_train):
-            product += slope[:, rows] @ self._codes.take(rows, dtype)
+            product += slope[:, rows] @ self.codes.take(rows, dtype)
         return product
 
     def inner(self, left: Array, right: Array, right_margins: Array) -> Array:
@@ -226,7 +231,7 @@ class PrimalProblem:
         """Compute ``Zᵀ root² Z`` of these samples: the lower triangle, in Fortran order."""
         matrix = np.zeros((self.size, self.size), dtype=dtype, order="F")
         for part in self._blocks(0, len(samples), BLOCK_SIZE):
-            block = self._codes.take(samples[part], dtype) * root[part, None]
+            block = self.codes.take(samples[part], dtype) * root[part, None]
             add_square(matrix, block)
         return matrix
 
@@ -235,7 +240,7 @@ class PrimalProblem:
         matrix = np.zeros((len(samples), len(samples)), order="F")
         width = max(MIN_COLUMNS, BLOCK_SIZE // len(samples))
         for start in range(0, self.size, width):
-            block = self._codes.take(samples, np.float64, slice(start, start + width))
+            block = self.codes.take(samples, np.float64, slice(start, start + width))
             add_square(matrix, block.T)
         return matrix
 
@@ -276,7 +281,7 @@ class PrimalProblem:
         """Multiply these samples, as columns, with ``values``."""
         product = np.zeros(self.size)
         for part in self._blocks(0, len(samples)):
-            product += values[part] @ self._codes.take(samples[part], np.float64)
+            product += values[part] @ self.codes.take(samples[part], np.float64)
         return product
 
     def prepare_cost(self, n_outputs: int) -> float:

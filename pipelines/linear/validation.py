@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import StratifiedKFold, check_cv
 
-from pipelines.linear.scaling import BLOCK_SIZE
+from pipelines.linear.mapped import MappedCodes
+from pipelines.linear.scaling import row_blocks
 
 Array = NDArray[np.floating[Any]]
 Index = NDArray[np.intp]
@@ -40,23 +41,23 @@ def read_codes(X: Any) -> Any:
     return X
 
 
-def check_finite(X: Array) -> None:
+def check_finite(X: Array | MappedCodes) -> None:
     """Refuse NaN and infinity, naming the first, and values whose squares overflow or vanish.
 
     No mask of the size of ``X`` is made.
     """
     largest = 0.0
-    step = max(1, BLOCK_SIZE // X.shape[1])
-    for start in range(0, len(X), step):
-        bad = ~np.isfinite(X[start : start + step])
+    for rows in row_blocks(len(X), X.shape[1]):
+        block = X[rows]
+        bad = ~np.isfinite(block)
         if bad.any():
             row, column = np.argwhere(bad)[0]
-            name = "NaN" if np.isnan(X[start + row, column]) else "infinity"
+            name = "NaN" if np.isnan(block[row, column]) else "infinity"
             raise ValueError(
-                f"Input X contains {name}, first at row {start + row}, column {column}; NaN and "
-                "infinity are not allowed. Extract these codes again, or leave the row out."
+                f"Input X contains {name}, first at row {rows.start + row}, column {column}; NaN "
+                "and infinity are not allowed. Extract these codes again, or leave the row out."
             )
-        largest = max(largest, float(np.abs(X[start : start + step]).max()))
+        largest = max(largest, float(np.abs(block).max()))
     if largest > LARGEST or 0.0 < largest < 1.0 / LARGEST:
         raise ValueError(
             f"The largest value of X is {largest:.3g} in size; allowed are {1 / LARGEST:.0e} to "

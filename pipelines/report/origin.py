@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.codes_study import CodesStudy
 from pipelines.fitted.pipeline import trained_on
 from pipelines.given_study import GivenStudy
 from pipelines.provenance import versions
-from pipelines.report.finetuning_records import describe_finetuning
-from pipelines.study import Study
+
+if TYPE_CHECKING:  # Loads torch, which takes seconds, and memory that given codes do not need.
+    from pipelines.study import Study
 
 
 def describe_origin(study: CodesStudy) -> dict[str, Any]:
@@ -25,14 +26,26 @@ def describe_origin(study: CodesStudy) -> dict[str, Any]:
         ``skipped``. Of codes that were given, what needs the network or the images is None, or
         empty; otherwise ``given`` is None.
     """
-    if isinstance(study, Study):
-        return _of_network(study)
+    network = network_study(study)
+    if network is not None:
+        return _of_network(network)
     if isinstance(study, GivenStudy):
         return _of_file(study)
     raise TypeError(f"{type(study).__name__} has no origin. Allowed: Study, GivenStudy.")
 
 
+def network_study(study: CodesStudy) -> Study | None:
+    """Give a study of a network as what it is; None of given codes."""
+    if isinstance(study, GivenStudy):
+        return None
+    from pipelines.study import Study
+
+    return study if isinstance(study, Study) else None
+
+
 def _of_network(study: Study) -> dict[str, Any]:
+    from pipelines.report.finetuning_records import describe_finetuning
+
     extraction, backbone = study.extraction, study.extraction.backbone
     options, check = extraction.options, study.preprocessing_check
     intensity = study.intensity_check

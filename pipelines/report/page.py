@@ -14,6 +14,7 @@ from codes.wording import counted
 from pipelines.comparison.protocol import FINETUNE
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.diagnostics.advice import CASES
+from pipelines.diagnostics.border import BORDER
 from pipelines.diagnostics.grid_edges import (
     edge_sentence,
     edges_of,
@@ -21,7 +22,6 @@ from pipelines.diagnostics.grid_edges import (
     searched_sentence,
 )
 from pipelines.diagnostics.intensity_by_class import intensity_sentence
-from pipelines.diagnostics.similarity import BORDER
 from pipelines.extraction.counts import Counts
 from pipelines.progress import duration
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence, size_sentence

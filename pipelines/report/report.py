@@ -25,10 +25,9 @@ from pipelines.comparison.held_out_answers import ANSWERS, by_content, read_answ
 from pipelines.controls.controls import CONTROLS
 from pipelines.drafts import replacing
 from pipelines.report.networks import Standing, side_by_side
-from pipelines.report.origin import describe_origin
+from pipelines.report.origin import describe_origin, network_study
 from pipelines.report.page import render, render_markdown
 from pipelines.report.subject import layer_noun
-from pipelines.study import Study
 
 N_PAIRS, N_EXAMPLES, THUMBNAIL = 6, 4, 96
 """Pairs of classes that are shown, wrong images of each, and their longer side in pixels."""
@@ -192,9 +191,10 @@ def render_again(folders: Sequence[Path], out: Path | None = None) -> tuple[Path
 
 def _decoding(study: CodesStudy) -> Decoding | None:
     """Say how thumbnails are decoded; None where there are no images."""
-    if not isinstance(study, Study):
+    network = network_study(study)
+    if network is None:
         return None
-    intensity = study.extraction.backbone.preprocessing.intensity
+    intensity = network.extraction.backbone.preprocessing.intensity
     return Decoding(enough=2 * THUMBNAIL, intensity=intensity)
 
 

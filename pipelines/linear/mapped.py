@@ -1,0 +1,106 @@
+"""Codes in a file that is mapped into memory: rows are read when they are indexed."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+Index = NDArray[np.intp]
+
+# Bytes that are read before pages of the file are given back: they stay in the system's cache, and
+# are no longer counted as memory of the process.
+KEPT = 2**25
+
+
+class MappedCodes:
+    """Rows of codes in a file, of which only those that are indexed are read.
+
+    Parameters
+    ----------
+    path : Path
+        A file of nothing but the values, row after row.
+    shape : tuple of int
+        ``(n_samples, n_features)``, or ``(n_samples, n_views, n_features)``.
+    dtype : numpy.dtype
+        Of floating-point numbers.
+
+    Attributes
+    ----------
+    shape, dtype, ndim
+        Of what indexing gives.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder, "codes")
+    ...     np.arange(12, dtype=np.float32).tofile(file)
+    ...     codes = MappedCodes(file, (2, 3, 2), np.dtype(np.float32))
+    ...     some = codes.select(np.array([1]))
+    ...     some.shape, some.as_rows()[:, 0].tolist(), some.averaged()[:].tolist()
+    ((1, 3, 2), [6.0, 8.0, 10.0], [[8.0, 9.0]])
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._values = np.frombuffer(self._map, dtype).reshape(-1, shape[-1])
+        self._rows = np.arange(len(self._values)).reshape(shape[:-1])
+        self._average = False
+        self._read = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what indexing gives."""
+        kept = self._rows.shape[:1] if self._average else self._rows.shape
+        return (*kept, self._values.shape[1])
+
+    @property
+    def ndim(self) -> int:
+        """2, or 3 where views are kept apart."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As in the file; averages are float32."""
+        return np.dtype(np.float32) if self._average else self._values.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all rows would take in memory."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Array:
+        """Read rows, or rows and a slice of columns, as of an array."""
+        rows, columns = index if isinstance(index, tuple) else (index, slice(None))
+        codes = self._values[self._rows[rows], columns]
+        self._read += codes.nbytes
+        if self._read > KEPT and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._read = 0
+        return codes.mean(axis=1, dtype=np.float32) if self._average else codes
+
+    def select(self, rows: Index) -> MappedCodes:
+        """Give some of the rows, which are not read."""
+        return self._with(self._rows[rows], average=self._average)
+
+    def as_rows(self) -> MappedCodes:
+        """Make a row of each view."""
+        return self._with(self._rows.ravel(), average=False)
+
+    def averaged(self) -> MappedCodes:
+        """Average the views of a sample when it is read."""
+        return self._with(self._rows, average=self._rows.ndim == 2)
+
+    def _with(self, rows: Index, *, average: bool) -> MappedCodes:
+        other = object.__new__(type(self))
+        other.__dict__ |= self.__dict__ | {"_rows": rows, "_average": average}
+        return other
