@@ -30,7 +30,7 @@ from pipelines.finetuning.finetune import Finetuned, Finetuning, compare_finetun
 from pipelines.finetuning.prepare import require_trainable
 from pipelines.fitted.finetuned import fit_finetuned
 from pipelines.fitted.linear import fit
-from pipelines.fitted.pipeline import FittedPipeline
+from pipelines.fitted.pipeline import FittedPipeline, trained_on
 from pipelines.progress import Progress, Silent, timed
 from pipelines.stored_comparison import compare_stored, count_splits, leave_out_leaks
 from pipelines.training.options import FinetuneOptions
@@ -135,6 +135,14 @@ class Study(CodesStudy):
         extraction = self.extraction
         in_use = extraction.backbone.preprocessing.intensity
         return check_intensity(extraction.images, extraction.digests, in_use)
+
+    @property
+    def n_trained_on(self) -> int:
+        """Images that are tested and that the weights, a file that `fit` wrote, were trained on."""
+        extraction = self.extraction
+        seen = trained_on(extraction.options.weights, extraction.digests)
+        test = extraction.images.test
+        return int(seen.sum() if test is None else (seen & test).sum())
 
     @cached_property
     def reproducibility(self) -> Reproducibility:

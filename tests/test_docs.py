@@ -156,5 +156,6 @@ def test_what_is_not_run_is_marked() -> None:
         ("finetune.md", "torchrun"),
         ("first-report.md", "cnn-codes"),
         ("first-report.md", "cnn-codes"),
+        ("large-datasets.md", "cnn-codes"),
         ("store.md", "cnn-codes"),
     ]

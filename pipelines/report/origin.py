@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pipelines.codes_study import CodesStudy
-from pipelines.fitted.pipeline import trained_on
 from pipelines.given_study import GivenStudy
 from pipelines.provenance import versions
 
@@ -49,15 +48,12 @@ def _of_network(study: Study) -> dict[str, Any]:
     extraction, backbone = study.extraction, study.extraction.backbone
     options, check = extraction.options, study.preprocessing_check
     intensity = study.intensity_check
-    seen = trained_on(options.weights, extraction.digests)
-    if extraction.images.test is not None:
-        seen &= extraction.images.test
     return {
         "backbone": {
             "name": backbone.name,
             "weights": backbone.weights,
             "weights_read": backbone.weights_read,
-            "n_trained_on": int(seen.sum()),
+            "n_trained_on": study.n_trained_on,
             "weights_digest": backbone.weights_digest,
             "architecture": backbone.architecture,
             "preprocessing": backbone.preprocessing.fields(),
