@@ -31,7 +31,7 @@ EXPLAINED = 0.99
 MOST_UNITS = 1000
 """More than that are left out in so many random blocks."""
 N_MULTIPLIERS = 4000
-_AT_ONCE = 2**23
+_AT_ONCE = 2**21
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
