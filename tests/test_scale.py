@@ -314,7 +314,7 @@ def test_what_cannot_be_solved_in_memory_is_refused_before_it_is_read(
     with pytest.raises(TooLargeError, match=r"layer 'a' takes about .* GB of memory.*--pool avg"):
         _evaluated(never, y, Protocol(Cs=(1e-2,), cv=2))
     given = load_given(_files(tmp_path, X, y)[0])
-    with pytest.raises(LeftOutError, match="all depths"):
+    with pytest.raises(LeftOutError, match="all layers"):
         Concatenated().read(given, "a", Silent())
 
 
