@@ -9,7 +9,7 @@ from pipelines.comparison.results import Best
 UNNEEDED = {
     "pixels": ("no network is needed", "a network is needed", "on raw pixels"),
     "random": (
-        "the network's training is not needed",
+        "the network's training is not needed, or these weights are not trained ones",
         "the network's training is needed",
         "on the chosen depth with random weights",
     ),

@@ -68,13 +68,13 @@ def _recommendation(report: dict[str, Any]) -> str:
         ]
         end = f"and none of these saves {100 * SAVES:.0f} % of its computation."
         if cheaper:
-            which = "those that are cheaper score"
+            which, several = "the cheaper ones", len(cheaper) > 1
             if len(cheaper) <= MOST_NAMED:
-                verb = ("is cheaper, scores", "are cheaper, score")[len(cheaper) > 1]
-                which = f"{_join(cheaper)}, which {verb}"
+                which = f"{_join(cheaper)}, which {'are' if several else 'is'} cheaper,"
+            verb = "are not taken: they score" if several else "is not taken: it scores"
             end = (
-                f"but {which} lower by more than one standard error of the difference, or by more "
-                f"than {report['protocol']['max_loss']:.3g}."
+                f"but {which} {verb} lower by more than one standard error of the difference, or "
+                f"by more than {report['protocol']['max_loss']:.3g}."
             )
         found = f"{take}: it has the best cross-validation score. {alike} be distinguished"
         found += " from it" if everything else ""

@@ -27,7 +27,8 @@ def size_map(rows: Sequence[dict[str, Any]], width: float) -> str:
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     sizes = list(dict.fromkeys(row["train_size"] for row in rows))
     cells = {(row["layer"], row["train_size"]): row["score"] for row in rows}
-    names = short_names(layers, min(30, letters(0.4 * width)))
+    room = max(0.4 * width, width - 0.6 * len(sizes) - 0.2)
+    names = short_names(layers, min(30, letters(room)))
     side = LETTER * max(map(len, names)) + 0.2
     with drawing():
         figure = Figure(
