@@ -120,7 +120,7 @@ EXAMPLES = [
     page
     for page in PAGES
     if any(
-        block.runs and not line.startswith(NOT_COMMANDS)
+        block.runs and block.language != "text" and not line.startswith(NOT_COMMANDS)
         for block in blocks(page)
         for line in commands(block)
     )
@@ -161,6 +161,8 @@ def _run(block: Block, folder: Path, names: dict[str, Any]) -> int:
         return 1
     if block.language == "csv":  # The header of a file; the whole file is drawn above.
         assert re.match(r"path,label(,split)?(,group)?\n", block.text)
+        return 0
+    if block.language == "text":  # What is printed.
         return 0
     assert block.language == "bash", block
     if block.text.startswith("#!"):

@@ -425,6 +425,8 @@ def test_ctrl_c_leaves_no_scratch_file(how: signal.Signals, tmp_path: Path) -> N
     process = subprocess.Popen(
         [*command, "--out", str(tmp_path / "out")], cwd=ROOT, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"TMPDIR": str(scratch), "PYTHONPATH": str(ROOT)},
+        # Tests in a shell's background have SIGINT ignored, and so would this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     end = time.monotonic() + 120
     while not list(scratch.glob("*/codes")) and process.poll() is None and time.monotonic() < end:
