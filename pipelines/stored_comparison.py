@@ -176,7 +176,7 @@ def compare_stored(
         size = max(reader.nbytes for reader in large.values())
         progress.info(
             f"Codes of {', '.join(large)} are too large for memory: they are read from a scratch "
-            f"file of up to {size / 1e9:.1f} GB in {str(scratch_folder())!r} (TMPDIR)."
+            f"file of up to {size / 1e9:.3g} GB in {str(scratch_folder())!r} (TMPDIR)."
         )
     with timed(codes.seconds, "compare"), progress.step("Comparing", n_fits) as advance:
         comparison = compare_layers(

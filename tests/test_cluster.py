@@ -378,6 +378,19 @@ def test_a_worker_that_joins_later_is_checked(processes: Processes, tmp_path: Pa
             list(results)
 
 
+def test_the_last_worker_may_end(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "PATIENCE", 5)
+    only = processes.start_worker()
+    processes.wait_for(1)
+    tasks = functools.partial(functools.partial, time.sleep)
+    with connected(f"{processes.address}/") as cluster:
+        results = run_tasks(tasks, [0.0, *[0.2] * 500], cluster=cluster)
+        next(results)
+        only.kill()
+        with pytest.raises(ClusterError, match="no worker any more"):
+            list(results)
+
+
 def test_a_cluster_without_workers_is_refused(
     processes: Processes, given: str, run_cli: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,7 +414,14 @@ def test_a_scheduler_that_does_not_answer_is_one_sentence(
 
 
 @pytest.mark.parametrize(
-    "address", ["10.0.0.1:8786", "http://10.0.0.1:8786", "tcp://host", "tcp://me:hush@host:8786"]
+    "address",
+    [
+        "10.0.0.1:8786",
+        "http://10.0.0.1:8786",
+        "tcp://host",
+        "tcp://me:hush@host:8786",
+        "tcp://host:99999",
+    ],
 )
 def test_what_is_no_address_is_refused(address: str, given: str, run_cli: Run) -> None:
     done = run_cli("compare", given, "--scheduler", address)

@@ -33,7 +33,7 @@ from pipelines.progress import Silent
 from pipelines.reading import memory
 from pipelines.reading.memory import TooLargeError, fits_in_memory, memory_limit
 from pipelines.reading.readers import Block, Reader, SideBySide
-from pipelines.reading.scratch import ScratchSpaceError, opened, scratch_file
+from pipelines.reading.scratch import ScratchSpaceError, opened, scratch_file, scratch_folder
 from pipelines.study import compare
 from tests.conftest import ROOT, Run
 from tests.oracle import assert_same_answer
@@ -409,6 +409,18 @@ def test_a_comparison_stays_within_memory_that_its_codes_would_exceed(tmp_path: 
     assert within.returncode == 0, within.stderr
     assert 0.6 < float(within.stdout) < 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large", "small"]
+
+
+@pytest.mark.parametrize("named", ["missing", "file"])
+def test_a_folder_that_cannot_be_written_to_is_named(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / named))
+    with pytest.raises(ScratchSpaceError, match=f"TMPDIR='.*{named}'"):
+        scratch_folder()
+    monkeypatch.setenv("TMPDIR", "")
+    assert scratch_folder() == Path("/var/tmp")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")

@@ -232,6 +232,12 @@ def _message(error: Exception) -> str:
         full = error.strerror == os.strerror(errno.ENOSPC)
         why = "The disk is full." if full else error.strerror
         return f"{why} What was stored stays; run it again to go on."
+    if isinstance(error, MemoryError):
+        return (
+            f"Memory ran out{f' ({error})' if str(error) else ''}. Use --jobs 1, fewer images "
+            "(--train-sizes), fewer features (--pool avg), or a larger limit; `ulimit -v` counts "
+            "what libraries only reserve, `ulimit -d` does not. --debug shows where."
+        )
     own = type(error).__module__.startswith(("codes.", "cache.", "pipelines."))
     known = own or isinstance(error, (ValueError, OSError, OverflowError))
     return str(error) if known else f"{type(error).__name__}: {error} (--debug shows where)"

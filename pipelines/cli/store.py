@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,7 @@ cache = App(
     name="cache",
     help="Look after the store: what is in it, is it whole, make room. It is made of parts: "
     "folders of what one run added for one key, all that codes depend on besides the image.",
+    version=version("cnn-codes"),
     default_parameter=Parameter(negative=()),
 )
 

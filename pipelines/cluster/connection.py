@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 PATIENCE = 10
-"""Seconds that the scheduler, and then a first worker, is waited for."""
+"""Seconds that the scheduler, and then a first worker, is waited for; and without any result, after
+which workers are counted."""
+POLL = 0.05
+"""Seconds between two looks for results."""
 
 Place = TypeVar("Place")
 Result = TypeVar("Result")
@@ -50,7 +54,7 @@ class Cluster:
         Raises
         ------
         ClusterError
-            If the scheduler is lost, or one task ended several workers.
+            If the scheduler or the last worker is lost, or one task ended several workers.
         """
         from distributed import KilledWorker, as_completed
 
@@ -63,14 +67,14 @@ class Cluster:
             done = as_completed(  # type: ignore[no-untyped-call]
                 futures, with_results=True, loop=self.client.loop
             )
-            for future, result in done:
+            for future, result in self._while_there_are_workers(done):
                 if future.status != "finished":
                     raise ClusterError(
                         "The connection to the scheduler was lost, or tasks were cancelled there. "
                         "Run it again when the cluster is back: stored codes are used again."
                     )
                 # What is still asked for is computed again when the worker that holds it ends.
-                future.release()
+                future.release()  # type: ignore[no-untyped-call]
                 yield result
         except KilledWorker as error:
             raise ClusterError(
@@ -79,6 +83,23 @@ class Cluster:
             ) from error
         finally:
             self._release(futures, name)
+
+    def _while_there_are_workers(self, done: Any) -> Iterator[tuple[Future[Any], Any]]:
+        """Give results as they come, and end where no worker is left to make more."""
+        seen = time.monotonic()
+        while done.count():
+            if done.has_ready() or self.client.status != "running":
+                yield next(done)
+                seen = time.monotonic()
+                continue
+            time.sleep(POLL)
+            if time.monotonic() - seen > PATIENCE:
+                if not self.client.nthreads():  # type: ignore[no-untyped-call]
+                    raise ClusterError(
+                        "The cluster has no worker any more. Start some, and run it again: stored "
+                        "codes and finished trainings are used again."
+                    )
+                seen = time.monotonic()
 
     def _release(self, futures: list[Future[Any]], name: str) -> None:
         """Cancel tasks that are not done, and take them from the workers."""
@@ -130,6 +151,7 @@ def connected(scheduler: str | None) -> Iterator[Cluster | None]:
         yield None
         return
     check_scheduler(scheduler)
+    scheduler = scheduler.rstrip("/")
     from distributed import Client
 
     try:
@@ -187,7 +209,8 @@ def check_scheduler(scheduler: str) -> None:
     ------
     ValueError
     """
-    if re.fullmatch(r"(tcp|tls)://([^:/@?#\s]+|\[[0-9a-fA-F:]+\]):\d{1,5}/?", scheduler) is None:
+    found = re.fullmatch(r"(tcp|tls)://([^:/@?#\s]+|\[[0-9a-fA-F:]+\]):(\d{1,5})/?", scheduler)
+    if found is None or not 0 < int(found[3]) < 2**16:
         shown = "" if "@" in scheduler else f" {scheduler!r}"  # A password can be in it.
         raise ValueError(
             f"--scheduler{shown}: it is not an address of a Dask scheduler. Allowed: "

@@ -126,10 +126,12 @@ class Protocol:
             return tuple(self.train_sizes)
         return _parse_sizes(self.train_sizes)
 
-    @property
-    def draws(self) -> int | None:
-        """How often the outer folds, or smaller training sets, are drawn; None for the default."""
-        return self.repeats or (self.seeds if self.seeds > 1 else None)
+    def draws(self, default: int) -> int:
+        """Say how often the outer folds, or smaller training sets, are drawn.
+
+        `seeds` adds to what is drawn without it, and `repeats` decides.
+        """
+        return self.repeats or max(self.seeds, default)
 
     def __post_init__(self) -> None:
         for name, (kinds, allowed) in _ALLOWED.items():

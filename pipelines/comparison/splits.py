@@ -89,7 +89,7 @@ def make_splits(samples: Samples, protocol: Protocol) -> tuple[list[Split], list
                 f"{counted(smallest, 'training image')}"
             )
             continue
-        repeats = (protocol.draws or 5) if test is not None and size != "all" else 1
+        repeats = protocol.draws(5) if test is not None and size != "all" else 1
         of_size = [
             _split(samples, protocol, size, repeat + again, fold, sides)
             for repeat, fold, sides in outer
@@ -146,7 +146,7 @@ def _outer_splits(samples: Samples, protocol: Protocol) -> list[tuple[int, int, 
     y, test, groups = samples.y, samples.test, samples.groups
     if test is not None:
         return [(0, 0, (np.flatnonzero(~test), np.flatnonzero(test)))]
-    repeats = protocol.draws or int(np.clip(2000 // len(y), 1, 5))
+    repeats = protocol.draws(int(np.clip(2000 // len(y), 1, 5)))
     cv, seed = protocol.cv, protocol.random_state
     if groups is None:
         splitter = RepeatedStratifiedKFold(n_splits=cv, n_repeats=repeats, random_state=seed)

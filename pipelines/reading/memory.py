@@ -87,8 +87,8 @@ def require_memory(what: str, reader: Reader, n_images: int, n_classes: int, n_j
     if limit is not None and needed > limit:
         raise TooLargeError(
             f"Training on {n_rows:,} rows of {width:,} features of {what} takes about "
-            f"{needed / 1e9:.1f} GB of memory in {counted(n_processes, 'process')}; there are "
-            f"{limit / 1e9:.1f} GB. Use --jobs 1, fewer images (--train-sizes), or fewer features "
+            f"{needed / 1e9:.3g} GB of memory in {counted(n_processes, 'process')}; there are "
+            f"{limit / 1e9:.3g} GB. Use --jobs 1, fewer images (--train-sizes), or fewer features "
             "(--pool avg)."
         )
 

@@ -50,11 +50,21 @@ def scratch_folder() -> Path:
     """Say where scratch files are written: in TMPDIR, or in /var/tmp.
 
     /tmp is in memory on many systems, which is what there is too little of.
+
+    Raises
+    ------
+    ScratchSpaceError
+        If nothing can be written to the folder that TMPDIR names.
     """
-    usual = Path("/var/tmp")
-    if "TMPDIR" in os.environ or not usual.is_dir():
-        return Path(tempfile.gettempdir())
-    return usual
+    named, usual = os.environ.get("TMPDIR"), Path("/var/tmp")
+    if named:
+        if not (os.path.isdir(named) and os.access(named, os.W_OK)):
+            raise ScratchSpaceError(
+                f"TMPDIR={named!r}: codes that do not fit into memory cannot be written there. "
+                "Name a folder on a local disk that can be written to, or unset it."
+            )
+        return Path(named)
+    return usual if os.access(usual, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def find_large(readers: Mapping[str, object], n_jobs: int) -> dict[str, Reader]:
@@ -100,7 +110,7 @@ def scratch_file(reader: Reader) -> Iterator[ScratchFile]:
     place = scratch_folder()
     free = shutil.disk_usage(place).free
     if reader.nbytes > free:
-        raise _no_space(reader, f"{free / 1e9:.1f} GB are free")
+        raise _no_space(reader, f"{free / 1e9:.3g} GB are free")
     with tempfile.TemporaryDirectory(prefix="cnn-codes-", dir=place) as folder:
         path = Path(folder, "codes")
         try:
@@ -151,7 +161,7 @@ def _write(file: BinaryIO, block: Block, reader: Reader) -> None:
 
 def _no_space(reader: Reader, why: str) -> ScratchSpaceError:
     return ScratchSpaceError(
-        f"Codes of {reader.nbytes / 1e9:.1f} GB do not fit into memory, and neither into a scratch "
+        f"Codes of {reader.nbytes / 1e9:.3g} GB do not fit into memory, and neither into a scratch "
         f"file in {str(scratch_folder())!r}: {why}. Name a folder on a larger disk in the "
         "environment variable TMPDIR, or use fewer images or --pool avg."
     )

@@ -75,10 +75,18 @@ def stability_sentence(report: dict[str, Any], row: dict[str, Any]) -> str:
     what = f"The score of {row['layer']} with {_size(row)}, {_value(row):.3f},"
     if stability["largest"] is None:
         return f"{what} is the same in every draw, and every image is answered alike."
-    given = ", given these" * (stability["n_draws"] == 1 and _is_tested_apart(report))
+    given = ", these training images given" * (
+        stability["n_draws"] == 1 and _is_tested_apart(report)
+    )
+    first = f"{what} has a standard error of {error:.{_digits(error)}f}{given}"
+    if len(stability["components"]) == 1:
+        only = _source(report, stability["largest"])
+        return (
+            f"{first}, of {only} alone: nothing else was repeated. {_remedies(report, stability)}"
+        )
     chance = "" if stability["certain"] else ", which from so few draws is not certain"
     return (
-        f"{what} has a standard error of {error:.{_digits(error)}f}{given}. The largest part of "
+        f"{first}. The largest part of "
         f"its variance, {_share(stability):.0f} %, is due to "
         f"{_source(report, stability['largest'])}{chance}. {_remedies(report, stability)}"
     )
@@ -91,10 +99,15 @@ def stability_line(report: dict[str, Any], row: dict[str, Any]) -> str:
     if stability["largest"] is None:
         return stability_sentence(report, row)
     best = min(stability["with_twice"], key=stability["with_twice"].__getitem__)
+    source = _source(report, stability["largest"])
+    due = f"{_share(stability):.0f} % of its variance due to {source}"
+    if len(stability["components"]) == 1:
+        due = f"of {source} alone"
+    elif not stability["certain"]:
+        due += " (from so few draws this is not certain)"
     return (
-        f"Standard error of {row['layer']}: {error:.{digits}f}, {_share(stability):.0f} % of its "
-        f"variance due to {_source(report, stability['largest'])}; with twice "
-        f"{_more(report, best)} {stability['with_twice'][best]:.{digits}f}."
+        f"Standard error of {row['layer']}: {error:.{digits}f}, {due}; most is gained by twice "
+        f"{_more(report, best)}: {stability['with_twice'][best]:.{digits}f}."
     )
 
 
