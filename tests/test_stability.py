@@ -222,7 +222,7 @@ def test_components_are_those_of_refits_by_scikit_learn(
     """Draws, cuts and C by scikit-learn's own fits; components by mean squares."""
     X, y = digits
     test = np.arange(len(y)) % 2 == 0
-    protocol = Protocol(Cs=(1e-6, 1e-4, 1e-2), cv=2, train_sizes=(2, "all"), seeds=3,
+    protocol = Protocol(Cs=(1e-6, 1e-4, 1e-2), cv=2, train_sizes=(2, "all"), seeds=3, repeats=3,
                         scoring="accuracy", Cs_search="full")  # fmt: skip
     found = compare_layers({"fc6": X}, y, test=test, protocol=protocol)
     samples = Samples(y=y, test=test)
@@ -266,7 +266,7 @@ def test_repeats_of_a_cross_validation_are_one_component(
     digits: tuple[NDArray[Any], NDArray[np.str_]],
 ) -> None:
     X, y = digits[0][:200], digits[1][:200]
-    protocol = Protocol(Cs=(1e-5, 1e-3), cv=2, seeds=3, scoring="accuracy")
+    protocol = Protocol(Cs=(1e-5, 1e-3), cv=2, seeds=3, repeats=3, scoring="accuracy")
     found = compare_layers({"fc6": X}, y, protocol=protocol)
     [row] = found.layers
     assert row.stability is not None
