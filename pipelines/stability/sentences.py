@@ -81,9 +81,7 @@ def stability_sentence(report: dict[str, Any], row: dict[str, Any]) -> str:
     first = f"{what} has a standard error of {error:.{_digits(error)}f}{given}"
     if len(stability["components"]) == 1:
         only = _source(report, stability["largest"])
-        return (
-            f"{first}, of {only} alone: nothing else was repeated. {_remedies(report, stability)}"
-        )
+        return f"{first}, due to {only}: nothing else was repeated. {_remedies(report, stability)}"
     chance = "" if stability["certain"] else ", which from so few draws is not certain"
     return (
         f"{first}. The largest part of "
@@ -102,7 +100,7 @@ def stability_line(report: dict[str, Any], row: dict[str, Any]) -> str:
     source = _source(report, stability["largest"])
     due = f"{_share(stability):.0f} % of its variance due to {source}"
     if len(stability["components"]) == 1:
-        due = f"of {source} alone"
+        due = f"due to {source}; nothing else was repeated"
     elif not stability["certain"]:
         due += " (from so few draws this is not certain)"
     return (
