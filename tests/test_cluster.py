@@ -20,6 +20,7 @@ import cloudpickle
 import numpy as np
 import pytest
 from distributed import Client, WorkerPlugin
+from joblib.externals.loky import get_reusable_executor
 from sklearn.datasets import load_digits
 
 from codes import load_images
@@ -147,6 +148,8 @@ def _log_of(folder: Path) -> list[tuple[int, str]]:
 def test_scores_are_those_of_processes_here(
     place: str, cluster: Processes, url: str, image_folder: Path, tmp_path: Path, run_cli: Run
 ) -> None:
+    # Processes that an earlier test left have the address of its server in their environment.
+    get_reusable_executor().shutdown(wait=True)
     store = "store" if place == "folder" else url
     arguments = ("compare", image_folder, "--backbone", "bundled", *SMALL, "--store", store,
                  "--layers", "conv5.relu,fc7.relu")  # fmt: skip
