@@ -37,3 +37,14 @@ def some(names: Iterable[str], most: int = 10) -> str:
     listed = list(names)
     rest = f" and {len(listed) - most:,} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + rest
+
+
+def megabytes(n_bytes: int) -> str:
+    """Write a size.
+
+    Examples
+    --------
+    >>> megabytes(1_250_000), megabytes(2_500)
+    ('1.2 MB', '2.5 kB')
+    """
+    return f"{n_bytes / 1e6:,.1f} MB" if n_bytes >= 100_000 else f"{n_bytes / 1e3:,.1f} kB"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from codes.wording import counted
+from codes.wording import counted, megabytes
 from pipelines.comparison.compare import Comparison, compare_layers
 from pipelines.comparison.duplicates import (
     copies_in_test,
@@ -176,7 +176,7 @@ def compare_stored(
         size = max(reader.nbytes for reader in large.values())
         progress.info(
             f"Codes of {', '.join(large)} are too large for memory: they are read from a scratch "
-            f"file of up to {size / 1e9:.3g} GB in {str(scratch_folder())!r} (TMPDIR)."
+            f"file of up to {megabytes(size)} in {str(scratch_folder())!r} (TMPDIR)."
         )
     with timed(codes.seconds, "compare"), progress.step("Comparing", n_fits) as advance:
         comparison = compare_layers(

@@ -463,4 +463,4 @@ def test_the_size_of_scratch_files_is_said(tmp_path: Path, scratch: Path) -> Non
     dataset = _files(tmp_path, X, np.array(["x", "y"])[numbers])[3]
     protocol = Protocol(Cs=(1e-2,), cv=2, repeats=1)
     compare_given(dataset, protocol=protocol, controls="none", progress=noted)
-    assert f"scratch file of up to 0.0 GB in {str(scratch)!r}" in noted.said
+    assert f"scratch file of up to 14.4 kB in {str(scratch)!r}" in noted.said

@@ -26,9 +26,9 @@ from cache.upkeep import (
 from cache.upkeep import prune as prune_parts
 from cache.verify import Fault, repair
 from cache.verify import verify as find_faults
-from codes.wording import counted
+from codes.wording import counted, megabytes
 from pipelines.cli.shared_options import like_field
-from pipelines.cli.store_table import HEADS, fit_rows, megabytes, table_rows
+from pipelines.cli.store_table import HEADS, fit_rows, table_rows
 from pipelines.cli.streams.terminal import stdout, terminal
 
 cache = App(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.contents import Entry
+from codes.wording import megabytes
 
 HEADS = ("dataset", "backbone", "settings", "layers", "images", "size", "last used", "which")
 _NUMBERS = range(3, 6)
@@ -58,17 +59,6 @@ def fit_rows(rows: Sequence[Sequence[str]], width: int) -> list[str]:
         ).rstrip()
         lines.append(line if len(line) <= width else f"{line[: width - 1]}…")
     return lines
-
-
-def megabytes(n_bytes: int) -> str:
-    """Write a size.
-
-    Examples
-    --------
-    >>> megabytes(1_250_000), megabytes(2_500)
-    ('1.2 MB', '2.5 kB')
-    """
-    return f"{n_bytes / 1e6:,.1f} MB" if n_bytes >= 100_000 else f"{n_bytes / 1e3:,.1f} kB"
 
 
 def _title(entry: Entry) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from joblib import effective_n_jobs
 from numpy.typing import NDArray
 
+from codes.wording import megabytes
 from pipelines.linear.mapped import MappedCodes
 from pipelines.reading.memory import fits_in_memory
 from pipelines.reading.readers import Block, Reader
@@ -110,7 +111,7 @@ def scratch_file(reader: Reader) -> Iterator[ScratchFile]:
     place = scratch_folder()
     free = shutil.disk_usage(place).free
     if reader.nbytes > free:
-        raise _no_space(reader, f"{free / 1e9:.3g} GB are free")
+        raise _no_space(reader, f"{megabytes(free)} are free")
     with tempfile.TemporaryDirectory(prefix="cnn-codes-", dir=place) as folder:
         path = Path(folder, "codes")
         try:
@@ -161,7 +162,7 @@ def _write(file: BinaryIO, block: Block, reader: Reader) -> None:
 
 def _no_space(reader: Reader, why: str) -> ScratchSpaceError:
     return ScratchSpaceError(
-        f"Codes of {reader.nbytes / 1e9:.3g} GB do not fit into memory, and neither into a scratch "
+        f"Codes of {megabytes(reader.nbytes)} do not fit into memory, and neither into a scratch "
         f"file in {str(scratch_folder())!r}: {why}. Name a folder on a larger disk in the "
         "environment variable TMPDIR, or use fewer images or --pool avg."
     )
