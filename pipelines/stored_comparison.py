@@ -171,7 +171,8 @@ def compare_stored(
         f"{counted(n_fits, 'classifier')} to train{where}, each with {_choice_of_C(protocol)}."
         f"{_cost_of_seeds(images, protocol)}"
     )
-    large = find_large(codes.readers, n_jobs)
+    readers = codes.readers
+    large = find_large(readers, n_jobs) if cluster is None else {}
     if large:
         size = max(reader.nbytes for reader in large.values())
         progress.info(
@@ -180,7 +181,7 @@ def compare_stored(
         )
     with timed(codes.seconds, "compare"), progress.step("Comparing", n_fits) as advance:
         comparison = compare_layers(
-            codes.readers,
+            readers,
             images.labels,
             protocol=protocol,
             test=images.test,

@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 from codes import load_images
 from pipelines import ExtractionOptions, Protocol
+from pipelines.comparison.compare import compare_layers
 from pipelines.comparison.evaluate import Fit, evaluate_layers
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import make_splits
 from pipelines.controls.controls import Concatenated, LeftOutError
+from pipelines.controls.run import run_controls
 from pipelines.exchange.given import load_given
 from pipelines.extraction.extract import extract
 from pipelines.fitted.linear import fit
@@ -409,6 +411,16 @@ def test_a_comparison_stays_within_memory_that_its_codes_would_exceed(tmp_path: 
     assert within.returncode == 0, within.stderr
     assert 0.6 < float(within.stdout) < 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large", "small"]
+
+
+def test_a_control_that_reads_no_codes_opens_none(scratch: Path) -> None:
+    X, numbers = _made(60, 5, 2)
+    protocol = Protocol(Cs=(1e-2,), cv=2, repeats=1)
+    comparison = compare_layers({"a": X}, numbers.astype(str), protocol=protocol)
+    never = ArrayReader(X, fails=AssertionError)
+    [score] = run_controls({"majority": never}, comparison, protocol=protocol)
+    assert score.name == "majority"
+    assert list(scratch.iterdir()) == []
 
 
 @pytest.mark.parametrize("named", ["missing", "file"])

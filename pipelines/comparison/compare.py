@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.comparison.decision import Decision
-from pipelines.comparison.evaluate import Candidate, Codes, evaluate_layers
+from pipelines.comparison.evaluate import Candidate, evaluate_layers
 from pipelines.comparison.held_out_answers import HeldOutAnswers
 from pipelines.comparison.protocol import Protocol, TrainSize
 from pipelines.comparison.results import Best, ComparedLayer, FoldScore, LayerScore, Mistake
@@ -19,6 +19,7 @@ from pipelines.comparison.samples import Samples
 from pipelines.comparison.scored_fits import ScoredFits
 from pipelines.comparison.scoring import default_scoring
 from pipelines.comparison.splits import cut_again, make_splits
+from pipelines.reading.scratch import Codes
 
 if TYPE_CHECKING:
     from pipelines.cluster.connection import Cluster

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -21,14 +22,12 @@ from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 from pipelines.linear.mapped import MappedCodes
 from pipelines.reading.memory import require_memory
 from pipelines.reading.rows import average_views, row_groups, take, training_rows
-from pipelines.reading.scratch import find_large, opened, scratch_file
+from pipelines.reading.scratch import Codes, find_large, in_turns, opened
 
 if TYPE_CHECKING:
     from pipelines.cluster.connection import Cluster
 
 ESTIMATORS = {"svm": LinearSVCCV, "logistic": LogisticCV}
-
-Codes = NDArray[Any] | Callable[[], NDArray[Any] | MappedCodes]
 
 Candidate = tuple[str, str]
 """Layer and classifier."""
@@ -178,25 +177,24 @@ def evaluate_layers(
     """
     pieces = in_pieces(splits)
     found: dict[Place, list[Fit]] = {}
-
-    def evaluate(layers: Mapping[str, Codes]) -> None:
-        tasks = _Evaluations(codes=layers, y=y, pieces=pieces, protocol=protocol)
-        candidates = [(layer, name) for layer in layers for name in protocol.classifiers]
-        places = [(candidate, number) for candidate in candidates for number in range(len(pieces))]
-        for place, done in run_tasks(tasks, places, n_jobs=n_jobs, cluster=cluster):
-            found[place] = done
-            if advance is not None:
-                advance(len(done))
-
-    # Workers of a cluster have other memory and disks: each opens what it reads.
-    large = find_large(codes, n_jobs) if cluster is None else {}
     largest = max(len(split.train) for split in splits)
-    for layer, reader in large.items():
+    here = cluster is None
+    for layer, reader in (find_large(codes, n_jobs) if here else {}).items():
         require_memory(f"layer {layer!r}", reader, largest, len(np.unique(y)), n_jobs)
-    evaluate({layer: of_layer for layer, of_layer in codes.items() if layer not in large})
-    for layer, reader in large.items():
-        with scratch_file(reader) as file:
-            evaluate({layer: file})
+    turns = in_turns(codes, n_jobs, here=here)
+    with closing(turns):  # Also where an error ends it: its scratch file is removed.
+        for layers in turns:
+            tasks = _Evaluations(codes=layers, y=y, pieces=pieces, protocol=protocol)
+            places = [
+                ((layer, name), number)
+                for layer in layers
+                for name in protocol.classifiers
+                for number in range(len(pieces))
+            ]
+            for place, done in run_tasks(tasks, places, n_jobs=n_jobs, cluster=cluster):
+                found[place] = done
+                if advance is not None:
+                    advance(len(done))
     return {
         (layer, name): [fit for i in range(len(pieces)) for fit in found[(layer, name), i]]
         for layer in codes

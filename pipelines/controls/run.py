@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.cluster.tasks import run_tasks
 from pipelines.comparison.compare import Comparison
@@ -19,11 +21,12 @@ from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.scored_fits import ScoredFits
 from pipelines.comparison.scoring import score_answers
 from pipelines.comparison.splits import Split
-from pipelines.controls.controls import CONTROLS, Control, Read
+from pipelines.controls.controls import CONTROLS, Control
 from pipelines.controls.findings import UNNEEDED, find_unneeded
 from pipelines.controls.permutation import better_than_chance
+from pipelines.linear.mapped import MappedCodes
 from pipelines.reading.readers import Reader
-from pipelines.reading.scratch import find_large, opened, scratch_file
+from pipelines.reading.scratch import Codes, in_turns, opened
 
 if TYPE_CHECKING:
     from pipelines.cluster.connection import Cluster
@@ -104,21 +107,16 @@ def run_controls(
     grid = _affordable(controls, comparison, protocol, len(splits) / len(every))
     protocol = replace(protocol, train_sizes=(size,), scoring=comparison.scoring, Cs=grid)
     fits: dict[str, list[Fit]] = {}
-
-    def evaluate(reads: Mapping[str, Read]) -> None:
-        tasks = _Evaluations(reads=reads, comparison=comparison, splits=splits, protocol=protocol)
-        for name, of_control in run_tasks(tasks, reads, n_jobs=n_jobs, cluster=cluster):
-            fits[name] = of_control
-            if advance is not None:
-                advance(1)
-
-    large: dict[str, Reader] = {}
-    if cluster is None:
-        large = find_large({n: r for n, r in readers.items() if n != "majority"}, n_jobs)
-    evaluate({name: read for name, read in readers.items() if name not in large})
-    for name, reader in large.items():
-        with scratch_file(reader) as file:
-            evaluate({name: file})
+    turns = in_turns(readers, n_jobs, here=cluster is None, unread=("majority",))
+    with closing(turns):  # Also where an error ends it: its scratch file is removed.
+        for reads in turns:
+            tasks = _Evaluations(
+                reads=reads, comparison=comparison, splits=splits, protocol=protocol
+            )
+            for name, of_control in run_tasks(tasks, reads, n_jobs=n_jobs, cluster=cluster):
+                fits[name] = of_control
+                if advance is not None:
+                    advance(1)
     scored = replace(comparison.scored, splits=splits, fits={})
     return [_score(name, fits[name], comparison, scored) for name in readers]
 
@@ -127,7 +125,7 @@ def run_controls(
 class _Evaluations:
     """The tasks of `run_controls`, by the controls' names."""
 
-    reads: Mapping[str, Read]
+    reads: Mapping[str, Codes]
     comparison: Comparison
     splits: Sequence[Split]
     protocol: Protocol
@@ -139,15 +137,17 @@ class _Evaluations:
 
 def _evaluate(
     control: Control,
-    read: Read,
+    read: Codes,
     comparison: Comparison,
     splits: Sequence[Split],
     protocol: Protocol,
 ) -> tuple[str, list[Fit]]:
-    if isinstance(read, Reader):
-        with opened(read) as codes:
-            return control.name, control.evaluate(lambda: codes, comparison, splits, protocol)
-    return control.name, control.evaluate(read, comparison, splits, protocol)
+    with ExitStack() as stack:
+
+        def open_codes() -> NDArray[Any] | MappedCodes:  # Not called where none are read.
+            return stack.enter_context(opened(read))
+
+        return control.name, control.evaluate(open_codes, comparison, splits, protocol)
 
 
 def _score(

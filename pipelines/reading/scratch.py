@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,9 @@ from codes.wording import megabytes
 from pipelines.linear.mapped import MappedCodes
 from pipelines.reading.memory import fits_in_memory
 from pipelines.reading.readers import Block, Reader
+
+Codes = NDArray[Any] | Callable[[], NDArray[Any] | MappedCodes]
+"""Of a layer: in memory, or a function that reads them or maps them into it."""
 
 
 class ScratchSpaceError(OSError):
@@ -125,10 +128,37 @@ def scratch_file(reader: Reader) -> Iterator[ScratchFile]:
         yield ScratchFile(path=path, shape=reader.shape, dtype=reader.dtype)
 
 
+def in_turns(
+    codes: Mapping[str, Codes], n_jobs: int, *, here: bool, unread: Collection[str] = ()
+) -> Generator[dict[str, Codes], None, None]:
+    """Give codes in the groups in which they are read: what fits into memory, then file by file.
+
+    Parameters
+    ----------
+    codes : mapping of str to ndarray, or function that reads them
+    n_jobs : int
+        Processes, as in joblib.
+    here : bool
+        Whether processes of this machine read them. Workers of a cluster have other memory and
+        disks: each opens what it reads.
+    unread : collection of str
+        Those that are not read.
+
+    Yields
+    ------
+    codes : dict of str to ndarray, or function that reads them
+        A large layer is a `ScratchFile`, which is removed when the next group is asked for.
+    """
+    asked = {name: of for name, of in codes.items() if name not in unread}
+    large = find_large(asked, n_jobs) if here else {}
+    yield {name: of for name, of in codes.items() if name not in large}
+    for name, reader in large.items():
+        with scratch_file(reader) as file:
+            yield {name: file}
+
+
 @contextmanager
-def opened(
-    codes: NDArray[Any] | Callable[[], NDArray[Any] | MappedCodes],
-) -> Iterator[NDArray[Any] | MappedCodes]:
+def opened(codes: Codes) -> Iterator[NDArray[Any] | MappedCodes]:
     """Read the codes of a layer into memory, or map them where they do not fit.
 
     Parameters

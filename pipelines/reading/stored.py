@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,14 @@ class StoredReader(Reader):
     @property
     def shape(self) -> tuple[int, ...]:
         """``(n_samples, n_features)``, or ``(n_samples, n_views, n_features)``."""
-        n_samples, width = self._view().shape
-        return (n_samples, width) if self._n_views == 1 else self._apart(n_samples, width)
+        n_samples = len(self._digests)
+        if self._n_views == 1:
+            return n_samples, self._width
+        return self._apart(n_samples, self._width)
+
+    @cached_property
+    def _width(self) -> int:
+        return self._view().shape[1]
 
     @property
     def dtype(self) -> np.dtype[Any]:
