@@ -27,8 +27,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from pipelines import Protocol  # noqa: E402
-from pipelines.given_study import GivenStudy, compare_given  # noqa: E402
+from pipelines import Protocol, compare  # noqa: E402
+from pipelines.studies.given_study import GivenStudy  # noqa: E402
 
 N_CLASSES, N_WORKERS = 10, 2
 
@@ -70,7 +70,7 @@ def cluster(folder: Path) -> Iterator[str]:
 
 def timed(dataset: str, protocol: Protocol, scheduler: str | None) -> tuple[float, GivenStudy]:
     """Compare, on a cluster or here; the seconds, without those of reading labels."""
-    study = compare_given(
+    study = compare(
         dataset,
         protocol=protocol,
         controls="none",

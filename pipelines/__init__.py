@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from pipelines.extraction.transformer import CodesTransformer
     from pipelines.finetuning.classifier import FineTuned
     from pipelines.linear.estimators import LinearSVCCV, LogisticCV
-    from pipelines.studies import compare
-    from pipelines.study import Study
+    from pipelines.studies.compare import compare
+    from pipelines.studies.study import Study
     from pipelines.training.options import FinetuneOptions
 
 _HOMES = {
@@ -24,8 +24,8 @@ _HOMES = {
     "LinearSVCCV": "pipelines.linear.estimators",
     "LogisticCV": "pipelines.linear.estimators",
     "Protocol": "pipelines.comparison.protocol",
-    "Study": "pipelines.study",
-    "compare": "pipelines.studies",
+    "Study": "pipelines.studies.study",
+    "compare": "pipelines.studies.compare",
     "compare_layers": "pipelines.comparison.compare",
     "extract": "pipelines.extraction.extract",
 }

@@ -24,6 +24,7 @@ from joblib.externals.loky import get_reusable_executor
 from sklearn.datasets import load_digits
 
 from codes import load_images
+from pipelines import compare
 from pipelines.cluster import connection
 from pipelines.cluster.connection import ClusterError, connected
 from pipelines.cluster.tasks import run_tasks
@@ -34,10 +35,8 @@ from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import make_splits
 from pipelines.extraction.extract import Extraction, extract
 from pipelines.extraction.options import ExtractionOptions
-from pipelines.given_study import compare_given
 from pipelines.progress import Silent
-from pipelines.stored_comparison import compare_stored
-from pipelines.study import compare
+from pipelines.studies.stored_comparison import compare_stored
 from tests.conftest import ROOT, Run
 from tests.test_bucket import SECRET, server, url
 
@@ -197,11 +196,11 @@ def test_a_worker_that_is_killed_costs_only_its_own_task(
         def step(self, name: str, total: int) -> object:  # type: ignore[override]
             return _kill_after(victim, 3)
 
-    study = compare_given(
+    study = compare(
         given, protocol=protocol, controls="none", scheduler=processes.address, progress=Killing()
     )
     assert victim.wait() == -signal.SIGKILL
-    here = compare_given(given, protocol=protocol, controls="none")
+    here = compare(given, protocol=protocol, controls="none")
     assert study.comparison.folds == here.comparison.folds
     began = Counter(key for _, key in _log_of(folder))
     assert len(began) == 3 * 5

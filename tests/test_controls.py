@@ -18,7 +18,7 @@ from codes import load_backbone
 from codes.data.readers.datasets import list_images
 from codes.graph.layers import Layer
 from codes.similarity_statistics import StatisticsReader, scramble_phases
-from pipelines import ExtractionOptions, LinearSVCCV, Protocol, compare_layers
+from pipelines import ExtractionOptions, LinearSVCCV, Protocol, compare, compare_layers
 from pipelines.comparison.compare import decide
 from pipelines.comparison.evaluate import Fit, evaluate_layer
 from pipelines.comparison.results import ComparedLayer
@@ -32,7 +32,6 @@ from pipelines.diagnostics.advice import CASES, LARGE, advise
 from pipelines.diagnostics.reproducibility import measure_reproducibility
 from pipelines.diagnostics.similarity import Similarity
 from pipelines.extraction.extract import extract
-from pipelines.study import compare
 from tests.conftest import draw_image
 
 

@@ -35,7 +35,7 @@ from pipelines.report.filters import filters_picture
 from pipelines.report.finetuning_rows import fit_verdict, linear_rows, measured_cases
 from pipelines.report.page import render, render_markdown
 from pipelines.report.report import make_report, write_report
-from pipelines.study import Study
+from pipelines.studies.network_study import NetworkStudy
 from pipelines.training.options import FinetuneOptions
 from tests.test_page import CHROMIUM, _seen
 
@@ -55,7 +55,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+def study(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> NetworkStudy:
     """Fine-tuning at three sizes, of which the smaller ones are drawn five times."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipelines.finetuning.finetune.EPOCHS_MEMORIZED", 2)
@@ -70,7 +70,7 @@ def study(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 @pytest.fixture(scope="module")
-def report(study: Study) -> dict[str, Any]:
+def report(study: NetworkStudy) -> dict[str, Any]:
     return make_report(study)
 
 
@@ -118,7 +118,7 @@ def test_a_temperature_keeps_predictions_and_is_a_softmax() -> None:
 
 
 def test_confidence_is_calibrated_on_the_validation_images_of_the_chosen_setting(
-    study: Study, report: dict[str, Any]
+    study: NetworkStudy, report: dict[str, Any]
 ) -> None:
     scored = study.comparison.scored
     numbers, split = scored.samples.numbers, scored.splits[-1]
@@ -176,7 +176,7 @@ def test_without_test_images_each_fold_is_calibrated_by_its_own_search(
 
 
 def test_what_is_shown_of_a_start_is_of_the_largest_training_size(
-    study: Study, report: dict[str, Any]
+    study: NetworkStudy, report: dict[str, Any]
 ) -> None:
     assert [record["start"] for record in report["finetune"]] == [
         found.name for found in study.finetuned
@@ -191,7 +191,7 @@ def test_what_is_shown_of_a_start_is_of_the_largest_training_size(
         assert record["loss"] == found.outcomes[-1].curve.loss
 
 
-def test_each_start_says_what_it_cost(study: Study, report: dict[str, Any]) -> None:
+def test_each_start_says_what_it_cost(study: NetworkStudy, report: dict[str, Any]) -> None:
     n_images, n_trained = len(study.extraction.images), 33
     for found in study.finetuned:
         record = _records(report)[found.name]
@@ -215,7 +215,7 @@ def _pixels(url: str) -> np.ndarray:
 
 
 def test_filters_of_the_first_layer_are_shown_before_and_after(
-    study: Study, report: dict[str, Any]
+    study: NetworkStudy, report: dict[str, Any]
 ) -> None:
     records = _records(report)
     assert records["fc6"]["filters"] is None
@@ -383,7 +383,7 @@ def test_a_command_is_marked_as_one_and_the_rest_is_escaped(report: dict[str, An
 
 
 def test_a_report_is_rendered_again_from_its_file(
-    study: Study,
+    study: NetworkStudy,
     report: dict[str, Any],
     tmp_path: Path,
     run_cli: Callable[..., subprocess.CompletedProcess[str]],
@@ -405,7 +405,7 @@ def test_a_report_is_rendered_again_from_its_file(
         )
 
 
-def test_without_fine_tuning_the_page_has_the_linear_scores_only(study: Study) -> None:
+def test_without_fine_tuning_the_page_has_the_linear_scores_only(study: NetworkStudy) -> None:
     report = make_report(replace(study, comparison=study.linear, finetuning=None))
     assert report["finetune"] == []
     page = render([report])

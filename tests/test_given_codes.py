@@ -18,7 +18,6 @@ from sklearn.datasets import load_iris
 
 from pipelines import ExtractionOptions, Protocol, compare, compare_layers
 from pipelines.exchange.given import load_given
-from pipelines.given_study import compare_given
 from tests.conftest import Run
 
 FAST = ("--cv", "2", "--Cs", "1e-2,1", "--jobs", "1", "--repeats", "1")
@@ -376,7 +375,7 @@ def test_reports_of_codes_and_of_a_network_stand_side_by_side(
 def test_a_study_of_few_images_is_refused_as_for_images(arrays: Arrays, tmp_path: Path) -> None:
     few = {"y": np.array(["a", "a", "b"]), "codes": np.eye(3)}
     with pytest.raises(ValueError, match=r"2 folds need 2 images of each class.*'b' has 1"):
-        compare_given(_npz(tmp_path, few), protocol=Protocol(cv=2))
+        compare(_npz(tmp_path, few), protocol=Protocol(cv=2))
 
 
 def test_python_takes_codes_as_the_command_line_does(

@@ -17,14 +17,14 @@ import skops.io
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, get_scorer
 
 from codes import load_images
-from pipelines import ExtractionOptions, Protocol
+from codes.data.readers.to_predict import list_to_predict
+from pipelines import ExtractionOptions, Protocol, compare
 from pipelines.cli.app import main
 from pipelines.comparison.scoring import SCORINGS
 from pipelines.extraction.extract import extract
+from pipelines.fitted.evaluation import evaluate
 from pipelines.fitted.files import load, save
 from pipelines.fitted.pipeline import FittedPipeline
-from pipelines.labelled import evaluate, list_to_predict
-from pipelines.study import compare
 from tests.conftest import draw_image
 
 OPTIONS = ExtractionOptions(backbone="bundled", layers="fc7.relu")

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import ExtractionOptions, Protocol, stored_comparison, study
+from pipelines import ExtractionOptions, Protocol, compare
 from pipelines.cli.app import main
 from pipelines.comparison.duplicates import count_copies, find_leaks, group_copies
+from pipelines.studies import stored_comparison
 from tests.conftest import draw_image
 
 LISTS = st.lists(
@@ -123,7 +124,7 @@ def test_copies_share_a_fold_unless_told_otherwise(
     monkeypatch.setattr(stored_comparison, "compare_layers", spy)
     protocol = Protocol(cv=2, Cs=(0.01, 1.0), group_duplicates=together)
     options = ExtractionOptions(backbone="bundled", layers="fc7.relu")
-    extraction = study.compare(image_folder, options=options, protocol=protocol).extraction
+    extraction = compare(image_folder, options=options, protocol=protocol).extraction
     [groups] = seen
     if together:
         names = [Path(name).stem for name in extraction.images.source.names]

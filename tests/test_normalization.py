@@ -19,12 +19,11 @@ from codes.data.images import digest_images
 from codes.data.readers.datasets import list_images
 from codes.data.sources import ArraySource
 from codes.preprocessing import NORMALIZATIONS
-from pipelines import ExtractionOptions, Protocol
+from pipelines import ExtractionOptions, Protocol, compare
 from pipelines.cli.app import main
 from pipelines.extraction.extract import backbone_of, extract, key_of
 from pipelines.extraction.normalization import check_normalization, compare_divergences
 from pipelines.fitted.files import load
-from pipelines.study import compare
 from tests.test_similarity import STEPS, collect, photographs, save, stacked
 
 

@@ -18,7 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from codes import load_images
-from pipelines import ExtractionOptions, Protocol
+from pipelines import ExtractionOptions, Protocol, compare
 from pipelines.comparison.compare import compare_layers
 from pipelines.comparison.evaluate import Fit, evaluate_layers
 from pipelines.comparison.samples import Samples
@@ -28,7 +28,6 @@ from pipelines.controls.run import run_controls
 from pipelines.exchange.given import load_given
 from pipelines.extraction.extract import extract
 from pipelines.fitted.linear import fit
-from pipelines.given_study import compare_given
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 from pipelines.linear.mapped import MappedCodes
 from pipelines.progress import Silent
@@ -36,7 +35,6 @@ from pipelines.reading import memory
 from pipelines.reading.memory import TooLargeError, fits_in_memory, memory_limit
 from pipelines.reading.readers import Block, Reader, SideBySide
 from pipelines.reading.scratch import ScratchSpaceError, opened, scratch_file, scratch_folder
-from pipelines.study import compare
 from tests.conftest import ROOT, Run
 from tests.oracle import assert_same_answer
 
@@ -474,5 +472,5 @@ def test_the_size_of_scratch_files_is_said(tmp_path: Path, scratch: Path) -> Non
     noted = Noted()
     dataset = _files(tmp_path, X, np.array(["x", "y"])[numbers])[3]
     protocol = Protocol(Cs=(1e-2,), cv=2, repeats=1)
-    compare_given(dataset, protocol=protocol, controls="none", progress=noted)
+    compare(dataset, protocol=protocol, controls="none", progress=noted)
     assert f"scratch file of up to 14.4 kB in {str(scratch)!r}" in noted.said

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.svm import LinearSVC
 
 from codes import load_images
-from pipelines import Protocol, compare_layers
+from pipelines import Protocol, compare, compare_layers
 from pipelines.comparison.intervals import HeldOut
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import cut_again, make_splits
@@ -24,7 +24,6 @@ from pipelines.extraction.options import ExtractionOptions
 from pipelines.report.page import render
 from pipelines.stability.components import Stability, measure_stability
 from pipelines.stability.sentences import stability_of
-from pipelines.study import compare
 from pipelines.training.options import FinetuneOptions
 from tests.conftest import Run
 from tests.oracle import rotated
@@ -422,7 +421,7 @@ def test_seeds_are_those_of_fine_tuning_too(
         given.append((arguments[2], protocol))
         raise _StoppedError
 
-    monkeypatch.setattr("pipelines.study.compare_finetuned", record)
+    monkeypatch.setattr("pipelines.studies.network_study.compare_finetuned", record)
     commands = (("compare", "--out", tmp_path / "out", "--controls", "none"),
                 ("fit", "--out", tmp_path / "m.safetensors"))  # fmt: skip
     for command, *rest in commands:

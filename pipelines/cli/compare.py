@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import CycloptsError, Parameter
 
+import pipelines
 from codes.data.names import CODES_SCHEMES
 from pipelines.cli.shared_options import (
     ANY_NETWORK,
@@ -32,13 +33,11 @@ from pipelines.cli.shared_options import (
 )
 from pipelines.cli.streams.terminal import stdout, terminal
 from pipelines.comparison.protocol import Protocol
-from pipelines.controls.controls import DEFAULT_CONTROLS
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.training.options import FinetuneOptions
 
 if TYPE_CHECKING:
-    from pipelines.codes_study import CodesStudy
-    from pipelines.training.processes import Processes
+    from pipelines.studies.study import Study
 
 
 _BACKBONE = Parameter(help=f"{like_field('backbone').help} Needed for images.")
@@ -60,9 +59,13 @@ def demo(
     bundled = replace(options, backbone="bundled", layers="all")
     protocol = Protocol(cv=3, train_sizes=(5, 10, 20, "all"))
     controls = ("majority", "pixels", "random")  # Those that take no time.
-    _report(
-        "sklearn:digits", bundled, protocol, out, count_jobs(jobs, command="demo"), None, controls
-    )
+    n_jobs = count_jobs(jobs, command="demo")
+    check_folder(out)
+    study = pipelines.compare(
+        "sklearn:digits", options=bundled, protocol=protocol, controls=controls, n_jobs=n_jobs,
+        progress=terminal(),
+    )  # fmt: skip
+    _write(study, out)
 
 
 def compare(
@@ -101,9 +104,12 @@ def compare(
     protocol = replace(protocol, random_state=options.random_state)
     if dataset.startswith(CODES_SCHEMES):
         _refuse_for_codes(dataset, options, training, finetune, backbone, weights)
-        _report_codes(
-            dataset, options.layers, protocol, out, n_jobs, scheduler, controls, drop_leaks
-        )
+        check_folder(out)
+        given = pipelines.compare(
+            dataset, layers=options.layers, protocol=protocol, controls=controls,
+            drop_leaks=drop_leaks, n_jobs=n_jobs, scheduler=scheduler, progress=terminal(),
+        )  # fmt: skip
+        _write(given, out)
         return
     if not backbone:
         raise CycloptsError(
@@ -129,11 +135,13 @@ def compare(
         for network, folder in zip(networks, folders, strict=True):
             if several:
                 stdout().print(f"== {folder.name} ==")
-            _report(
-                dataset, network, protocol, folder, n_jobs, scheduler,
-                DEFAULT_CONTROLS if controls is None else controls,
-                drop_leaks, trained, processes,
+            check_folder(folder)
+            study = pipelines.compare(
+                dataset, options=network, protocol=protocol, controls=controls,
+                drop_leaks=drop_leaks, finetune=trained, processes=processes, n_jobs=n_jobs,
+                scheduler=scheduler, progress=terminal(),
             )  # fmt: skip
+            _write(study, folder)
     if not several:
         return
     page, standing = render_again(folders, out / "report.html")
@@ -158,63 +166,6 @@ def report(*folders: Annotated[Path, Parameter(required=True)], out: Path | None
         if out.suffix != ".html":
             raise ValueError(f"--out {str(out)!r}: the page is HTML; name it with .html.")
     stdout().print(str(render_again(folders, out)[0]))
-
-
-def _report(
-    dataset: str,
-    options: ExtractionOptions,
-    protocol: Protocol,
-    out: Path,
-    n_jobs: int,
-    scheduler: str | None,
-    controls: str | Sequence[str],
-    drop_leaks: bool = False,
-    finetune: FinetuneOptions | bool = False,
-    processes: Processes | None = None,
-) -> None:
-    from pipelines.study import compare
-
-    check_folder(out)
-    study = compare(
-        dataset,
-        options=options,
-        protocol=protocol,
-        controls=controls,
-        drop_leaks=drop_leaks,
-        finetune=finetune,
-        processes=processes,
-        n_jobs=n_jobs,
-        scheduler=scheduler,
-        progress=terminal(),
-    )
-    _write(study, out)
-
-
-def _report_codes(
-    dataset: str,
-    layers: str,
-    protocol: Protocol,
-    out: Path,
-    n_jobs: int,
-    scheduler: str | None,
-    controls: str | None,
-    drop_leaks: bool,
-) -> None:
-    """Compare the layers of codes that another tool made."""
-    from pipelines.given_study import GIVEN_CONTROLS, compare_given
-
-    check_folder(out)
-    study = compare_given(
-        dataset,
-        layers=layers,
-        protocol=protocol,
-        controls=GIVEN_CONTROLS if controls is None else controls,
-        drop_leaks=drop_leaks,
-        n_jobs=n_jobs,
-        scheduler=scheduler,
-        progress=terminal(),
-    )
-    _write(study, out)
 
 
 def _refuse_for_codes(
@@ -243,7 +194,7 @@ def _refuse_for_codes(
         )
 
 
-def _write(study: CodesStudy, out: Path) -> None:
+def _write(study: Study, out: Path) -> None:
     """Write a report, and print what it says."""
     from pipelines.cli.summary import print_summary
     from pipelines.report.report import make_report, write_report

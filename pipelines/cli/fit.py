@@ -59,7 +59,7 @@ def fit(
     """
     from pipelines.finetuning.prepare import work
     from pipelines.fitted.files import save
-    from pipelines.study import compare
+    from pipelines.studies.network_study import compare_network
     from pipelines.training.processes import join_processes
 
     n_jobs = count_jobs(jobs, scheduler, command="fit")
@@ -80,7 +80,7 @@ def fit(
         if processes.rank > 0:
             work(processes)
             return
-        study = compare(
+        study = compare_network(
             dataset,
             options=options,
             protocol=protocol,
@@ -153,11 +153,11 @@ def predict(
     out
         The CSV file. Default: the standard output.
     """
+    from codes.data.readers.to_predict import list_to_predict
     from pipelines.cli.predictions import print_evaluated, say_unscored, write_predictions
     from pipelines.diagnostics.intensity_by_class import check_new
     from pipelines.extraction.left_out import say_ignored
     from pipelines.fitted.files import load
-    from pipelines.labelled import list_to_predict
 
     if out is not None:
         check_file(out)

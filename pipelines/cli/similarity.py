@@ -33,11 +33,11 @@ def similarity(
     json_
         Print one JSON object: similarity and preprocessing_check, as in report.json.
     """
+    from codes.data.readers.to_predict import list_to_predict
     from pipelines.diagnostics.border import BORDER
     from pipelines.diagnostics.unlabelled import compare_with_training
     from pipelines.extraction.left_out import say_ignored
     from pipelines.extraction.normalization import shown
-    from pipelines.labelled import list_to_predict
 
     found = list_to_predict(images, page=options.page)
     say_ignored(found, terminal())

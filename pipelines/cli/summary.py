@@ -9,16 +9,16 @@ from typing import Any
 from rich.table import Table
 
 from pipelines.cli.streams.terminal import stdout, table, terminal
-from pipelines.codes_study import CodesStudy
 from pipelines.diagnostics.grid_edges import edge_sentence, edges_of
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence
 from pipelines.report.origin import network_study
 from pipelines.report.report import FILES
 from pipelines.report.subject import layer_noun
 from pipelines.stability.sentences import stability_of
+from pipelines.studies.study import Study
 
 
-def print_summary(study: CodesStudy, report: dict[str, Any], out: Path) -> None:
+def print_summary(study: Study, report: dict[str, Any], out: Path) -> None:
     """Print a table of scores, warnings, and the answer; ``out`` is the folder of the report."""
     console = stdout()
     console.print(_scores_table(study, layer_noun(report)), soft_wrap=False)
@@ -57,7 +57,7 @@ def print_summary(study: CodesStudy, report: dict[str, Any], out: Path) -> None:
     console.print(", ".join([str(out / page), *others]))
 
 
-def _scores_table(study: CodesStudy, noun: str) -> Table:
+def _scores_table(study: Study, noun: str) -> Table:
     comparison = study.comparison
     sizes = list(dict.fromkeys(row.train_size for row in comparison.layers))
     heads = [f"{size} a class" if size != "all" else "all" for size in sizes]

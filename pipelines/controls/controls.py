@@ -23,10 +23,10 @@ from pipelines.comparison.splits import Split, inner_splits
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.linear.mapped import MappedCodes
 from pipelines.progress import Progress
+from pipelines.reading.labelled import LabelledCodes
 from pipelines.reading.memory import TooLargeError, require_memory
 from pipelines.reading.readers import Reader, SideBySide
 from pipelines.reading.scratch import find_large
-from pipelines.stored_comparison import StoredCodes
 
 if TYPE_CHECKING:  # Loads torch, which takes seconds.
     from codes import Backbone
@@ -62,12 +62,12 @@ class Control:
         """Say how much a search costs, in those of one of `n_layers` layers."""
         return float(self.searches)
 
-    def read(self, codes: StoredCodes, best: str, progress: Progress) -> Reader:
+    def read(self, codes: LabelledCodes, best: str, progress: Progress) -> Reader:
         """Find how to read its codes; extract those that are not in the store.
 
         Parameters
         ----------
-        codes : StoredCodes
+        codes : LabelledCodes
             Those that were compared.
         best : str
             The chosen tap's name.
@@ -163,7 +163,7 @@ class Concatenated(Control):
         """Say how much it costs: 0.2 to 0.5 of all layers were measured."""
         return 0.5 * n_layers
 
-    def read(self, codes: StoredCodes, best: str, progress: Progress) -> Reader:
+    def read(self, codes: LabelledCodes, best: str, progress: Progress) -> Reader:
         """Read every depth."""
         if len(codes.readers) == 1:
             raise LeftOutError("only one layer was compared")
@@ -188,7 +188,7 @@ class _Extracted(Control, ABC):
     ) -> tuple[ExtractionOptions, Backbone | None]:
         """Say what is extracted instead, and with which backbone if that is not loaded by name."""
 
-    def read(self, codes: StoredCodes, best: str, progress: Progress) -> Reader:
+    def read(self, codes: LabelledCodes, best: str, progress: Progress) -> Reader:
         """Extract the codes that the store lacks."""
         from pipelines.extraction.extract import Extraction, extract
 

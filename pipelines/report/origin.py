@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pipelines.codes_study import CodesStudy
-from pipelines.given_study import GivenStudy
 from pipelines.provenance import versions
+from pipelines.studies.given_study import GivenStudy
+from pipelines.studies.study import Study
 
 if TYPE_CHECKING:  # Loads torch, which takes seconds, and memory that given codes do not need.
-    from pipelines.study import Study
+    from pipelines.studies.network_study import NetworkStudy
 
 
-def describe_origin(study: CodesStudy) -> dict[str, Any]:
+def describe_origin(study: Study) -> dict[str, Any]:
     """Gather the entries of a report that depend on where the codes came from.
 
     Returns
@@ -30,19 +30,19 @@ def describe_origin(study: CodesStudy) -> dict[str, Any]:
         return _of_network(network)
     if isinstance(study, GivenStudy):
         return _of_file(study)
-    raise TypeError(f"{type(study).__name__} has no origin. Allowed: Study, GivenStudy.")
+    raise TypeError(f"{type(study).__name__} has no origin. Allowed: NetworkStudy, GivenStudy.")
 
 
-def network_study(study: CodesStudy) -> Study | None:
+def network_study(study: Study) -> NetworkStudy | None:
     """Give a study of a network as what it is; None of given codes."""
     if isinstance(study, GivenStudy):
         return None
-    from pipelines.study import Study
+    from pipelines.studies.network_study import NetworkStudy
 
-    return study if isinstance(study, Study) else None
+    return study if isinstance(study, NetworkStudy) else None
 
 
-def _of_network(study: Study) -> dict[str, Any]:
+def _of_network(study: NetworkStudy) -> dict[str, Any]:
     from pipelines.report.finetuning_records import describe_finetuning
 
     extraction, backbone = study.extraction, study.extraction.backbone
@@ -112,7 +112,7 @@ def _of_file(study: GivenStudy) -> dict[str, Any]:
     }
 
 
-def _cluster(study: CodesStudy) -> dict[str, Any] | None:
+def _cluster(study: Study) -> dict[str, Any] | None:
     """Say how many workers of a cluster trained classifiers; its address is not for everyone."""
     if study.n_workers is None:
         return None

@@ -18,7 +18,6 @@ from PIL import Image
 
 from codes import ImageList
 from codes.decoding.decode import Decoding
-from pipelines.codes_study import CodesStudy
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.duplicates import find_leaks
 from pipelines.comparison.held_out_answers import ANSWERS, by_content, read_answers, write_answers
@@ -28,12 +27,13 @@ from pipelines.report.networks import Standing, side_by_side
 from pipelines.report.origin import describe_origin, network_study
 from pipelines.report.page import render, render_markdown
 from pipelines.report.subject import layer_noun
+from pipelines.studies.study import Study
 
 N_PAIRS, N_EXAMPLES, THUMBNAIL = 6, 4, 96
 """Pairs of classes that are shown, wrong images of each, and their longer side in pixels."""
 
 
-def make_report(study: CodesStudy, *, command: Sequence[str] = ()) -> dict[str, Any]:
+def make_report(study: Study, *, command: Sequence[str] = ()) -> dict[str, Any]:
     """Gather everything a reader or a program needs to know of a comparison, as plain values.
 
     ``command`` is what was typed.
@@ -103,7 +103,7 @@ FILES = ("report.html", "report.md", "report.json", "scores.csv", ANSWERS)
 """What `write_report` writes."""
 
 
-def write_report(folder: Path, report: dict[str, Any], study: CodesStudy) -> None:
+def write_report(folder: Path, report: dict[str, Any], study: Study) -> None:
     """Write the files of a report, `FILES`, into a folder, which is made where it is missing.
 
     Files in it are replaced, each at once.
@@ -189,7 +189,7 @@ def render_again(folders: Sequence[Path], out: Path | None = None) -> tuple[Path
     return page, standing
 
 
-def _decoding(study: CodesStudy) -> Decoding | None:
+def _decoding(study: Study) -> Decoding | None:
     """Say how thumbnails are decoded; None where there are no images."""
     network = network_study(study)
     if network is None:

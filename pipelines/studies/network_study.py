@@ -1,18 +1,16 @@
-"""A study: the depths of a network compared on a dataset, and what belongs to that."""
+"""A study of a network: its depths compared on a dataset, and what needs the network to know."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from codes import load_images
 from codes.augmentation import parse_augmentations
 from codes.graph.starts import named_starts
 from pipelines.cluster.connection import Cluster, connected, refuse_both
-from pipelines.codes_study import CodesStudy
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.protocol import FINETUNE, Protocol
 from pipelines.comparison.results import ComparedLayer
@@ -32,34 +30,26 @@ from pipelines.fitted.finetuned import fit_finetuned
 from pipelines.fitted.linear import fit
 from pipelines.fitted.pipeline import FittedPipeline, trained_on
 from pipelines.progress import Progress, Silent, timed
-from pipelines.stored_comparison import compare_stored, count_splits, leave_out_leaks
+from pipelines.studies.stored_comparison import compare_stored, count_splits, leave_out_leaks
+from pipelines.studies.study import Study
 from pipelines.training.options import FinetuneOptions
 from pipelines.training.processes import ALONE, Processes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Study(CodesStudy):
+class NetworkStudy(Study):
     """The depths of a network, compared on a dataset.
 
     What else is known, such as controls and similarity, is measured when it is first asked for.
 
     Attributes
     ----------
-    protocol : Protocol
     extraction : Extraction
         The images and their codes, with the options that they were made with.
-    comparison : Comparison
     finetuning : Finetuning or None
         What fine-tuning gave, where it was asked for.
-    control_names : tuple of str
-        The controls to run.
-    n_jobs : int
-        Processes that train classifiers.
-    scheduler : str or None
-        Of the Dask cluster whose workers do it instead.
-    n_workers : int or None
-        How many these were.
-    progress : Progress
+    protocol, comparison, control_names, n_jobs, scheduler, n_workers, progress
+        As in `pipelines.studies.study.Study`.
     """
 
     extraction: Extraction
@@ -164,74 +154,33 @@ class Study(CodesStudy):
         return advise(self.comparison, self.similarity, self.controls, diverged=diverged)
 
 
-def compare(
+def compare_network(
     dataset: str | Path,
     *,
-    options: ExtractionOptions | None = None,
-    protocol: Protocol | None = None,
+    options: ExtractionOptions,
+    protocol: Protocol,
     controls: str | Sequence[str] = DEFAULT_CONTROLS,
     drop_leaks: bool = False,
     finetune: FinetuneOptions | bool = False,
-    processes: Processes | None = None,
+    processes: Processes = ALONE,
     n_jobs: int = 1,
     scheduler: str | None = None,
     progress: Progress | None = None,
-    **settings: Any,
-) -> Study:
+) -> NetworkStudy:
     """Extract what the store lacks, and compare the depths of a network on a dataset.
 
-    Parameters
-    ----------
-    dataset : str or Path
-        As for `codes.load_images`.
-    options : ExtractionOptions, optional
-        What to read, with which network.
-    protocol : Protocol, optional
-        How depths are compared.
-    controls : str, or sequence of str
-        Of `pipelines.controls.controls.CONTROLS`, joined by commas; or "none".
-    drop_leaks : bool, default=False
-        Leave out the images that `pipelines.comparison.duplicates.without_leaks` finds.
-    finetune : bool or FinetuneOptions, default=False
-        Whether the network is trained as well; or from where on, and how.
-    processes : Processes, optional
-        Those that fine-tune with this one, as `pipelines.training.processes.join_processes` gives
-        them.
-    n_jobs : int, default=1
-        Processes that train classifiers.
-    scheduler : str, optional
-        Address of a Dask scheduler, ``tcp://HOST:PORT``, whose workers train them instead. They
-        read codes from the store themselves.
-    progress : Progress, optional
-    **settings
-        Fields of `ExtractionOptions` and of `Protocol`, such as ``backbone="resnet18"`` and
-        ``train_sizes=(5, "all")``; they replace those of `options` and `protocol`.
-
-    Returns
-    -------
-    study : Study
-
-    Raises
-    ------
-    TypeError
-        If a setting is a field of neither, or no backbone is named.
-    ValueError
-        As `pipelines.extraction.extract.extract`, and if a class is too small for the folds, a
-        control is unknown, or both `n_jobs` and `scheduler` are given.
-    pipelines.cluster.connection.ClusterError
-        If the cluster cannot be used.
+    Parameters, what is returned and what is raised are those of `pipelines.compare`.
     """
     refuse_both(n_jobs, scheduler)
-    options, protocol = _settled(options, protocol, settings)
     progress = progress or Silent()
     control_names = parse_controls(controls)
-    if not finetune and processes is not None and not processes.alone:
+    if not finetune and not processes.alone:
         raise ValueError(
             f"torchrun started {processes.world_size} processes, which fine-tune a network "
             "together; nothing is to be fine-tuned here. Use one process, or `cnn-codes extract` "
             "with all of them first."
         )
-    if scheduler is not None and processes is not None and not processes.alone:
+    if scheduler is not None and not processes.alone:
         raise ValueError(
             f"torchrun started {processes.world_size} processes, and a scheduler was given: a "
             "network is trained by these together, or each training on a cluster. Leave one out."
@@ -258,11 +207,11 @@ def compare(
         if drop_leaks:
             extraction = leave_out_leaks(extraction, progress)
         comparison, finetuning = _compare_extracted(
-            extraction, protocol, finetune, n_splits=n_splits, processes=processes or ALONE,
+            extraction, protocol, finetune, n_splits=n_splits, processes=processes,
             n_jobs=n_jobs, cluster=cluster, progress=progress,
         )  # fmt: skip
         n_workers = None if cluster is None else cluster.n_workers
-    return Study(
+    return NetworkStudy(
         protocol=protocol,
         extraction=extraction,
         comparison=comparison,
@@ -319,25 +268,3 @@ def _compare_extracted(
             multiply_adds=max(products.values()), processes=processes, n_jobs=n_jobs,
             cluster=cluster, progress=progress,
         )  # fmt: skip
-
-
-def _settled(
-    options: ExtractionOptions | None, protocol: Protocol | None, settings: dict[str, Any]
-) -> tuple[ExtractionOptions, Protocol]:
-    """Give each setting to the options or to the protocol; the random state to both."""
-    known = [{f.name for f in fields(kind)} for kind in (ExtractionOptions, Protocol)]
-    unknown = sorted(set(settings) - known[0] - known[1])
-    if unknown:
-        own = {"controls", "drop_leaks", "n_jobs", "progress", "scheduler"}
-        allowed = ", ".join(sorted(known[0] | known[1] | own))
-        raise TypeError(f"compare() has no setting {', '.join(unknown)}. Allowed: {allowed}.")
-    of_options, of_protocol = (
-        {name: value for name, value in settings.items() if name in names} for names in known
-    )
-    if options is None:
-        if "backbone" not in settings:
-            raise TypeError('compare() needs a backbone, such as backbone="resnet18".')
-        options = ExtractionOptions(**of_options)
-    else:
-        options = replace(options, **of_options)
-    return options, replace(protocol or Protocol(), **of_protocol)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from codes.wording import counted, megabytes
 from pipelines.comparison.compare import Comparison, compare_layers
@@ -24,7 +22,7 @@ from pipelines.comparison.results import ComparedLayer
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import Split, cut_again, make_splits
 from pipelines.progress import Progress, timed
-from pipelines.reading.readers import Reader
+from pipelines.reading.labelled import LabelledCodes
 from pipelines.reading.scratch import find_large, scratch_folder
 
 if TYPE_CHECKING:
@@ -32,38 +30,7 @@ if TYPE_CHECKING:
     from pipelines.cluster.connection import Cluster
 
 
-class StoredCodes(typing.Protocol):
-    """Labelled images whose codes are there."""
-
-    @property
-    def images(self) -> ImageList:
-        """What is known of each image."""
-
-    @property
-    def digests(self) -> NDArray[np.uint8]:
-        """Digest of each image, of shape (n_samples, 32); equal for copies."""
-
-    @property
-    def readers(self) -> Mapping[str, Reader]:
-        """What reads the codes of each layer, of shape (n_samples, n_features)."""
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """How long each stage took."""
-
-    @property
-    def dropped(self) -> int:
-        """Images that were left out, as they leak."""
-
-    @property
-    def check(self) -> Callable[[], None]:
-        """A function that raises an error in a process that cannot read the codes."""
-
-    def keep(self, rows: NDArray[np.intp]) -> Self:
-        """Drop all images but some."""
-
-
-Codes = TypeVar("Codes", bound=StoredCodes)
+Codes = TypeVar("Codes", bound=LabelledCodes)
 
 
 def count_splits(images: ImageList, protocol: Protocol) -> int:
@@ -104,12 +71,12 @@ def leave_out_leaks(codes: Codes, progress: Progress) -> Codes:
 
     Parameters
     ----------
-    codes : StoredCodes
+    codes : LabelledCodes
     progress : Progress
 
     Returns
     -------
-    codes : StoredCodes
+    codes : LabelledCodes
         Of the images that `pipelines.comparison.duplicates.without_leaks` finds.
     """
     images = codes.images
@@ -123,7 +90,7 @@ def leave_out_leaks(codes: Codes, progress: Progress) -> Codes:
 
 
 def compare_stored(
-    codes: StoredCodes,
+    codes: LabelledCodes,
     layers: Sequence[ComparedLayer],
     *,
     protocol: Protocol,
@@ -136,7 +103,7 @@ def compare_stored(
 
     Parameters
     ----------
-    codes : StoredCodes
+    codes : LabelledCodes
     layers : sequence of ComparedLayer
         What is known of each, in the order of ``codes.readers``.
     protocol : Protocol

@@ -1,4 +1,4 @@
-"""A study of codes: layers compared on labelled images, whoever computed their codes."""
+"""A study: layers compared on labelled images, whoever computed their codes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pipelines.comparison.results import Best
 from pipelines.controls.controls import CONTROLS, LeftOutError
 from pipelines.controls.run import ControlScore, run_controls
 from pipelines.progress import Progress, Silent, duration, timed
+from pipelines.reading.labelled import LabelledCodes
 from pipelines.reading.readers import Reader
-from pipelines.stored_comparison import StoredCodes
 
 SCORES_COLUMNS = (
     "layer", "depth", "pool", "n_features", "classifier", "train_size", "repeat", "fold", "C",
@@ -27,7 +27,7 @@ SCORES_COLUMNS = (
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CodesStudy(ABC):
+class Study(ABC):
     """Layers compared on labelled images, and what needs no network to be known of them.
 
     Controls are scored when they are first asked for.
@@ -57,7 +57,7 @@ class CodesStudy(ABC):
 
     @property
     @abstractmethod
-    def codes(self) -> StoredCodes:
+    def codes(self) -> LabelledCodes:
         """The images and their codes."""
 
     @property

@@ -6,27 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.cluster.connection import connected, refuse_both
-from pipelines.codes_study import CodesStudy
 from pipelines.comparison.protocol import Protocol
 from pipelines.controls.controls import CONTROLS, DEFAULT_CONTROLS, parse_controls
 from pipelines.exchange.given import GivenCodes, load_given
 from pipelines.extraction.left_out import say_ignored
 from pipelines.progress import Progress, Silent
-from pipelines.stored_comparison import compare_stored, count_splits, leave_out_leaks
+from pipelines.studies.stored_comparison import compare_stored, count_splits, leave_out_leaks
+from pipelines.studies.study import Study
 
 GIVEN_CONTROLS = tuple(name for name in DEFAULT_CONTROLS if not CONTROLS[name].extracts)
 """The controls that are run by default."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class GivenStudy(CodesStudy):
+class GivenStudy(Study):
     """The layers of a file of codes, compared.
 
     Attributes
     ----------
     given : GivenCodes
     protocol, comparison, control_names, n_jobs, scheduler, n_workers, progress
-        As in `pipelines.codes_study.CodesStudy`.
+        As in `pipelines.studies.study.Study`.
     """
 
     given: GivenCodes
@@ -41,58 +41,16 @@ def compare_given(
     dataset: str,
     *,
     layers: str = "default",
-    protocol: Protocol | None = None,
+    protocol: Protocol,
     controls: str | Sequence[str] = GIVEN_CONTROLS,
     drop_leaks: bool = False,
     n_jobs: int = 1,
     scheduler: str | None = None,
     progress: Progress | None = None,
 ) -> GivenStudy:
-    """Compare the layers of a file of codes.
-
-    Parameters
-    ----------
-    dataset, layers
-        As for `pipelines.exchange.given.load_given`.
-    protocol : Protocol, optional
-        How layers are compared.
-    controls : str, or sequence of str
-        Of `GIVEN_CONTROLS`, joined by commas; or "none".
-    drop_leaks : bool, default=False
-        Leave out the rows that `pipelines.comparison.duplicates.without_leaks` finds: copies have
-        the same codes in every layer.
-    n_jobs : int, default=1
-        Processes that train classifiers.
-    scheduler : str, optional
-        As for `pipelines.compare`.
-    progress : Progress, optional
-
-    Returns
-    -------
-    study : GivenStudy
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `pipelines.exchange.given.load_given`; and if a class is too small for the folds, or a
-        control needs the network.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from tempfile import TemporaryDirectory
-    >>> import numpy as np
-    >>> from sklearn.datasets import load_iris
-    >>> X, y = load_iris(return_X_y=True)
-    >>> with TemporaryDirectory() as folder:
-    ...     file = Path(folder, "iris.npz")
-    ...     np.savez(file, y=y, sepal=X[:, :2], petal=X[:, 2:])
-    ...     study = compare_given(f"npz:{file}")
-    >>> study.best.layer, study.tied
-    ('petal', ())
-    """
+    """Compare the layers of a file of codes; parameters are those of `pipelines.compare`."""
     refuse_both(n_jobs, scheduler)
-    protocol, progress = protocol or Protocol(), progress or Silent()
+    progress = progress or Silent()
     control_names = parse_controls(controls)
     extracting = [name for name in control_names if CONTROLS[name].extracts]
     if extracting:

@@ -1,0 +1,165 @@
+"""The comparison of a network's depths on images, or of the layers in a file of codes: a study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from codes.data.names import CODES_SCHEMES
+from pipelines.comparison.protocol import Protocol
+from pipelines.controls.controls import DEFAULT_CONTROLS
+from pipelines.extraction.options import ExtractionOptions
+from pipelines.studies.given_study import GIVEN_CONTROLS, GivenStudy, compare_given
+from pipelines.training.options import FinetuneOptions
+
+if TYPE_CHECKING:  # Both load torch, which takes seconds, and memory that codes do not need.
+    from pipelines.progress import Progress
+    from pipelines.studies.network_study import NetworkStudy
+    from pipelines.training.processes import Processes
+
+
+@overload
+def compare(dataset: str | Path, *, backbone: str, **settings: Any) -> NetworkStudy: ...
+@overload
+def compare(
+    dataset: str | Path, *, options: ExtractionOptions, **settings: Any
+) -> NetworkStudy: ...
+@overload
+def compare(dataset: str | Path, **settings: Any) -> GivenStudy: ...
+
+
+def compare(
+    dataset: str | Path,
+    *,
+    options: ExtractionOptions | None = None,
+    protocol: Protocol | None = None,
+    controls: str | Sequence[str] | None = None,
+    drop_leaks: bool = False,
+    finetune: FinetuneOptions | bool = False,
+    processes: Processes | None = None,
+    n_jobs: int = 1,
+    scheduler: str | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> NetworkStudy | GivenStudy:
+    """Compare the depths of a network on a dataset, or the layers in a file of codes.
+
+    Codes of images that the store lacks are extracted first.
+
+    Parameters
+    ----------
+    dataset : str or Path
+        As for `codes.load_images`; or codes, as for `pipelines.exchange.given.load_given`.
+    options : ExtractionOptions, optional
+        What to read, with which network. Not for codes.
+    protocol : Protocol, optional
+        How depths are compared.
+    controls : str, or sequence of str, optional
+        Of `pipelines.controls.controls.CONTROLS`, joined by commas; or "none". Default: all but
+        "pre"; of codes, those that need no network.
+    drop_leaks : bool, default=False
+        Leave out the images that `pipelines.comparison.duplicates.without_leaks` finds. Copies of
+        rows of a file have the same codes in every layer.
+    finetune : bool or FinetuneOptions, default=False
+        Whether the network is trained as well; or from where on, and how. Not for codes.
+    processes : Processes, optional
+        Those that fine-tune with this one, as `pipelines.training.processes.join_processes` gives
+        them. Not for codes.
+    n_jobs : int, default=1
+        Processes that train classifiers.
+    scheduler : str, optional
+        Address of a Dask scheduler, ``tcp://HOST:PORT``, whose workers train them instead. They
+        read codes from the store or the file themselves.
+    progress : Progress, optional
+    **settings
+        Fields of `ExtractionOptions` and of `Protocol`, such as ``backbone="resnet18"`` and
+        ``train_sizes=(5, "all")``; they replace those of `options` and `protocol`. For codes,
+        ``layers`` and those of `Protocol`.
+
+    Returns
+    -------
+    study : NetworkStudy or GivenStudy
+
+    Raises
+    ------
+    TypeError
+        If a setting is a field of neither, or images are given and no backbone.
+    FileNotFoundError, ValueError
+        As `pipelines.extract` or `pipelines.exchange.given.load_given`; and if a class is too small
+        for the folds, a control is unknown or needs a network that is not there, or both `n_jobs`
+        and `scheduler` are given.
+    pipelines.cluster.connection.ClusterError
+        If the cluster cannot be used.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> with TemporaryDirectory() as folder:
+    ...     np.savez(Path(folder, "iris.npz"), y=y, sepal=X[:, :2], petal=X[:, 2:])
+    ...     study = compare(f"npz:{folder}/iris.npz", classifier="logistic", cv=3)
+    >>> study.best.layer, study.tied
+    ('petal', ())
+    """
+    of_options, of_protocol = _sorted_by_owner(settings)
+    protocol = replace(protocol or Protocol(), **of_protocol)
+    if str(dataset).startswith(CODES_SCHEMES):
+        layers = of_options.pop("layers", "default")
+        network = {"options": options, "finetune": finetune, "processes": processes}
+        given = [name for name, value in network.items() if value]
+        _refuse_network(str(dataset), [*given, *sorted(of_options.keys() - of_protocol)])
+        return compare_given(
+            str(dataset),
+            layers=layers,
+            protocol=protocol,
+            controls=GIVEN_CONTROLS if controls is None else controls,
+            drop_leaks=drop_leaks,
+            n_jobs=n_jobs,
+            scheduler=scheduler,
+            progress=progress,
+        )
+    from pipelines.studies.network_study import compare_network
+    from pipelines.training.processes import ALONE
+
+    if options is None and "backbone" not in of_options:
+        raise TypeError('compare() needs a backbone, such as backbone="resnet18".')
+    return compare_network(
+        dataset,
+        options=replace(options, **of_options) if options else ExtractionOptions(**of_options),
+        protocol=protocol,
+        controls=DEFAULT_CONTROLS if controls is None else controls,
+        drop_leaks=drop_leaks,
+        finetune=finetune,
+        processes=processes or ALONE,
+        n_jobs=n_jobs,
+        scheduler=scheduler,
+        progress=progress,
+    )
+
+
+def _sorted_by_owner(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give each setting to the options or to the protocol; the random state to both."""
+    known = [{field.name for field in fields(kind)} for kind in (ExtractionOptions, Protocol)]
+    unknown = sorted(settings.keys() - known[0] - known[1])
+    if unknown:
+        own = {"controls", "drop_leaks", "finetune", "n_jobs", "progress", "scheduler"}
+        allowed = ", ".join(sorted(known[0] | known[1] | own))
+        raise TypeError(f"compare() has no setting {', '.join(unknown)}. Allowed: {allowed}.")
+    of_options, of_protocol = (
+        {name: value for name, value in settings.items() if name in names} for names in known
+    )
+    return of_options, of_protocol
+
+
+def _refuse_network(dataset: str, given: Sequence[str]) -> None:
+    """Refuse what only a network can use."""
+    if given:
+        raise TypeError(
+            f"{dataset!r} holds codes: no network is run or trained, and {', '.join(given)} cannot "
+            f"be used. Allowed: layers, {', '.join(sorted(f.name for f in fields(Protocol)))}, "
+            "controls, drop_leaks, n_jobs, scheduler, progress."
+        )
