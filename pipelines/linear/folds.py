@@ -101,8 +101,6 @@ class Fold:
             problem = self._problem
             loss = settings.loss(self._labels[train], C)
             start = self._start(C) or origin(problem, settings, len(train))
-            if not start.margins.size:
-                start = replace(start, margins=problem.matvec(start.unknown))
             point = minimise(problem, loss, start, tol=settings.tol, max_iter=settings.max_iter)
             rows = problem.held_out(point.unknown) + intercept_of(loss)
             problem.release()

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
+Signs = NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -36,22 +37,28 @@ class Quadratic:
 
 @dataclass(frozen=True)
 class HingeModel:
-    """Local model of the squared hinge, whose curvature is diagonal."""
+    """Local model of the squared hinge, whose curvature is diagonal.
 
-    signs: Array
+    Only the slack is held: of many samples, each array more is memory.
+    """
+
+    signs: Signs
     weights: Array
     slack: Array
-    gradient: Array
-    curvature: Array
     balanced: bool = True  # There is no free intercept to find.
+
+    @property
+    def gradient(self) -> Array:
+        """Of the loss, of shape ``(n_outputs, n_samples)``."""
+        return np.asarray(-self.weights * self.signs * self.slack)
 
     def product(self, direction: Array) -> Array:
         """Multiply the curvature with ``direction``."""
-        return self.curvature * direction
+        return np.asarray(self.diagonal() * direction)
 
     def diagonal(self) -> Array:
         """Give each output's own curvature."""
-        return self.curvature
+        return np.asarray(self.weights * (self.slack > 0))
 
     def dual_gap(self, dual: Array) -> tuple[Array, Array]:
         """Split ``dual`` into a feasible point, whose gap is returned, and the rest.
@@ -63,13 +70,11 @@ class HingeModel:
         gap = np.square(self.weights * self.slack - feasible) / (2.0 * self.weights)
         return dual - self.signs * feasible, gap
 
-    def quadratics(self) -> list[Quadratic]:
-        """Give the samples within the margin, the only ones that cost anything."""
-        rows = zip(self.slack > 0, self.signs, self.weights, strict=True)
-        return [
-            Quadratic(np.flatnonzero(active), signs[active], weights[active])
-            for active, signs, weights in rows
-        ]
+    def quadratic(self, output: int) -> Quadratic:
+        """Give the samples within an output's margin, the only ones that cost anything."""
+        active = np.flatnonzero(self.slack[output] > 0)
+        signs, weights = self.signs[output, active], self.weights[output, active]
+        return Quadratic(active, signs.astype(np.float64), weights)
 
 
 @dataclass(frozen=True)
@@ -78,27 +83,29 @@ class SquaredHinge:
 
     Parameters
     ----------
-    signs : ndarray of shape (n_outputs, n_samples)
+    signs : ndarray of shape (n_outputs, n_samples), int8
         +1 for the members of the output's class, -1 for the others.
     weights : ndarray of shape (n_outputs, n_samples)
         Twice C times the class weight: positive.
     """
 
-    signs: Array
+    signs: Signs
     weights: Array
 
     def at(self, margins: Array) -> HingeModel:
         """Build the local model at ``margins``."""
-        slack = np.maximum(1.0 - self.signs * margins, 0.0)
-        gradient = -self.weights * self.signs * slack
-        return HingeModel(self.signs, self.weights, slack, gradient, self.weights * (slack > 0))
+        slack = self.signs * margins
+        np.subtract(1.0, slack, out=slack)
+        return HingeModel(self.signs, self.weights, np.maximum(slack, 0.0, out=slack))
 
     def total(self, terms: Array) -> Array:
         """Sum over samples (or features): one number an output."""
         return np.asarray(terms.sum(axis=1, keepdims=True))
 
     def take(self, outputs: NDArray[np.intp]) -> SquaredHinge:
-        """Restrict the loss to these outputs."""
+        """Restrict the loss to these outputs, each once."""
+        if len(outputs) == len(self.signs):
+            return self
         return SquaredHinge(self.signs[outputs], self.weights[outputs])
 
 
@@ -109,13 +116,13 @@ class SoftmaxModel:
     sees a loss of the margins only and strong convexity holds for everything it moves.
     """
 
-    def __init__(self, probabilities: Array, weights: Array, gradient: Array) -> None:
-        self.probabilities = probabilities
-        self.weighted = weights * probabilities
-        self.gradient = gradient
-        self.slope = gradient.sum(axis=1, keepdims=True)
+    def __init__(self, probabilities: Array, loss: Softmax) -> None:
+        self.probabilities, self.loss = probabilities, loss
+        self.slope = self.gradient.sum(axis=1, keepdims=True)
+        weights = loss.weights
         self.balanced = bool(np.abs(self.slope).max() <= 1e-11 * weights.sum())
-        inner = np.diag(self.weighted.sum(axis=1)) - self.weighted @ probabilities.T
+        weighted = weights * probabilities
+        inner = np.diag(weighted.sum(axis=1)) - weighted @ probabilities.T
         # Adding one number to every class changes no probability, so 1 spans a null space of
         # this matrix. Filling it with 11ᵀ leaves what the inverse does to the sums that are
         # ever put in, which are orthogonal to 1. The ridge is rounding-sized; the floor holds
@@ -125,6 +132,13 @@ class SoftmaxModel:
         inner.flat[:: len(inner) + 1] += 1e-12
         self.inverse = np.linalg.inv(inner) / top
 
+    @property
+    def gradient(self) -> Array:
+        """Of the loss, of shape ``(n_outputs, n_samples)``."""
+        gradient = self.probabilities - self.loss.members
+        gradient *= self.loss.weights
+        return gradient
+
     def product(self, direction: Array) -> Array:
         """Multiply the curvature with ``direction``."""
         plain = self._softmax_product(direction)
@@ -132,12 +146,13 @@ class SoftmaxModel:
         return plain - self._softmax_product(intercept)
 
     def _softmax_product(self, direction: Array) -> Array:
-        mean = (self.probabilities * direction).sum(axis=0)
-        return np.asarray(self.weighted * (direction - mean))
+        product = self.loss.weights * self.probabilities
+        product *= direction - (self.probabilities * direction).sum(axis=0)
+        return product
 
     def diagonal(self) -> Array:
         """Give each output's own curvature."""
-        return np.asarray(self.weighted * (1.0 - self.probabilities))
+        return np.asarray(self.loss.weights * self.probabilities * (1.0 - self.probabilities))
 
 
 class Softmax:
@@ -145,8 +160,8 @@ class Softmax:
 
     Parameters
     ----------
-    members : ndarray of shape (n_outputs, n_samples)
-        1 where the sample is of the output's class, else 0.
+    members : ndarray of shape (n_outputs, n_samples), bool
+        Whether the sample is of the output's class.
     weights : ndarray of shape (n_samples,)
         C times the class weight: positive.
 
@@ -156,7 +171,9 @@ class Softmax:
         The best intercept at the margins last seen; its entries sum to zero.
     """
 
-    def __init__(self, members: Array, weights: Array, intercept: Array | None = None) -> None:
+    def __init__(
+        self, members: NDArray[np.bool_], weights: Array, intercept: Array | None = None
+    ) -> None:
         self.members, self.weights = members, weights
         if intercept is None:
             intercept = np.log((weights * members).sum(axis=1, keepdims=True) / weights.sum())
@@ -187,9 +204,8 @@ class Softmax:
         return model
 
     def _model(self, margins: Array) -> SoftmaxModel:
-        probabilities = np.exp(log_softmax(margins + self.intercept))
-        gradient = self.weights * (probabilities - self.members)
-        return SoftmaxModel(probabilities, self.weights, gradient)
+        probabilities = log_softmax(margins + self.intercept)
+        return SoftmaxModel(np.exp(probabilities, out=probabilities), self)
 
     def total(self, terms: Array) -> Array:
         """Sum over everything: the outputs are one coupled problem."""
@@ -207,4 +223,5 @@ Loss = SquaredHinge | Softmax
 def log_softmax(values: Array) -> Array:
     """Take the logarithm of each column's softmax."""
     shifted = values - values.max(axis=0)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=0)))
+    shifted -= np.log(np.exp(shifted).sum(axis=0))
+    return np.asarray(shifted)

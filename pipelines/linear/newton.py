@@ -44,7 +44,7 @@ class Point:
     Attributes
     ----------
     unknown : ndarray of shape (n_outputs, problem.size)
-    margins : ndarray of shape (n_outputs, n_train)
+    margins : ndarray of shape (n_outputs, n_train), or (n_outputs, 0) where they are not kept
     certificate : float
         Upper bound of ``‖W - W*‖ / ‖W‖``, the worst output's.
     n_iter : int
@@ -71,7 +71,8 @@ def minimise(
         Its certificate is at most ``tol`` unless ``max_iter`` Newton iterations did not suffice,
         or the last steps did not improve it.
     """
-    unknown, margins = start.unknown.copy(), start.margins.copy()
+    unknown = start.unknown.copy()
+    margins = start.margins.copy() if start.margins.size else problem.matvec(unknown)
     iterative = _IterativeStep(problem, start.n_cg)
     best, stuck = np.inf, 0
     for iteration in range(max_iter + 1):
@@ -94,9 +95,10 @@ def minimise(
             step, solved = _direct_step(problem, local, unknown, part, iterative.n_cg)
         rest = part[~solved]
         if rest.size:
-            step[~solved] = iterative(loss.take(rest), margins[rest], gradient[rest], certificate)
-        sub, step_margins = loss.take(part), problem.matvec(step)
-        size = _line_search(problem, sub, unknown[part], margins[part], step, step_margins)
+            of_rest = loss.take(rest), _rows(margins, rest), gradient[rest]
+            step[~solved] = iterative(*of_rest, certificate)
+        step_margins = problem.matvec(step)
+        size = _line_search(problem, loss, unknown, margins, part, step, step_margins)
         unknown[part] += size * step
         margins[part] += size * step_margins
     return Point(unknown, margins, certificate, iteration, iterative.n_cg)
@@ -115,9 +117,8 @@ def _direct_step(
     """
     step, solved = np.zeros((len(part), problem.size)), np.zeros(len(part), bool)
     if isinstance(local, HingeModel):
-        quadratics = local.quadratics()
         for i, output in enumerate(part):
-            quadratic = quadratics[output]
+            quadratic = local.quadratic(output)
             optimum: Array | None = np.zeros(problem.size)  # of the penalty alone
             if len(quadratic.samples):
                 optimum = problem.least_squares(quadratic, n_cg)
@@ -217,6 +218,7 @@ def _line_search(
     loss: Loss,
     unknown: Array,
     margins: Array,
+    part: NDArray[np.intp],
     step: Array,
     step_margins: Array,
 ) -> Array:
@@ -225,6 +227,7 @@ def _line_search(
     The slope is increasing, so Newton in one dimension with a bracket finds it; for the squared
     hinge it is piecewise linear and this is exact in a few evaluations.
     """
+    loss, unknown, margins = loss.take(part), _rows(unknown, part), _rows(margins, part)
     linear = loss.total(problem.inner(unknown, step, step_margins))
     square = loss.total(problem.inner(step, step, step_margins))
     first = np.abs(linear + loss.total(loss.at(margins).gradient * step_margins))
@@ -242,6 +245,11 @@ def _line_search(
         inside = (guess > low) & (guess < high)
         size = np.where(found, size, np.where(inside, guess, middle))
     return size
+
+
+def _rows(array: Array, part: NDArray[np.intp]) -> Array:
+    """Take rows, each once; all of them without a copy."""
+    return array if len(part) == len(array) else array[part]
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:

@@ -63,16 +63,18 @@ class Settings:
             by_class = compute_class_weight(
                 self.class_weight, classes=self.classes, y=self.classes[labels]
             )
-        members = (labels == np.arange(n_classes)[:, None]).astype(np.float64)
+        members = labels == np.arange(n_classes)[:, None]
         if self.kind == "softmax":
             # Two rows that mirror each other cost half of what scikit-learn's one row costs.
             cost = 0.5 * C if n_classes == 2 else C
             return Softmax(members, cost * by_class[labels])
+        signs = np.where(members[1:] if n_classes == 2 else members, 1, -1).astype(np.int8)
+        if self.class_weight is None:
+            return SquaredHinge(signs, np.broadcast_to(2.0 * C, signs.shape))
         if n_classes == 2:
-            return SquaredHinge(2.0 * members[1:] - 1.0, 2.0 * C * by_class[labels][None])
+            return SquaredHinge(signs, 2.0 * C * by_class[labels][None])
         # As LIBLINEAR: the weight of a class is for its own members in its own problem.
-        weights = 2.0 * C * np.where(members > 0, by_class[:, None], 1.0)
-        return SquaredHinge(2.0 * members - 1.0, weights)
+        return SquaredHinge(signs, 2.0 * C * np.where(members, by_class[:, None], 1.0))
 
     def decisions(self, rows: Array) -> Array:
         """Shape outputs as scikit-learn does: one row for two classes."""
@@ -201,7 +203,7 @@ def needed_memory(n_train: int, n_features: int, n_outputs: int) -> int:
     """Say about how many bytes a cross-validated fit on codes in a file holds.
 
     A Gram matrix, a copy that finds dependent rows and a factor of it; or a Hessian and a factor in
-    single precision. And for each sample and output, some 36 numbers: the margins, and what
+    single precision. And for each sample and output, up to 16 numbers: the margins, and what
     the loss and the solver make of them.
 
     Parameters
@@ -209,7 +211,7 @@ def needed_memory(n_train: int, n_features: int, n_outputs: int) -> int:
     n_train, n_features, n_outputs : int
     """
     matrices = 24 * n_train**2 if n_train <= n_features else 12 * n_features**2
-    return matrices + 36 * 8 * n_train * n_outputs
+    return matrices + 16 * 8 * n_train * n_outputs
 
 
 def make_problem(X: Codes, train: Index, test: Index, settings: Settings) -> LinearProblem:

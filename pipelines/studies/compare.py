@@ -105,17 +105,14 @@ def compare(
     >>> study.best.layer, study.tied
     ('petal', ())
     """
-    of_options, of_protocol = _sorted_by_owner(settings)
-    protocol = replace(protocol or Protocol(), **of_protocol)
     if str(dataset).startswith(CODES_SCHEMES):
-        layers = of_options.pop("layers", "default")
         network = {"options": options, "finetune": finetune, "processes": processes}
-        given = [name for name, value in network.items() if value]
-        _refuse_network(str(dataset), [*given, *sorted(of_options.keys() - of_protocol)])
+        _refuse_network(str(dataset), [name for name, value in network.items() if value], settings)
+        layers = settings.pop("layers", "default")
         return compare_given(
             str(dataset),
             layers=layers,
-            protocol=protocol,
+            protocol=replace(protocol or Protocol(), **settings),
             controls=GIVEN_CONTROLS if controls is None else controls,
             drop_leaks=drop_leaks,
             n_jobs=n_jobs,
@@ -125,12 +122,13 @@ def compare(
     from pipelines.studies.network_study import compare_network
     from pipelines.training.processes import ALONE
 
+    of_options, of_protocol = _sorted_by_owner(settings)
     if options is None and "backbone" not in of_options:
         raise TypeError('compare() needs a backbone, such as backbone="resnet18".')
     return compare_network(
         dataset,
         options=replace(options, **of_options) if options else ExtractionOptions(**of_options),
-        protocol=protocol,
+        protocol=replace(protocol or Protocol(), **of_protocol),
         controls=DEFAULT_CONTROLS if controls is None else controls,
         drop_leaks=drop_leaks,
         finetune=finetune,
@@ -155,11 +153,13 @@ def _sorted_by_owner(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str
     return of_options, of_protocol
 
 
-def _refuse_network(dataset: str, given: Sequence[str]) -> None:
-    """Refuse what only a network can use."""
-    if given:
+def _refuse_network(dataset: str, given: Sequence[str], settings: dict[str, Any]) -> None:
+    """Refuse what only a network can use, and what is no setting."""
+    allowed = sorted(field.name for field in fields(Protocol))
+    refused = [*given, *sorted(settings.keys() - allowed - {"layers"})]
+    if refused:
         raise TypeError(
-            f"{dataset!r} holds codes: no network is run or trained, and {', '.join(given)} cannot "
-            f"be used. Allowed: layers, {', '.join(sorted(f.name for f in fields(Protocol)))}, "
-            "controls, drop_leaks, n_jobs, scheduler, progress."
+            f"{dataset!r} holds codes: no network is run or trained, and {', '.join(refused)} "
+            f"cannot be used. Allowed: layers, {', '.join(allowed)}, controls, drop_leaks, n_jobs, "
+            "scheduler, progress."
         )
