@@ -123,6 +123,12 @@ def _without(name: str) -> Callable[[Arrays], Arrays]:
     return lambda arrays: {k: v for k, v in arrays.items() if k != name}
 
 
+def _column_not_finite(arrays: Arrays) -> Arrays:
+    codes = arrays["petal.1"].copy()
+    codes[:, 1] = np.nan
+    return arrays | {"petal.1": codes}
+
+
 def _not_finite(arrays: Arrays) -> Arrays:
     codes = arrays["petal.1"].copy()
     codes[[17, 40], 1] = np.nan, np.inf
@@ -149,7 +155,8 @@ def _not_finite(arrays: Arrays) -> Arrays:
         (_with("groups", np.ones(150)), "'groups'.*Did you mean group"),
         (_with("counts", np.ones((150, 2), int)), "'counts': it is of int64 numbers.*float32"),
         (_with("a\x1b[2Jb", np.ones((150, 2))), "control characters"),
-        (_not_finite, "'petal.1': row 17 .* nan"),
+        (_not_finite, "'petal.1': row 17 .* in column 1, nan. Remove the row"),
+        (_column_not_finite, r"row 0 .* column 1, nan. So has every one .* 1 column: 1. Leave it"),
         (_with("layers", np.array(["petal.1", "other"])), "layers lists petal.1, other"),
         (_with("depths", np.array([0.5])), "depths has 1 value, and there are 2 layers"),
         (_with("depths", np.array([0.5, 1.5])), "depths are 0.5, 1.5. Allowed: numbers from 0"),

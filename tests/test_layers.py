@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import combinations, pairwise
 
@@ -175,12 +176,25 @@ def test_selection_by_name_expression_and_any_node() -> None:
 
 @pytest.mark.parametrize(
     ("wanted", "message"),
-    [("layer4.1.relu1", "Nearest: layer4.1.relu_1"), ("(", "not a valid regular expression")],
+    [
+        ("layer4.1.relu1", "Nearest: layer4.1.relu_1"),
+        ("layer4", "has 4 layers in it. Name layer4.1.relu_1, its last one, or 'layer4"),
+        ("(", "not a valid regular expression"),
+    ],
 )
 def test_unknown_layers_are_named_with_the_nearest(wanted: str, message: str) -> None:
     traced, layers = _layers(models.resnet18(weights=None))
     with pytest.raises(ValueError, match="(?s).*" + message.replace(".", r"\.")):
         select_layers(traced, layers, wanted)
+
+
+def test_all_layers_of_a_module_are_what_its_message_names() -> None:
+    traced, layers = _layers(models.resnet18(weights=None))
+    with pytest.raises(ValueError, match="not one layer") as raised:
+        select_layers(traced, layers, "layer4")
+    [every] = re.findall("'(layer4.+)', all", str(raised.value))
+    chosen = [layer.name for layer in select_layers(traced, layers, every)]
+    assert chosen == [layer.name for layer in layers if layer.name.startswith("layer4.")]
 
 
 class _Branching(nn.Module):

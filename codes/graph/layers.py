@@ -25,6 +25,7 @@ from codes.graph.traced_graph import (
     measure_shapes,
     reaching_output,
 )
+from codes.wording import counted
 
 NO_ACTIVATIONS = ("penultimate", "pooled", "block", "norm")
 """Kinds of layers that have no side before an activation."""
@@ -219,12 +220,17 @@ def _match(traced: TracedGraph, layers: Sequence[Layer], part: str) -> Iterator[
             ) from error
     if not named:
         names = [layer.name for layer in layers]
-        longer = [name for name in names if name.startswith(f"{part}.")]
-        near = difflib.get_close_matches(part, [*names, *traced.nodes], 5, 0.4) or names
-        near = [*longer, *near][:10]
+        inside = [name for name in names if name.startswith(f"{part}.")]
+        if inside:
+            every = re.escape(f"{part}.") + ".*"
+            raise ValueError(
+                f"{part!r} is not one layer: it has {counted(len(inside), 'layer')} in it. Name "
+                f"{inside[-1]}, its last one, or '{every}', all of them."
+            )
+        near = difflib.get_close_matches(part, [*names, *traced.nodes], 5, 0.4) or names[:10]
         raise ValueError(
-            f"Layer {part!r} is not in this backbone. Nearest: {', '.join(dict.fromkeys(near))}. "
-            "`cnn-codes layers` lists them all."
+            f"Layer {part!r} is not in this backbone. Nearest: {', '.join(near)}. `cnn-codes "
+            "layers` lists them all."
         )
     yield from named
 

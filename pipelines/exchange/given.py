@@ -266,13 +266,21 @@ def _add_to_digests(
     """
     for rows in cut_rows(len(array), array.shape[1] * array.dtype.itemsize):
         block = np.ascontiguousarray(array[rows])
-        wrong = first_row(~np.isfinite(block).all(axis=1))
-        if wrong is not None:
-            value = block[wrong][~np.isfinite(block[wrong])][0]
+        bad = ~np.isfinite(block)
+        row = first_row(bad.any(axis=1))
+        if row is not None:
+            column = int(bad[row].argmax())
+            always = np.flatnonzero(bad.all(axis=0)).tolist() if len(block) > 1 else []
+            remedy = "Remove the row everywhere, or compute its codes again."
+            if always:
+                remedy = (
+                    f"So has every one of the {len(block):,} rows that were read, in "
+                    f"{counted(len(always), 'column')}: {some(map(str, always))}. Leave "
+                    f"{'it' if len(always) == 1 else 'them'} out."
+                )
             raise ValueError(
-                f"{file.title}, array {name!r}: row {first + rows.start + wrong} (from 0) has a "
-                f"value that is not finite, {value}. Remove the row everywhere, or compute its "
-                "codes again."
+                f"{file.title}, array {name!r}: row {first + rows.start + row} (from 0) has a "
+                f"value that is not finite in column {column}, {block[row, column]}. {remedy}"
             )
         for before, row in zip(digests[rows], block, strict=False):
             found = hashlib.sha256(before.tobytes() + row.tobytes()).digest()
