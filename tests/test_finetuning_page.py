@@ -32,6 +32,7 @@ from pipelines.finetuning.calibration import (
     tempered,
 )
 from pipelines.report.filters import filters_picture
+from pipelines.report.finetuning_figures import loss_curves
 from pipelines.report.finetuning_rows import fit_verdict, linear_rows, measured_cases
 from pipelines.report.page import render, render_markdown
 from pipelines.report.report import make_report, write_report
@@ -189,6 +190,19 @@ def test_what_is_shown_of_a_start_is_of_the_largest_training_size(
         assert len(record["trials"]) == len(found.chosen[-1].tried)
         assert record["setting"] == vars(found.chosen[-1].best.setting)
         assert record["loss"] == found.outcomes[-1].curve.loss
+
+
+def test_settings_that_diverged_are_counted_and_flatten_no_curve(report: dict[str, Any]) -> None:
+    records = copy.deepcopy(report["finetune"])
+    before = loss_curves(records, 6)
+    assert before is not None
+    assert "diverged" not in before
+    records[0]["trials"] += [{"loss": [1e6, None]}, {"loss": [1.0, 1e5]}, {"loss": [None, None]}]
+    after = loss_curves(records, 6)
+    assert after is not None
+    assert "3 settings diverged" in after
+    # The tick labels of the axis of losses.
+    assert max(float(n) for n in re.findall(r">(\d+(?:\.\d+)?)</text>", after)) < 20
 
 
 def test_each_start_says_what_it_cost(study: NetworkStudy, report: dict[str, Any]) -> None:

@@ -12,15 +12,22 @@ from typing import Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from codes.wording import counted
 from pipelines.report.figures import DASHED, HEIGHT, new_axes
 from pipelines.report.svg import drawing, legend, look, to_svg
 
 LARGEST = 160
 """Size of the mark of a bin that holds every prediction, in square points."""
+BEYOND = 2.0
+"""Times the loss of guessing, from where on a setting diverged."""
 
 
 def loss_curves(records: Sequence[dict[str, Any]], width: float) -> str | None:
-    """Draw the loss of every setting that was tried, epoch by epoch; None where none was."""
+    """Draw the loss of every setting that was tried, epoch by epoch; None where none was.
+
+    Settings beyond `BEYOND` times the loss of guessing, and of the chosen settings, diverged: they
+    would flatten the others, and leave the figure, which counts them.
+    """
     if not records:
         return None
     with drawing():
@@ -36,7 +43,19 @@ def loss_curves(records: Sequence[dict[str, Any]], width: float) -> str | None:
             entries.append((line, record["start"]))
         axes.set_xlabel("epoch")
         axes.set_ylabel("training loss")
-        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
+        bound = BEYOND * max(
+            loss
+            for record in records
+            for loss in (record["loss_of_guessing"], *record["loss"])
+            if loss is not None
+        )
+        tried = [_finite(trial["loss"]) for record in records for trial in record["trials"]]
+        n_beyond = sum(any(math.isnan(x) or x > bound for x in losses) for losses in tried)
+        axes.set_ylim(0, min(bound, 1.05 * axes.get_ylim()[1]))
+        if n_beyond:
+            axes.set_title(
+                f"{counted(n_beyond, 'setting')} diverged", loc="right", fontsize="small"
+            )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend(figure, entries)
         return to_svg(figure, "Training loss of every setting that was tried")
