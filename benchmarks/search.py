@@ -30,8 +30,8 @@ from codes import ImageList, load_images  # noqa: E402
 from pipelines import Protocol  # noqa: E402
 from pipelines.comparison.evaluate import Fit, evaluate_layer  # noqa: E402
 from pipelines.comparison.samples import Samples  # noqa: E402
-from pipelines.comparison.scoring import default_scoring, image_weights  # noqa: E402
 from pipelines.comparison.splits import Split, make_splits  # noqa: E402
+from pipelines.statistics.scoring import default_scoring, image_weights  # noqa: E402
 
 LAYERS = (
     "features.12.cat", "features.7.cat", "classifier.2", "features.4.cat", "features.10.cat",

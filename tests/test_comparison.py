@@ -27,8 +27,8 @@ from sklearn.svm import LinearSVC
 from pipelines import Protocol, compare_layers
 from pipelines.comparison.evaluate import evaluate_layer
 from pipelines.comparison.samples import Samples
-from pipelines.comparison.scoring import SCORINGS, score_answers
 from pipelines.comparison.splits import make_splits
+from pipelines.statistics.scoring import SCORINGS, score_answers
 
 
 def _labels(counts: list[int]) -> np.ndarray:

@@ -23,7 +23,6 @@ from pipelines.comparison.compare import decide
 from pipelines.comparison.evaluate import Fit, evaluate_layer
 from pipelines.comparison.results import ComparedLayer
 from pipelines.comparison.samples import Samples
-from pipelines.comparison.scoring import SCORINGS
 from pipelines.comparison.splits import Split, make_splits
 from pipelines.controls.controls import LeftOutError, PreActivation
 from pipelines.controls.permutation import better_than_chance
@@ -32,6 +31,7 @@ from pipelines.diagnostics.advice import CASES, LARGE, advise
 from pipelines.diagnostics.reproducibility import measure_reproducibility
 from pipelines.diagnostics.similarity import Similarity
 from pipelines.extraction.extract import extract
+from pipelines.statistics.scoring import SCORINGS
 from tests.conftest import draw_image
 
 

@@ -20,11 +20,11 @@ from codes import load_images
 from codes.data.readers.to_predict import list_to_predict
 from pipelines import ExtractionOptions, Protocol, compare
 from pipelines.cli.app import main
-from pipelines.comparison.scoring import SCORINGS
 from pipelines.extraction.extract import extract
 from pipelines.fitted.evaluation import evaluate
 from pipelines.fitted.files import load, save
 from pipelines.fitted.pipeline import FittedPipeline
+from pipelines.statistics.scoring import SCORINGS
 from tests.conftest import draw_image
 
 OPTIONS = ExtractionOptions(backbone="bundled", layers="fc7.relu")

@@ -16,10 +16,10 @@ from sklearn.metrics import average_precision_score
 from codes import load_backbone
 from pipelines.cli.app import main
 from pipelines.comparison.held_out_answers import ANSWERS, Answers, read_answers, write_answers
-from pipelines.comparison.intervals import HeldOut
 from pipelines.drafts import replacing
 from pipelines.report.networks import Standing, label, side_by_side
 from pipelines.report.report import read_report, render_again
+from pipelines.statistics.held_out import HeldOut
 from tests.conftest import draw_image
 
 QUICK = (

@@ -16,7 +16,6 @@ from sklearn.svm import LinearSVC
 
 from codes import load_images
 from pipelines import Protocol, compare, compare_layers
-from pipelines.comparison.intervals import HeldOut
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import cut_again, make_splits
 from pipelines.extraction.extract import extract
@@ -24,6 +23,7 @@ from pipelines.extraction.options import ExtractionOptions
 from pipelines.report.page import render
 from pipelines.stability.components import Stability, measure_stability
 from pipelines.stability.sentences import stability_of
+from pipelines.statistics.held_out import HeldOut
 from pipelines.training.options import FinetuneOptions
 from tests.conftest import Run
 from tests.oracle import rotated

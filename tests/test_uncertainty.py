@@ -9,8 +9,10 @@ from scipy.special import log_softmax
 from sklearn.datasets import load_iris
 
 from pipelines import Protocol, compare_layers
-from pipelines.comparison.intervals import HeldOut, PairedTests, paired_tests, score_interval
-from pipelines.comparison.scoring import SCORINGS, Answers, score_answers
+from pipelines.statistics.held_out import HeldOut
+from pipelines.statistics.intervals import score_interval
+from pipelines.statistics.paired_tests import PairedTests, paired_tests
+from pipelines.statistics.scoring import SCORINGS, Answers, score_answers
 
 
 def make_answers(scoring: str, values: np.ndarray, truth: np.ndarray) -> Answers:

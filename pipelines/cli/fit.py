@@ -28,8 +28,8 @@ from pipelines.cli.shared_options import (
 from pipelines.cli.streams.output import results
 from pipelines.cli.streams.terminal import stdout, terminal
 from pipelines.comparison.protocol import FINETUNE, finetuned_name
-from pipelines.comparison.scoring import SCORINGS
 from pipelines.extraction.options import FREE
+from pipelines.statistics.scoring import SCORINGS
 
 
 def fit(

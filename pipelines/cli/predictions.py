@@ -16,10 +16,10 @@ from codes import ImageList
 from codes.data.names import composed
 from codes.wording import counted, some
 from pipelines.cli.streams.terminal import table, terminal
-from pipelines.comparison.scoring import SCORINGS
 from pipelines.extraction.extract import Extraction
 from pipelines.fitted.evaluation import evaluate
 from pipelines.fitted.pipeline import FittedPipeline
+from pipelines.statistics.scoring import SCORINGS
 
 _MOST_LABELS = 10
 """That are listed one by one, where they are not classes."""

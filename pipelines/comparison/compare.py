@@ -17,9 +17,9 @@ from pipelines.comparison.protocol import Protocol, TrainSize
 from pipelines.comparison.results import Best, ComparedLayer, FoldScore, LayerScore, Mistake
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.scored_fits import ScoredFits
-from pipelines.comparison.scoring import default_scoring
 from pipelines.comparison.splits import cut_again, make_splits
 from pipelines.reading.scratch import Codes
+from pipelines.statistics.scoring import default_scoring
 
 if TYPE_CHECKING:
     from pipelines.cluster.connection import Cluster
@@ -57,7 +57,7 @@ class Comparison:
 
     @property
     def scoring(self) -> str:
-        """The score, of `pipelines.comparison.scoring.SCORINGS`."""
+        """The score, of `pipelines.statistics.scoring.SCORINGS`."""
         return self.scored.scoring
 
     @property

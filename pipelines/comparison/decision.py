@@ -9,10 +9,11 @@ import numpy as np
 
 from pipelines.comparison.evaluate import Candidate
 from pipelines.comparison.guessing import guess
-from pipelines.comparison.intervals import PairedTests, explained_range, paired_tests
 from pipelines.comparison.protocol import FINETUNE, TrainSize
 from pipelines.comparison.results import Best
 from pipelines.comparison.scored_fits import ScoredFits
+from pipelines.statistics.intervals import explained_range
+from pipelines.statistics.paired_tests import PairedTests, paired_tests
 
 SAVES = 0.05
 """Share of the chosen depth's cost that another has to save to be recommended in its place."""

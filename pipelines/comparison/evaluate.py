@@ -16,13 +16,13 @@ from sklearn.exceptions import ConvergenceWarning
 
 from pipelines.cluster.tasks import run_tasks
 from pipelines.comparison.protocol import Protocol
-from pipelines.comparison.scoring import SCORINGS, default_scoring, score_answers, scorer
 from pipelines.comparison.splits import Split
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
 from pipelines.linear.mapped import MappedCodes
 from pipelines.reading.memory import require_memory
 from pipelines.reading.rows import average_views, row_groups, take, training_rows
 from pipelines.reading.scratch import Codes, find_large, in_turns, opened
+from pipelines.statistics.scoring import SCORINGS, default_scoring, score_answers, scorer
 
 if TYPE_CHECKING:
     from pipelines.cluster.connection import Cluster
@@ -62,7 +62,7 @@ class Fit:
     predicted : ndarray of shape (n_test,), intp
         Number of the class that it gives each test image.
     answers : ndarray of shape (n_test,) or (n_test, n_classes), float64
-        What the score reads, see `pipelines.comparison.scoring.score_answers`.
+        What the score reads, see `pipelines.statistics.scoring.score_answers`.
     not_searched : tuple of float
         The values of the grid that were not looked at.
     """
@@ -287,7 +287,7 @@ def answers_of(
     -------
     predicted : ndarray of shape (n_samples,), intp
     answers : ndarray of shape (n_samples,) or (n_samples, n_classes), float64
-        As for `pipelines.comparison.scoring.score_answers`.
+        As for `pipelines.statistics.scoring.score_answers`.
     """
     if SCORINGS[scoring].reads == "probabilities":
         values = np.asarray(model.predict_log_proba(X), np.float64)
@@ -303,7 +303,7 @@ def read_values(
     """Take what a score reads out of values of shape (n_samples, n_classes).
 
     These are decision values, or logarithms of probabilities where the score reads probabilities;
-    the result is as for `pipelines.comparison.scoring.score_answers`.
+    the result is as for `pipelines.statistics.scoring.score_answers`.
     """
     reads = SCORINGS[scoring].reads
     if reads == "probabilities":

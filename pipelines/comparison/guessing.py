@@ -6,8 +6,8 @@ import numpy as np
 
 from pipelines.comparison.evaluate import Fit
 from pipelines.comparison.samples import Samples
-from pipelines.comparison.scoring import SCORINGS
 from pipelines.comparison.splits import Split
+from pipelines.statistics.scoring import SCORINGS
 
 
 def guess(samples: Samples, split: Split, scoring: str) -> Fit:
@@ -18,7 +18,7 @@ def guess(samples: Samples, split: Split, scoring: str) -> Fit:
     samples : Samples
     split : Split
     scoring : str
-        Of `pipelines.comparison.scoring.SCORINGS`.
+        Of `pipelines.statistics.scoring.SCORINGS`.
 
     Returns
     -------

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.comparison.intervals import HeldOut
 from pipelines.comparison.splits import Split
+from pipelines.statistics.held_out import HeldOut
 
 ANSWERS = "answers.npz"
 """The file in a report's folder."""
@@ -30,7 +30,7 @@ class HeldOutAnswers:
     ----------
     held_out : HeldOut
     answers : ndarray of shape (n_repeats, n_tested) or (n_repeats, n_tested, n_classes)
-        As for `pipelines.comparison.scoring.score_answers`.
+        As for `pipelines.statistics.scoring.score_answers`.
     scores : ndarray of shape (n_repeats,)
         As they are reported.
     images : ndarray of shape (n_tested,), intp

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.comparison.scoring import SCORINGS
 from pipelines.linear.validation import DEFAULT_GRID, SEARCHES, Search, parse_grid
+from pipelines.statistics.scoring import SCORINGS
 
 CLASSIFIER_NAMES = {"svm": "a linear SVM", "logistic": "logistic regression"}
 CLASSIFIERS = tuple(CLASSIFIER_NAMES)

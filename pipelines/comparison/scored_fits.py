@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from pipelines.comparison.evaluate import Candidate, Fit
 from pipelines.comparison.held_out_answers import HeldOutAnswers
-from pipelines.comparison.intervals import HeldOut, score_interval
 from pipelines.comparison.protocol import FINETUNE, TrainSize
 from pipelines.comparison.results import ComparedLayer, FoldScore, LayerScore
 from pipelines.comparison.samples import Samples
-from pipelines.comparison.scoring import score_answers
 from pipelines.comparison.splits import Split
 from pipelines.stability.components import Stability, measure_stability
+from pipelines.statistics.held_out import HeldOut
+from pipelines.statistics.intervals import score_interval
+from pipelines.statistics.scoring import score_answers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

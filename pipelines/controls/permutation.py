@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.comparison.scoring import image_weights
+from pipelines.statistics.scoring import image_weights
 
 N_PERMUTATIONS, MOST_PERMUTED = 1999, 1000
 

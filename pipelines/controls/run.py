@@ -16,10 +16,8 @@ from pipelines.cluster.tasks import run_tasks
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.evaluate import Fit
 from pipelines.comparison.held_out_answers import HeldOutAnswers
-from pipelines.comparison.intervals import paired_tests
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.scored_fits import ScoredFits
-from pipelines.comparison.scoring import score_answers
 from pipelines.comparison.splits import Split
 from pipelines.controls.controls import CONTROLS, Control
 from pipelines.controls.findings import UNNEEDED, find_unneeded
@@ -27,6 +25,8 @@ from pipelines.controls.permutation import better_than_chance
 from pipelines.linear.mapped import MappedCodes
 from pipelines.reading.readers import Reader
 from pipelines.reading.scratch import Codes, in_turns, opened
+from pipelines.statistics.paired_tests import paired_tests
+from pipelines.statistics.scoring import score_answers
 
 if TYPE_CHECKING:
     from pipelines.cluster.connection import Cluster

@@ -18,13 +18,13 @@ from codes.graph.heads import head_input
 from codes.graph.starts import choose_starts
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.samples import Samples
-from pipelines.comparison.scoring import default_scoring
 from pipelines.extraction.extract import Extraction, backbone_of, extract
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.extraction.transformer import learn_intensity, paths_of
 from pipelines.finetuning.handover import train_on_all
 from pipelines.finetuning.prepare import last_codes, prepare
 from pipelines.progress import Silent
+from pipelines.statistics.scoring import default_scoring
 from pipelines.training.maps import store_maps
 from pipelines.training.options import WEIGHT_DECAY, FinetuneOptions
 from pipelines.training.run import EVALUATED

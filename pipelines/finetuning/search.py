@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.comparison.evaluate import read_values
-from pipelines.comparison.scoring import SCORINGS, score_answers
 from pipelines.comparison.splits import Fold
 from pipelines.progress import Advance
+from pipelines.statistics.scoring import SCORINGS, score_answers
 from pipelines.training.kept import Outcome
 from pipelines.training.options import FinetuneOptions
 from pipelines.training.run import DivergedError, Setting
@@ -37,7 +37,7 @@ class Score:
     Attributes
     ----------
     scoring : str
-        Of `pipelines.comparison.scoring.SCORINGS`.
+        Of `pipelines.statistics.scoring.SCORINGS`.
     n_classes : int
 
     Examples

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.comparison.evaluate import answers_of
-from pipelines.comparison.intervals import HeldOut, score_interval
-from pipelines.comparison.scoring import score_answers
 from pipelines.extraction.extract import Extraction
 from pipelines.fitted.pipeline import FittedPipeline
 from pipelines.reading.rows import average_views, take
 from pipelines.reading.scratch import opened
+from pipelines.statistics.held_out import HeldOut
+from pipelines.statistics.intervals import score_interval
+from pipelines.statistics.scoring import score_answers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

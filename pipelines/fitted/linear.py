@@ -9,13 +9,13 @@ import numpy as np
 from pipelines.comparison.compare import Comparison
 from pipelines.comparison.evaluate import ESTIMATORS
 from pipelines.comparison.protocol import Protocol
-from pipelines.comparison.scoring import scorer
 from pipelines.comparison.splits import inner_splits
 from pipelines.diagnostics.fit_notes import fit_notes
 from pipelines.extraction.extract import Extraction
 from pipelines.fitted.pipeline import FittedPipeline, describe, kept_digests
 from pipelines.reading.rows import row_groups, training_rows
 from pipelines.reading.scratch import opened
+from pipelines.statistics.scoring import scorer
 
 
 def fit(extraction: Extraction, comparison: Comparison, protocol: Protocol) -> FittedPipeline:

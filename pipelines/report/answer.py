@@ -12,8 +12,8 @@ from codes.wording import counted
 from pipelines.comparison.decision import SAVES, saves
 from pipelines.comparison.duplicates import leaks_sentence
 from pipelines.comparison.protocol import FINETUNE, finetuned_name
-from pipelines.comparison.scoring import SCORINGS
 from pipelines.report.subject import depth_words, given_of, layer_noun
+from pipelines.statistics.scoring import SCORINGS
 
 WORTH = 0.95
 """Share of the time below which a depth saves some."""

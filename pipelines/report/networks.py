@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from pipelines.comparison.held_out_answers import Answers
-from pipelines.comparison.intervals import PairedTests, paired_tests
 from pipelines.report.subject import dataset_name, given_of, subject_name
+from pipelines.statistics.paired_tests import PairedTests, paired_tests
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

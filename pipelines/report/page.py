@@ -12,7 +12,6 @@ from markupsafe import Markup, escape
 
 from codes.wording import counted
 from pipelines.comparison.protocol import FINETUNE
-from pipelines.comparison.scoring import SCORINGS
 from pipelines.diagnostics.advice import CASES
 from pipelines.diagnostics.border import BORDER
 from pipelines.diagnostics.grid_edges import (
@@ -51,6 +50,7 @@ from pipelines.report.subject import (
 )
 from pipelines.report.svg import both_widths
 from pipelines.stability.sentences import stability_of
+from pipelines.statistics.scoring import SCORINGS
 
 
 def render(reports: Sequence[dict[str, Any]], standing: Standing | None = None) -> str:

@@ -141,7 +141,7 @@ def measure_stability(
         Of each draw, with each cut of its folds. The reported score is the mean of the first cuts.
     deviations : ndarray of shape (n_draws, n_cuts, n_units)
         What each score changes by with each of the tested units, so that their products sum to the
-        covariance of two scores (`pipelines.comparison.intervals.HeldOut.deviations`).
+        covariance of two scores (`pipelines.statistics.held_out.HeldOut.deviations`).
     source : {"draw", "splits"}
         What differs between draws. Of one draw, nothing is said of it.
     n_tested : int
