@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from pipelines.cluster.tasks import run_tasks
+from pipelines.comparison.answers import answers_of
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.splits import Split
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
@@ -22,7 +23,7 @@ from pipelines.linear.mapped import MappedCodes
 from pipelines.reading.memory import require_memory
 from pipelines.reading.rows import average_views, row_groups, take, training_rows
 from pipelines.reading.scratch import Codes, find_large, in_turns, opened
-from pipelines.statistics.scoring import SCORINGS, default_scoring, score_answers, scorer
+from pipelines.statistics.scoring import default_scoring, score_answers, scorer
 
 if TYPE_CHECKING:
     from pipelines.cluster.connection import Cluster
@@ -247,66 +248,3 @@ def in_pieces(splits: Sequence[Split]) -> list[list[Split]]:
     """
     ends = np.linspace(0, len(splits), min(N_PIECES, len(splits)) + 1).astype(int).tolist()
     return [list(splits[a:b]) for a, b in pairwise(ends)]
-
-
-def decision_values(
-    model: LinearSVCCV | LogisticCV, X: NDArray[Any] | MappedCodes
-) -> NDArray[np.float64]:
-    """Give a decision value to every class, to each of two as well.
-
-    Parameters
-    ----------
-    model : LinearSVCCV or LogisticCV
-    X : ndarray of shape (n_samples, n_features)
-
-    Returns
-    -------
-    values : ndarray of shape (n_samples, n_classes)
-    """
-    values = np.asarray(model.decision_function(X), np.float64)
-    return np.column_stack([-values, values]) if values.ndim == 1 else values
-
-
-def answers_of(
-    model: LinearSVCCV | LogisticCV,
-    X: NDArray[Any] | MappedCodes,
-    truth: NDArray[np.intp],
-    scoring: str,
-) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return the number of the class that each image is given, and what the score reads.
-
-    Parameters
-    ----------
-    model : LinearSVCCV or LogisticCV
-    X : ndarray of shape (n_samples, n_features)
-    truth : ndarray of shape (n_samples,), intp
-        Number of each image's own class.
-    scoring : str
-
-    Returns
-    -------
-    predicted : ndarray of shape (n_samples,), intp
-    answers : ndarray of shape (n_samples,) or (n_samples, n_classes), float64
-        As for `pipelines.statistics.scoring.score_answers`.
-    """
-    if SCORINGS[scoring].reads == "probabilities":
-        values = np.asarray(model.predict_log_proba(X), np.float64)
-        return decision_values(model, X).argmax(1), read_values(values, truth, scoring)
-    values = decision_values(model, X)
-    # Ties go to the first class, as in `predict`.
-    return values.argmax(1), read_values(values, truth, scoring)
-
-
-def read_values(
-    values: NDArray[np.float64], truth: NDArray[np.intp], scoring: str
-) -> NDArray[np.float64]:
-    """Take what a score reads out of values of shape (n_samples, n_classes).
-
-    These are decision values, or logarithms of probabilities where the score reads probabilities;
-    the result is as for `pipelines.statistics.scoring.score_answers`.
-    """
-    reads = SCORINGS[scoring].reads
-    if reads == "probabilities":
-        least = np.log(np.finfo(np.float64).eps)  # As scikit-learn's log_loss.
-        return np.maximum(values[np.arange(len(truth)), truth], least)
-    return values if reads == "decisions" else values.argmax(1).astype(np.float64)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codes.graph.starts import Start
+from pipelines.comparison.answers import read_values
 from pipelines.comparison.compare import Comparison, decide
-from pipelines.comparison.evaluate import Fit, read_values
+from pipelines.comparison.evaluate import Fit
 from pipelines.comparison.protocol import FINETUNE, Protocol
 from pipelines.comparison.results import ComparedLayer
 from pipelines.comparison.samples import Samples

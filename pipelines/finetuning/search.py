@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.comparison.evaluate import read_values
+from pipelines.comparison.answers import read_values
 from pipelines.comparison.splits import Fold
 from pipelines.progress import Advance
 from pipelines.statistics.scoring import SCORINGS, score_answers

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.comparison.evaluate import answers_of
+from pipelines.comparison.answers import answers_of
 from pipelines.extraction.extract import Extraction
 from pipelines.fitted.pipeline import FittedPipeline
 from pipelines.reading.rows import average_views, take

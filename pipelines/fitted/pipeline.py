@@ -15,8 +15,8 @@ from torch import Tensor
 from cache.key import canonical_json
 from codes import ImageList
 from codes.preprocessing import Preprocessing
+from pipelines.comparison.answers import decision_values
 from pipelines.comparison.compare import Comparison
-from pipelines.comparison.evaluate import decision_values
 from pipelines.comparison.protocol import FINETUNE
 from pipelines.diagnostics.fit_notes import scores_of
 from pipelines.extraction.extract import Extraction, backbone_of, extract
