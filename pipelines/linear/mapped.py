@@ -12,9 +12,35 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating[Any]]
 Index = NDArray[np.intp]
 
-# Bytes that are read before pages of the file are given back: they stay in the system's cache, and
+# Bytes of pages that are mapped before they are given back: they stay in the system's cache, and
 # are no longer counted as memory of the process.
 KEPT = 2**25
+# Bytes that the system maps around a page that is missing (Linux; fault_around_bytes).
+AROUND = 2**16
+
+
+class _MappedFile:
+    """The values in a file, whose pages are mapped by all that reads them together."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], width: int) -> None:
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.values = np.frombuffer(self._map, dtype).reshape(-1, width)
+        self._mapped = 0
+
+    def read(self, rows: Index, columns: slice) -> Array:
+        """Read some rows, and some columns of them."""
+        codes: Array = self.values[rows, columns]
+        if not rows.size or not hasattr(mmap, "MADV_DONTNEED"):
+            return codes
+        # Few rows of many map the pages around each.
+        row = self.values.strides[0]
+        span = (int(rows.max()) - int(rows.min()) + 1) * row
+        self._mapped += min(span, rows.size * (row + AROUND))
+        if self._mapped > KEPT:
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._mapped = 0
+        return codes
 
 
 class MappedCodes:
@@ -47,18 +73,15 @@ class MappedCodes:
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._values = np.frombuffer(self._map, dtype).reshape(-1, shape[-1])
-        self._rows = np.arange(len(self._values)).reshape(shape[:-1])
+        self._file = _MappedFile(path, dtype, shape[-1])
+        self._rows = np.arange(len(self._file.values)).reshape(shape[:-1])
         self._average = False
-        self._read = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of what indexing gives."""
         kept = self._rows.shape[:1] if self._average else self._rows.shape
-        return (*kept, self._values.shape[1])
+        return (*kept, self._file.values.shape[1])
 
     @property
     def ndim(self) -> int:
@@ -68,7 +91,7 @@ class MappedCodes:
     @property
     def dtype(self) -> np.dtype[Any]:
         """As in the file; averages are float32."""
-        return np.dtype(np.float32) if self._average else self._values.dtype
+        return np.dtype(np.float32) if self._average else self._file.values.dtype
 
     @property
     def nbytes(self) -> int:
@@ -81,11 +104,7 @@ class MappedCodes:
     def __getitem__(self, index: Any) -> Array:
         """Read rows, or rows and a slice of columns, as of an array."""
         rows, columns = index if isinstance(index, tuple) else (index, slice(None))
-        codes = self._values[self._rows[rows], columns]
-        self._read += codes.nbytes
-        if self._read > KEPT and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._read = 0
+        codes = self._file.read(self._rows[rows], columns)
         return codes.mean(axis=1, dtype=np.float32) if self._average else codes
 
     def select(self, rows: Index) -> MappedCodes:
