@@ -29,7 +29,7 @@ from pipelines.exchange.given import load_given
 from pipelines.extraction.extract import extract
 from pipelines.fitted.linear import fit
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
-from pipelines.linear.mapped import MappedCodes
+from pipelines.linear.mapped import KEPT, MappedCodes
 from pipelines.progress import Silent
 from pipelines.reading import memory
 from pipelines.reading.memory import TooLargeError, fits_in_memory, memory_limit
@@ -174,6 +174,30 @@ def test_a_layer_in_a_scratch_file_scores_as_in_memory(
     found = _evaluated(ArrayReader(X), y, protocol, n_jobs=n_jobs)
     _assert_same_fits(found, _evaluated(X, y, protocol))
     assert not list(scratch.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_pages_are_given_back_whichever_rows_are_read(tmp_path: Path) -> None:
+    """Those that several selections read count together, and those around rows that are few."""
+    n_rows, width = 2**17, 512
+    with (tmp_path / "codes").open("wb") as file:
+        file.truncate(n_rows * width * 2)
+    codes = MappedCodes(tmp_path / "codes", (n_rows, width), np.dtype(np.float16))
+    rng = np.random.default_rng(0)
+    for share in (0.2, 0.2, 0.2, 0.05):
+        rows = np.flatnonzero(rng.random(n_rows) < share)
+        some, most = codes.select(rows), len(rows) if share > 0.1 else len(rows) // 2
+        for start in range(0, most, 1000):
+            some[start : start + 1000]
+        assert _resident(tmp_path / "codes") < KEPT * 1.5
+
+
+def _resident(file: Path) -> int:
+    """Say how many bytes of a mapped file are in this process's memory."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    [first] = [number for number, line in enumerate(lines) if line.endswith(str(file))]
+    [size] = [line.split()[1] for line in lines[first + 1 : first + 6] if line.startswith("Rss:")]
+    return int(size) * 1024
 
 
 def test_the_codes_of_a_store_are_mapped_in_the_order_of_the_images(
