@@ -25,7 +25,7 @@ from scipy.stats import binomtest, ortho_group
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from pipelines import Comparison, Protocol, compare_layers  # noqa: E402
-from pipelines.stability.components import Stability  # noqa: E402
+from pipelines.statistics.variance_components import Stability  # noqa: E402
 
 N_CLASSES, N_FEATURES, N_LAYERS = 3, 20, 6
 SEPARATION = 1.6

@@ -31,8 +31,8 @@ from pipelines.finetuning.calibration import (
     confidence_bins,
     tempered,
 )
-from pipelines.report.filters import filters_picture
-from pipelines.report.finetuning_figures import loss_curves
+from pipelines.report.figures.filters import filters_picture
+from pipelines.report.figures.finetuning import loss_curves
 from pipelines.report.finetuning_rows import fit_verdict, linear_rows, measured_cases
 from pipelines.report.page import render, render_markdown
 from pipelines.report.report import make_report, write_report

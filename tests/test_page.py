@@ -18,9 +18,9 @@ import pytest
 
 from pipelines.cli.app import main
 from pipelines.report.answer import cautions, roles, sentence, size_sentence
+from pipelines.report.figures.svg import NARROW, WIDE, power
 from pipelines.report.networks import side_by_side
 from pipelines.report.page import render, render_markdown
-from pipelines.report.svg import NARROW, WIDE, power
 from tests.conftest import draw_image
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)

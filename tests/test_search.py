@@ -26,8 +26,8 @@ from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import make_splits
 from pipelines.diagnostics.grid_edges import not_searched_sentence, searched_sentence
 from pipelines.linear.search import ValueScore, search_outwards
-from pipelines.report.figures import C_curves
-from pipelines.report.svg import NARROW
+from pipelines.report.figures.curves import C_curves
+from pipelines.report.figures.svg import NARROW
 from tests.conftest import draw_image
 from tests.oracle import FAST
 

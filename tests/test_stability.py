@@ -21,9 +21,9 @@ from pipelines.comparison.splits import cut_again, make_splits
 from pipelines.extraction.extract import extract
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.report.page import render
-from pipelines.stability.components import Stability, measure_stability
-from pipelines.stability.sentences import stability_of
+from pipelines.report.stability import stability_of
 from pipelines.statistics.held_out import HeldOut
+from pipelines.statistics.variance_components import Stability, measure_stability
 from pipelines.training.options import FinetuneOptions
 from tests.conftest import Run
 from tests.oracle import rotated

@@ -13,8 +13,8 @@ from pipelines.diagnostics.grid_edges import edge_sentence, edges_of
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence
 from pipelines.report.origin import network_study
 from pipelines.report.report import FILES
+from pipelines.report.stability import stability_of
 from pipelines.report.subject import layer_noun
-from pipelines.stability.sentences import stability_of
 from pipelines.studies.study import Study
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from pipelines.comparison.protocol import TrainSize
-from pipelines.stability.components import Stability
+from pipelines.statistics.variance_components import Stability
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,10 @@ from pipelines.comparison.protocol import FINETUNE, TrainSize
 from pipelines.comparison.results import ComparedLayer, FoldScore, LayerScore
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import Split
-from pipelines.stability.components import Stability, measure_stability
 from pipelines.statistics.held_out import HeldOut
 from pipelines.statistics.intervals import score_interval
 from pipelines.statistics.scoring import score_answers
+from pipelines.statistics.variance_components import Stability, measure_stability
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -22,7 +22,7 @@ from pipelines.finetuning.calibration import (
 )
 from pipelines.finetuning.finetune import Finetuned, Finetuning, searched_in
 from pipelines.finetuning.search import Chosen, Tried, validating
-from pipelines.report.filters import MOST_FILTERS, filters_picture
+from pipelines.report.figures.filters import MOST_FILTERS, filters_picture
 from pipelines.training.kept import Outcome
 from pipelines.training.trials import Candidate
 

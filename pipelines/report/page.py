@@ -24,13 +24,15 @@ from pipelines.diagnostics.intensity_by_class import intensity_sentence
 from pipelines.extraction.counts import Counts
 from pipelines.progress import duration
 from pipelines.report.answer import cautions, leaks_warning, roles, sentence, size_sentence
-from pipelines.report.figures import (
+from pipelines.report.figures.curves import (
     C_curves,
     depth_curve,
     depth_curves,
     similarity_by_layer,
 )
-from pipelines.report.finetuning_figures import loss_curves, reliability_curves
+from pipelines.report.figures.finetuning import loss_curves, reliability_curves
+from pipelines.report.figures.maps import confusion_matrix, size_map
+from pipelines.report.figures.svg import both_widths
 from pipelines.report.finetuning_rows import (
     REMEDIES,
     finetuned_rows,
@@ -38,8 +40,8 @@ from pipelines.report.finetuning_rows import (
     measured_cases,
     training_sentence,
 )
-from pipelines.report.maps import confusion_matrix, size_map
 from pipelines.report.networks import Standing
+from pipelines.report.stability import stability_of
 from pipelines.report.subject import (
     dataset_name,
     depth_axis,
@@ -48,15 +50,14 @@ from pipelines.report.subject import (
     layer_noun,
     subject_name,
 )
-from pipelines.report.svg import both_widths
-from pipelines.stability.sentences import stability_of
 from pipelines.statistics.scoring import SCORINGS
 
 
 def render(reports: Sequence[dict[str, Any]], standing: Standing | None = None) -> str:
     """Render one page that needs nothing else, of one report or of several side by side."""
     take = reports[0]["best"]["recommended"] or f"no {layer_noun(reports[0])}"
-    together = standing and both_widths(partial(depth_curves, reports, standing.labels))
+    axis = depth_axis(*reports)
+    together = standing and both_widths(partial(depth_curves, reports, standing.labels, axis))
     return (
         _environment(html=True)
         .get_template("report.html.jinja")
@@ -184,12 +185,13 @@ def _draw(
     both = [row for row in at_best if row["classifier"] == linear]
     several = len({row["train_size"] for row in rows}) > 1
     Cs, similarity = report["protocol"]["Cs"], report["similarity"]
+    axis = depth_axis(report)
     figures_of: dict[str, Callable[[float], str | None]] = {
-        "curve": partial(depth_curve, at_best, scoring, report["controls"], depth_axis(report)),
+        "curve": partial(depth_curve, at_best, scoring, report["controls"], axis),
         "map": partial(size_map, of_best) if several else lambda width: None,
         "C": partial(C_curves, both, Cs, scoring, noun=layer_noun(report)),
         "confusion": partial(confusion_matrix, report["classes"], report["confusion"]),
-        "similarity": partial(similarity_by_layer, similarity or {"by_layer": []}, BORDER),
+        "similarity": partial(similarity_by_layer, similarity or {"by_layer": []}, BORDER, axis),
         "losses": partial(loss_curves, report["finetune"]),
         "reliability": partial(reliability_curves, report["finetune"]),
     }

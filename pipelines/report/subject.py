@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-DEPTH_AXIS = "depth: 0 is the input, 1 the output"
-"""What the axis of depths says."""
-
 
 def given_of(report: dict[str, Any]) -> dict[str, Any] | None:
     """Give what is known of codes that were given; None where a network made them."""
@@ -37,11 +34,13 @@ def depth_words(report: dict[str, Any], row: dict[str, Any]) -> str:
     return f" (depth {row['depth']:.2f})" if layer_noun(report) == "depth" else ""
 
 
-def depth_axis(report: dict[str, Any]) -> str:
-    """Say what a layer's depth means, for the axis of a figure."""
-    if layer_noun(report) == "depth":
-        return DEPTH_AXIS
-    return "place among the layers: 1 is the last"
+def depth_axis(*reports: dict[str, Any]) -> str:
+    """Say what a layer's depth means in these reports, for the axis of a figure."""
+    meanings = {
+        "depth": "depth: 0 is the input, 1 the output",
+        "layer": "place among the layers: 1 is the last",
+    }
+    return ", or ".join(meanings[noun] for noun in sorted({layer_noun(one) for one in reports}))
 
 
 def given_sentence(report: dict[str, Any]) -> str:

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from codes.wording import counted
 from pipelines.comparison.protocol import FINETUNE, SCRATCH
-from pipelines.report.subject import DEPTH_AXIS
-from pipelines.report.svg import (
+from pipelines.report.figures.svg import (
     INK,
     LETTER,
     LINE,
@@ -90,11 +89,13 @@ def _series(row: dict[str, Any]) -> str:
     return "from scratch" if row["layer"] == SCRATCH else "fine-tuned from here on"
 
 
-def depth_curves(reports: Sequence[dict[str, Any]], labels: Sequence[str], width: float) -> str:
+def depth_curves(
+    reports: Sequence[dict[str, Any]], labels: Sequence[str], axis: str, width: float
+) -> str:
     """Draw score against depth of several reports, each by its chosen classifier."""
     with drawing():
         figure, axes = new_axes(width, HEIGHT)
-        _depths(axes)
+        _depths(axes, axis)
         entries = []
         for i, (report, label) in enumerate(zip(reports, labels, strict=True)):
             best = report["best"]
@@ -166,7 +167,9 @@ def _curve(row: dict[str, Any]) -> NDArray[np.float64]:
     return np.array(row["cv_curve"], np.float64)
 
 
-def similarity_by_layer(similarity: dict[str, Any], border: float, width: float) -> str | None:
+def similarity_by_layer(
+    similarity: dict[str, Any], border: float, axis: str, width: float
+) -> str | None:
     """Draw the similarity at each batch normalisation against depth, if there are any.
 
     The border is drawn where the dataset has a side of it.
@@ -176,7 +179,7 @@ def similarity_by_layer(similarity: dict[str, Any], border: float, width: float)
         return None
     with drawing():
         figure, axes = new_axes(width, 2.6)
-        _depths(axes)
+        _depths(axes, axis)
         if similarity["side"]:
             axes.axhline(border, color=INK, linewidth=0.8, linestyle="--")
         axes.plot(
@@ -194,7 +197,7 @@ def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _depths(axes: Axes, axis: str = DEPTH_AXIS) -> None:
+def _depths(axes: Axes, axis: str) -> None:
     axes.set_xlabel(axis)
     axes.set_xlim(0, 1.03)
 

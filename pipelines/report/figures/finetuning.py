@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from codes.wording import counted
-from pipelines.report.figures import DASHED, HEIGHT, new_axes
-from pipelines.report.svg import drawing, legend, look, to_svg
+from pipelines.report.figures.curves import DASHED, HEIGHT, new_axes
+from pipelines.report.figures.svg import drawing, legend, look, to_svg
 
 LARGEST = 160
 """Size of the mark of a bin that holds every prediction, in square points."""

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from pipelines.report.svg import LETTER, LINE, drawing, letters, short_names, to_svg
+from pipelines.report.figures.svg import LETTER, LINE, drawing, letters, short_names, to_svg
 
 MOST_CLASSES = 50
 """Largest confusion matrix that can be read."""

@@ -1,0 +1,1 @@
+"""Records of a report → figures, as SVG in the colours of the page."""
