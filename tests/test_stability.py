@@ -421,7 +421,7 @@ def test_seeds_are_those_of_fine_tuning_too(
         given.append((arguments[2], protocol))
         raise _StoppedError
 
-    monkeypatch.setattr("pipelines.studies.network_study.compare_finetuned", record)
+    monkeypatch.setattr("pipelines.studies.network_comparison.compare_finetuned", record)
     commands = (("compare", "--out", tmp_path / "out", "--controls", "none"),
                 ("fit", "--out", tmp_path / "m.safetensors"))  # fmt: skip
     for command, *rest in commands:

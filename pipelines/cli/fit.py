@@ -59,7 +59,7 @@ def fit(
     """
     from pipelines.finetuning.prepare import work
     from pipelines.fitted.files import save
-    from pipelines.studies.network_study import compare_network
+    from pipelines.studies.network_comparison import compare_network
     from pipelines.training.processes import join_processes
 
     n_jobs = count_jobs(jobs, scheduler, command="fit")
@@ -86,7 +86,7 @@ def fit(
             protocol=protocol,
             controls=(),
             drop_leaks=drop_leaks,
-            finetune=training if finetune or named else False,
+            finetune=training if finetune or named else None,
             processes=processes,
             n_jobs=n_jobs,
             scheduler=scheduler,

@@ -119,19 +119,22 @@ def compare(
             scheduler=scheduler,
             progress=progress,
         )
-    from pipelines.studies.network_study import compare_network
+    from pipelines.studies.network_comparison import compare_network
     from pipelines.training.processes import ALONE
 
     of_options, of_protocol = _sorted_by_owner(settings)
     if options is None and "backbone" not in of_options:
         raise TypeError('compare() needs a backbone, such as backbone="resnet18".')
+    protocol = replace(protocol or Protocol(), **of_protocol)
+    if finetune is True:
+        finetune = FinetuneOptions(seeds=protocol.seeds)
     return compare_network(
         dataset,
         options=replace(options, **of_options) if options else ExtractionOptions(**of_options),
-        protocol=replace(protocol or Protocol(), **of_protocol),
+        protocol=protocol,
         controls=DEFAULT_CONTROLS if controls is None else controls,
         drop_leaks=drop_leaks,
-        finetune=finetune,
+        finetune=finetune or None,
         processes=processes or ALONE,
         n_jobs=n_jobs,
         scheduler=scheduler,
