@@ -16,7 +16,7 @@ import zarr
 from codes import load_images
 from pipelines import ExtractionOptions, extract
 from pipelines.exchange.arrays import Labelled, Rows
-from pipelines.exchange.given import load_given
+from pipelines.exchange.loading import load_given
 from pipelines.exchange.npz import write_npz
 from pipelines.exchange.parquet import write_parquet
 from pipelines.exchange.zarr_groups import write_zarr

@@ -17,7 +17,7 @@ from numcodecs import Pickle
 from sklearn.datasets import load_iris
 
 from pipelines import ExtractionOptions, Protocol, compare, compare_layers
-from pipelines.exchange.given import load_given
+from pipelines.exchange.loading import load_given
 from tests.conftest import Run
 
 FAST = ("--cv", "2", "--Cs", "1e-2,1", "--jobs", "1", "--repeats", "1")

@@ -25,7 +25,7 @@ from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import make_splits
 from pipelines.controls.controls import Concatenated, LeftOutError
 from pipelines.controls.run import run_controls
-from pipelines.exchange.given import load_given
+from pipelines.exchange.loading import load_given
 from pipelines.extraction.extract import extract
 from pipelines.fitted.linear import fit
 from pipelines.linear.estimators import LinearSVCCV, LogisticCV
@@ -376,7 +376,7 @@ from pipelines import Protocol
 from pipelines.comparison.evaluate import evaluate_layers
 from pipelines.comparison.samples import Samples
 from pipelines.comparison.splits import make_splits
-from pipelines.exchange.given import load_given
+from pipelines.exchange.loading import load_given
 from pipelines.reading import memory
 
 folder, share, extra = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

@@ -51,7 +51,7 @@ def compare(
     Parameters
     ----------
     dataset : str or Path
-        As for `codes.load_images`; or codes, as for `pipelines.exchange.given.load_given`.
+        As for `codes.load_images`; or codes, as for `pipelines.exchange.loading.load_given`.
     options : ExtractionOptions, optional
         What to read, with which network. Not for codes.
     protocol : Protocol, optional
@@ -87,9 +87,9 @@ def compare(
     TypeError
         If a setting is a field of neither, or images are given and no backbone.
     FileNotFoundError, ValueError
-        As `pipelines.extract` or `pipelines.exchange.given.load_given`; and if a class is too small
-        for the folds, a control is unknown or needs a network that is not there, or both `n_jobs`
-        and `scheduler` are given.
+        As `pipelines.extract` or `pipelines.exchange.loading.load_given`; and if a class is too
+        small for the folds, a control is unknown or needs a network that is not there, or both
+        `n_jobs` and `scheduler` are given.
     pipelines.cluster.connection.ClusterError
         If the cluster cannot be used.
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pipelines.cluster.connection import connected, refuse_both
 from pipelines.comparison.protocol import Protocol
 from pipelines.controls.controls import CONTROLS, DEFAULT_CONTROLS, parse_controls
-from pipelines.exchange.given import GivenCodes, load_given
+from pipelines.exchange.given import GivenCodes
+from pipelines.exchange.loading import load_given
 from pipelines.extraction.left_out import say_ignored
 from pipelines.progress import Progress, Silent
 from pipelines.studies.stored_comparison import compare_stored, count_splits, leave_out_leaks
