@@ -20,6 +20,7 @@ import cloudpickle
 import numpy as np
 import pytest
 from distributed import Client, WorkerPlugin
+from distributed.comm import CommClosedError
 from joblib.externals.loky import get_reusable_executor
 from sklearn.datasets import load_digits
 
@@ -378,6 +379,32 @@ def test_a_worker_that_joins_later_is_checked(processes: Processes, tmp_path: Pa
         first.kill()
         with pytest.raises(ClusterError, match=r"has scikit-learn 0\.1\.2"):
             list(results)
+
+
+@pytest.mark.parametrize("failures", [1, 100])
+def test_a_connection_that_closes_when_tasks_are_released_hides_nothing(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    processes.start_worker()
+    processes.wait_for(1)
+    tried = []
+    with connected(processes.address) as cluster:
+        release = cluster.client.unregister_worker_plugin
+
+        def closing(name: str) -> None:
+            tried.append(name)
+            if len(tried) <= failures:
+                raise CommClosedError("Stream is closed")
+            release(name)
+
+        monkeypatch.setattr(cluster.client, "unregister_worker_plugin", closing)
+        monkeypatch.setattr(connection, "POLL", 0.001)
+        assert sorted(run_tasks(functools.partial(functools.partial, abs), [1, -2, 3])) == [1, 2, 3]
+        found = run_tasks(functools.partial(functools.partial, abs), [-1, -2], cluster=cluster)
+        assert sorted(found) == [1, 2]
+        with pytest.raises(TypeError, match="bad operand"):
+            list(run_tasks(functools.partial(functools.partial, abs), ["a"], cluster=cluster))
+    assert len(tried) == (3 if failures == 1 else 2 * connection.RELEASE_TRIES)
 
 
 def test_the_last_worker_may_end(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ PATIENCE = 10
 which workers are counted."""
 POLL = 0.05
 """Seconds between two looks for results."""
+RELEASE_TRIES = 5
 
 Place = TypeVar("Place")
 Result = TypeVar("Result")
@@ -103,10 +104,17 @@ class Cluster:
 
     def _release(self, futures: list[Future[Any]], name: str) -> None:
         """Cancel tasks that are not done, and take them from the workers."""
-        if self.client.status != "running":
-            return
-        self.client.cancel(futures)  # type: ignore[no-untyped-call]
-        self.client.unregister_worker_plugin(name)  # type: ignore[no-untyped-call]
+        for _ in range(RELEASE_TRIES):
+            if self.client.status != "running":
+                return
+            try:
+                self.client.cancel(futures)  # type: ignore[no-untyped-call]
+                self.client.unregister_worker_plugin(name)  # type: ignore[no-untyped-call]
+                return
+            except OSError:
+                # The scheduler closes the connection where it has not yet seen that a worker ended.
+                # No error of releasing takes the place of the one that a task ended with.
+                time.sleep(10 * POLL)
 
     def require(self, check: Callable[[], None]) -> None:
         """Run a check of the codes on every worker.
