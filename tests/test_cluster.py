@@ -381,30 +381,27 @@ def test_a_worker_that_joins_later_is_checked(processes: Processes, tmp_path: Pa
             list(results)
 
 
-@pytest.mark.parametrize("failures", [1, 100])
 def test_a_connection_that_closes_when_tasks_are_released_hides_nothing(
-    processes: Processes, monkeypatch: pytest.MonkeyPatch, failures: int
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processes.start_worker()
     processes.wait_for(1)
     tried = []
     with connected(processes.address) as cluster:
+        assert cluster is not None
         release = cluster.client.unregister_worker_plugin
 
         def closing(name: str) -> None:
             tried.append(name)
-            if len(tried) <= failures:
-                raise CommClosedError("Stream is closed")
             release(name)
+            raise CommClosedError("Stream is closed")
 
         monkeypatch.setattr(cluster.client, "unregister_worker_plugin", closing)
-        monkeypatch.setattr(connection, "POLL", 0.001)
-        assert sorted(run_tasks(functools.partial(functools.partial, abs), [1, -2, 3])) == [1, 2, 3]
         found = run_tasks(functools.partial(functools.partial, abs), [-1, -2], cluster=cluster)
         assert sorted(found) == [1, 2]
         with pytest.raises(TypeError, match="bad operand"):
             list(run_tasks(functools.partial(functools.partial, abs), ["a"], cluster=cluster))
-    assert len(tried) == (3 if failures == 1 else 2 * connection.RELEASE_TRIES)
+    assert len(tried) == 2
 
 
 def test_the_last_worker_may_end(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:

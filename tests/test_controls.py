@@ -156,6 +156,21 @@ def test_labels_that_leak_into_the_codes_of_shuffled_images_raise_the_alarm(
     assert shuffled.alarm
 
 
+def test_clusters_that_one_order_of_labels_happens_to_fit_raise_no_alarm() -> None:
+    rng = np.random.default_rng(0)
+    y = np.repeat(["cat", "dog"], 100)
+    X = rng.standard_normal((200, 10)) + np.where(y == "cat", 4.0, -4.0)[:, None]
+    test = np.tile([True, False, False, False, False], 40)
+    high = 0
+    for seed in range(12):
+        protocol = Protocol(Cs=(1e-2,), cv=3, random_state=seed)
+        found = compare_layers({"clear": X}, y, protocol=protocol, test=test)
+        [shuffled] = run_controls({"shuffled": lambda: X}, found, protocol=protocol)
+        high += shuffled.score > 0.8
+        assert not shuffled.alarm
+    assert high  # One order of them alone would have raised it.
+
+
 def test_chance_is_called_chance_nearly_always() -> None:
     rng = np.random.default_rng(0)
     alarms = 0

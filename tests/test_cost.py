@@ -50,6 +50,20 @@ def test_multiply_adds_are_those_of_the_network_up_to_a_layer(name: str) -> None
         assert counts[tap.layer.name] == _by_hooks(network, torch.zeros(1, 3, 64, 64))
 
 
+def test_any_node_that_is_named_is_compared(image_folder: Path, tmp_path: Path) -> None:
+    status = main(
+        ["compare", str(image_folder), "--backbone", "bundled", "--layers", "conv5.conv,fc7.relu",
+         "--controls", "none", "--cv", "3", "--Cs", "1e-2,1", "--repeats", "1", "--jobs", "1",
+         "--store", str(tmp_path / "store"), "--out", str(tmp_path)]
+    )  # fmt: skip
+    assert status == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {row["layer"] for row in report["layers"]} == {"conv5.conv", "fc7.relu"}
+    backbone = load_backbone("bundled")
+    counts = multiply_adds(backbone, ["conv5.conv"])
+    assert counts["conv5.conv"] == counts["conv5.relu"]
+
+
 def _own(monkeypatch: pytest.MonkeyPatch, network: nn.Module) -> str:
     module = types.ModuleType("own_cost")
     steps = Preprocessing(resize_size=32, crop_size=32)

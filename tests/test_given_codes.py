@@ -156,7 +156,7 @@ def _not_finite(arrays: Arrays) -> Arrays:
         (_with("counts", np.ones((150, 2), int)), "'counts': it is of int64 numbers.*float32"),
         (_with("a\x1b[2Jb", np.ones((150, 2))), "control characters"),
         (_not_finite, "'petal.1': row 17 .* in column 1, nan. Remove the row"),
-        (_column_not_finite, r"row 0 .* column 1, nan. So has every one .* 1 column: 1. Leave it"),
+        (_column_not_finite, r"row 0 .* column 1, nan. So has each of .* 1 column: 1. Leave these"),
         (_with("layers", np.array(["petal.1", "other"])), "layers lists petal.1, other"),
         (_with("depths", np.array([0.5])), "depths has 1 value, and there are 2 layers"),
         (_with("depths", np.array([0.5, 1.5])), "depths are 0.5, 1.5. Allowed: numbers from 0"),

@@ -221,13 +221,13 @@ def _match(traced: TracedGraph, layers: Sequence[Layer], part: str) -> Iterator[
     if not named:
         names = [layer.name for layer in layers]
         inside = [name for name in names if name.startswith(f"{part}.")]
-        if inside:
+        if len(inside) > 1:
             every = re.escape(f"{part}.") + ".*"
             raise ValueError(
                 f"{part!r} is not one layer: it has {counted(len(inside), 'layer')} in it. Name "
                 f"{inside[-1]}, its last one, or '{every}', all of them."
             )
-        near = difflib.get_close_matches(part, [*names, *traced.nodes], 5, 0.4) or names[:10]
+        near = inside or difflib.get_close_matches(part, names, 5, 0.4) or names[:10]
         raise ValueError(
             f"Layer {part!r} is not in this backbone. Nearest: {', '.join(near)}. `cnn-codes "
             "layers` lists them all."

@@ -7,7 +7,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +21,6 @@ PATIENCE = 10
 which workers are counted."""
 POLL = 0.05
 """Seconds between two looks for results."""
-RELEASE_TRIES = 5
 
 Place = TypeVar("Place")
 Result = TypeVar("Result")
@@ -104,17 +103,14 @@ class Cluster:
 
     def _release(self, futures: list[Future[Any]], name: str) -> None:
         """Cancel tasks that are not done, and take them from the workers."""
-        for _ in range(RELEASE_TRIES):
-            if self.client.status != "running":
-                return
-            try:
-                self.client.cancel(futures)  # type: ignore[no-untyped-call]
-                self.client.unregister_worker_plugin(name)  # type: ignore[no-untyped-call]
-                return
-            except OSError:
-                # The scheduler closes the connection where it has not yet seen that a worker ended.
-                # No error of releasing takes the place of the one that a task ended with.
-                time.sleep(10 * POLL)
+        if self.client.status != "running":
+            return
+        self.client.cancel(futures)  # type: ignore[no-untyped-call]
+        # The scheduler forgets the tasks, and then tells the workers: where one of them has ended
+        # and it has not seen that yet, it closes the connection instead of an answer. That takes
+        # not the place of an error that a task ended with.
+        with suppress(OSError):
+            self.client.unregister_worker_plugin(name)  # type: ignore[no-untyped-call]
 
     def require(self, check: Callable[[], None]) -> None:
         """Run a check of the codes on every worker.

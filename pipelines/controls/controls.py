@@ -20,6 +20,7 @@ from pipelines.comparison.evaluate import Fit, evaluate_layer
 from pipelines.comparison.guessing import guess
 from pipelines.comparison.protocol import Protocol
 from pipelines.comparison.splits import Split, inner_splits
+from pipelines.controls.permutation import above_chance, better_than_chance
 from pipelines.extraction.options import ExtractionOptions
 from pipelines.linear.mapped import MappedCodes
 from pipelines.progress import Progress
@@ -33,6 +34,10 @@ if TYPE_CHECKING:  # Loads torch, which takes seconds.
     from pipelines.extraction.extract import Extraction
 
 Read = Callable[[], NDArray[Any] | MappedCodes]
+
+N_ORDERS = 10
+"""Orders of shuffled labels that must all predict better than chance before there is an alarm: of
+orders that know nothing, one does in at most half of the cases, and all in one of 1,000."""
 
 
 class LeftOutError(Exception):
@@ -108,6 +113,17 @@ class Control:
         y = comparison.scored.samples.y
         return evaluate_layer(read(), y, splits, comparison.best.classifier, protocol)
 
+    def alarms(
+        self,
+        fits: Sequence[Fit],
+        read: Read,
+        comparison: Comparison,
+        splits: Sequence[Split],
+        protocol: Protocol,
+    ) -> bool:
+        """Tell whether these fits, of `evaluate`, know what they cannot: something leaks."""
+        return False
+
 
 class Majority(Control):
     """Guesses, whatever the images show."""
@@ -124,7 +140,12 @@ class Majority(Control):
 
 
 class Shuffled(Control):
-    """Trains on labels in another order, and is tested on the true ones."""
+    """Trains on labels in another order, and is tested on the true ones.
+
+    One order proves little: where images form clusters, one that gives most of each cluster the
+    label that is its own predicts well, however many images are tested. What leaks does so in every
+    order.
+    """
 
     name, what = "shuffled", "the chosen {noun}, training labels shuffled, C as for the true ones"
     searches = False
@@ -133,7 +154,44 @@ class Shuffled(Control):
         self, read: Read, comparison: Comparison, splits: Sequence[Split], protocol: Protocol
     ) -> list[Fit]:
         """Train on each split's own labels, shuffled among its training images."""
-        X, best, y = read(), comparison.best, comparison.scored.samples.y
+        return self._train(read(), comparison, splits, protocol, 0)
+
+    def alarms(
+        self,
+        fits: Sequence[Fit],
+        read: Read,
+        comparison: Comparison,
+        splits: Sequence[Split],
+        protocol: Protocol,
+    ) -> bool:
+        """Tell whether labels are predicted far better than by chance, and so in other orders."""
+        samples, tests = comparison.scored.samples, [split.test for split in splits]
+        if not better_than_chance(
+            samples.numbers,
+            tests,
+            [fit.predicted for fit in fits],
+            groups=samples.groups,
+            random_state=comparison.scored.random_state,
+        ):
+            return False
+        X = read()
+        return all(
+            above_chance(samples.numbers, tests, [fit.predicted for fit in again])
+            for again in (
+                self._train(X, comparison, splits, protocol, order) for order in range(1, N_ORDERS)
+            )
+        )
+
+    def _train(
+        self,
+        X: NDArray[Any] | MappedCodes,
+        comparison: Comparison,
+        splits: Sequence[Split],
+        protocol: Protocol,
+        order: int,
+    ) -> list[Fit]:
+        """Train on labels in the order of this number."""
+        best, y = comparison.best, comparison.scored.samples.y
         chosen = {
             (fold.repeat, fold.fold): fold.C
             for fold in comparison.folds
@@ -142,7 +200,8 @@ class Shuffled(Control):
         }
         fits = []
         for number, split in enumerate(splits):
-            rng = np.random.default_rng([protocol.random_state, number])
+            # Of the first order as if there were no others.
+            rng = np.random.default_rng([protocol.random_state, number, *[order] * (order > 0)])
             shuffled = y.copy()
             shuffled[split.train] = _shuffle(y[split.train], rng)
             # A classifier wants folds with every class, also for one C; groups have lost theirs.

@@ -57,3 +57,31 @@ def better_than_chance(
             permuted[i] += weights[order] @ (labels[order] == given)
     # As good as the best, but for the last digits of a sum in another order.
     return bool((1 + (permuted >= found - 1e-9).sum()) / (1 + N_PERMUTATIONS) <= 0.001)
+
+
+def above_chance(
+    truth: NDArray[np.intp],
+    tests: Sequence[NDArray[np.intp]],
+    predicted: Sequence[NDArray[np.intp]],
+) -> bool:
+    """Tell whether balanced accuracy, the mean over splits, is more than guessing gives.
+
+    Parameters
+    ----------
+    truth, tests, predicted
+        As for `better_than_chance`.
+
+    Examples
+    --------
+    >>> truth, tests = np.array([0, 0, 0, 1]), [np.arange(4)]
+    >>> above_chance(truth, tests, [np.array([0, 0, 0, 0])])
+    False
+    >>> above_chance(truth, tests, [np.array([1, 0, 0, 1])])
+    True
+    """
+    above = 0.0
+    for test, answers in zip(tests, predicted, strict=True):
+        labels = truth[test]
+        score = image_weights("balanced_accuracy", labels) @ (labels == answers)
+        above += float(score) - 1 / len(np.unique(labels))
+    return above > 1e-9

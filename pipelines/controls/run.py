@@ -21,7 +21,6 @@ from pipelines.comparison.scored_fits import ScoredFits
 from pipelines.comparison.splits import Split
 from pipelines.controls.controls import CONTROLS, Control
 from pipelines.controls.findings import UNNEEDED, find_unneeded
-from pipelines.controls.permutation import better_than_chance
 from pipelines.linear.mapped import MappedCodes
 from pipelines.reading.readers import Reader
 from pipelines.reading.scratch import Codes, in_turns, opened
@@ -57,7 +56,7 @@ class ControlScore:
     score: float
     ci_low: float
     ci_high: float
-    alarm: bool
+    alarm: bool = False
     finding: str = ""
     score_without_leaks: float | None = None
 
@@ -107,18 +106,22 @@ def run_controls(
     grid = _affordable(controls, comparison, protocol, len(splits) / len(every))
     protocol = replace(protocol, train_sizes=(size,), scoring=comparison.scoring, Cs=grid)
     fits: dict[str, list[Fit]] = {}
+    alarms: dict[str, bool] = {}
     turns = in_turns(readers, n_jobs, here=cluster is None, unread=("majority",))
     with closing(turns):  # Also where an error ends it: its scratch file is removed.
         for reads in turns:
             tasks = _Evaluations(
                 reads=reads, comparison=comparison, splits=splits, protocol=protocol
             )
-            for name, of_control in run_tasks(tasks, reads, n_jobs=n_jobs, cluster=cluster):
-                fits[name] = of_control
+            for name, of_control, alarm in run_tasks(tasks, reads, n_jobs=n_jobs, cluster=cluster):
+                fits[name], alarms[name] = of_control, alarm
                 if advance is not None:
                     advance(1)
     scored = replace(comparison.scored, splits=splits, fits={})
-    return [_score(name, fits[name], comparison, scored) for name in readers]
+    return [
+        replace(_score(name, fits[name], comparison, scored), alarm=alarms[name])
+        for name in readers
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,7 +133,7 @@ class _Evaluations:
     splits: Sequence[Split]
     protocol: Protocol
 
-    def __call__(self, name: str) -> Callable[[], tuple[str, list[Fit]]]:
+    def __call__(self, name: str) -> Callable[[], tuple[str, list[Fit], bool]]:
         read = self.reads[name]
         return partial(_evaluate, CONTROLS[name], read, self.comparison, self.splits, self.protocol)
 
@@ -141,35 +144,29 @@ def _evaluate(
     comparison: Comparison,
     splits: Sequence[Split],
     protocol: Protocol,
-) -> tuple[str, list[Fit]]:
+) -> tuple[str, list[Fit], bool]:
     with ExitStack() as stack:
 
         def open_codes() -> NDArray[Any] | MappedCodes:  # Not called where none are read.
             return stack.enter_context(opened(read))
 
-        return control.name, control.evaluate(open_codes, comparison, splits, protocol)
+        fits = control.evaluate(open_codes, comparison, splits, protocol)
+        alarm = control.alarms(fits, open_codes, comparison, splits, protocol)
+        return control.name, fits, alarm
 
 
 def _score(
     name: str, fits: Sequence[Fit], comparison: Comparison, scored: ScoredFits
 ) -> ControlScore:
     """Score a control, and say what it says against the network."""
-    best, samples, clean = comparison.best, scored.samples, scored.clean
+    best, clean = comparison.best, scored.clean
     score, low, high = scored.mean_score(fits, best.train_size)
-    alarm = name == "shuffled" and better_than_chance(
-        samples.numbers,
-        [split.test for split in scored.splits],
-        [fit.predicted for fit in fits],
-        groups=samples.groups,
-        random_state=scored.random_state,
-    )
     control = ControlScore(
         name=name,
         n_features=fits[0].n_features,
         score=score,
         ci_low=low,
         ci_high=high,
-        alarm=alarm,
     )
     if clean is not None:
         alone, low, _ = scored.mean_score(fits, best.train_size, only=clean)

@@ -149,15 +149,16 @@ def _add_to_digests(
         bad = ~np.isfinite(block)
         row = first_row(bad.any(axis=1))
         if row is not None:
-            column = int(bad[row].argmax())
-            always = np.flatnonzero(bad.all(axis=0)).tolist() if len(block) > 1 else []
-            remedy = "Remove the row everywhere, or compute its codes again."
-            if always:
+            column, remedy = int(bad[row].argmax()), "Remove the row everywhere, or compute its "
+            remedy += "codes again."
+            always = np.flatnonzero(bad.all(axis=0)).tolist()
+            if len(block) > 1 and always and first + rows.start == 0:
+                column = always[0]
                 remedy = (
-                    f"So has every one of the {len(block):,} rows that were read, in "
-                    f"{counted(len(always), 'column')}: {some(map(str, always))}. Leave "
-                    f"{'it' if len(always) == 1 else 'them'} out."
+                    f"So has each of the first {len(block):,} rows, in "
+                    f"{counted(len(always), 'column')}: {some(map(str, always))}. "
                 )
+                remedy += "Compute the layer again." if bad.all() else "Leave these columns out."
             raise ValueError(
                 f"{file.title}, array {name!r}: row {first + rows.start + row} (from 0) has a "
                 f"value that is not finite in column {column}, {block[row, column]}. {remedy}"

@@ -6,7 +6,7 @@ What is computed decides, as it is the same in every run; the time is shown.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 from typing import Any
@@ -27,18 +27,24 @@ ENOUGH = 2.0
 """Seconds after which no further pass is timed."""
 
 
-def multiply_adds(backbone: Backbone) -> dict[str, int]:
+def multiply_adds(backbone: Backbone, others: Iterable[str] = ()) -> dict[str, int]:
     """Count the multiplications, each with its addition, up to each layer of a network.
 
     Those of convolutions, matrix products and attention, as PyTorch's ``FlopCounterMode`` counts
     them. Operations that it does not know count nothing, such as custom kernels: where a network
     consists of these, all its layers have 0, and none is cheaper than another.
 
+    Parameters
+    ----------
+    backbone : Backbone
+    others : iterable of str, optional
+        Nodes of the graph that are not among its layers.
+
     Returns
     -------
     counts : dict of str to int
-        For one image at the size of the preprocessing, by the layers' names: of everything that
-        runs before the layer in forward order, and of itself.
+        For one image at the size of the preprocessing, by the names of the layers, and of the
+        others: of everything that runs before it in forward order, and of itself.
 
     Examples
     --------
@@ -53,7 +59,8 @@ def multiply_adds(backbone: Backbone) -> dict[str, int]:
         counting.mode, counting.counts = mode, {}
         counting.run(torch.zeros(1, 3, size, size))
     nodes = backbone.graph.nodes
-    return {layer.name: counting.counts[nodes[layer.name]] // 2 for layer in backbone.layers}
+    names = dict.fromkeys([*(layer.name for layer in backbone.layers), *others])
+    return {name: counting.counts[nodes[name]] // 2 for name in names}
 
 
 class _Counting(fx.Interpreter):

@@ -40,7 +40,7 @@ def depth_axis(*reports: dict[str, Any]) -> str:
         "depth": "depth: 0 is the input, 1 the output",
         "layer": "place among the layers: 1 is the last",
     }
-    return ", or ".join(meanings[noun] for noun in sorted({layer_noun(one) for one in reports}))
+    return ",\nor ".join(meanings[noun] for noun in sorted({layer_noun(one) for one in reports}))
 
 
 def given_sentence(report: dict[str, Any]) -> str:

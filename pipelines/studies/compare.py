@@ -147,7 +147,10 @@ def _sorted_by_owner(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str
     known = [{field.name for field in fields(kind)} for kind in (ExtractionOptions, Protocol)]
     unknown = sorted(settings.keys() - known[0] - known[1])
     if unknown:
-        own = {"controls", "drop_leaks", "finetune", "n_jobs", "progress", "scheduler"}
+        own = {
+            "controls", "drop_leaks", "finetune", "n_jobs", "options", "processes", "progress",
+            "protocol", "scheduler",
+        }  # fmt: skip
         allowed = ", ".join(sorted(known[0] | known[1] | own))
         raise TypeError(f"compare() has no setting {', '.join(unknown)}. Allowed: {allowed}.")
     of_options, of_protocol = (
@@ -163,6 +166,6 @@ def _refuse_network(dataset: str, given: Sequence[str], settings: dict[str, Any]
     if refused:
         raise TypeError(
             f"{dataset!r} holds codes: no network is run or trained, and {', '.join(refused)} "
-            f"cannot be used. Allowed: layers, {', '.join(allowed)}, controls, drop_leaks, n_jobs, "
-            "scheduler, progress."
+            f"cannot be used. Allowed: layers, protocol, {', '.join(allowed)}, controls, "
+            "drop_leaks, n_jobs, scheduler, progress."
         )

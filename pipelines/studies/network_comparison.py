@@ -124,7 +124,7 @@ def _compare_extracted(
     progress: Progress,
 ) -> tuple[Comparison, Finetuning | None]:
     """Compare the depths whose codes are there; train the network too, where that is wanted."""
-    products = multiply_adds(extraction.backbone)
+    products = multiply_adds(extraction.backbone, [tap.layer.name for tap in extraction.taps])
     comparison = compare_stored(
         extraction,
         [

@@ -19,14 +19,14 @@ from pipelines.report.figures.svg import drawing, legend, look, to_svg
 LARGEST = 160
 """Size of the mark of a bin that holds every prediction, in square points."""
 BEYOND = 2.0
-"""Times the loss of guessing, from where on a setting diverged."""
+"""Times the losses of guessing and of the chosen settings, where the figure ends."""
 
 
 def loss_curves(records: Sequence[dict[str, Any]], width: float) -> str | None:
     """Draw the loss of every setting that was tried, epoch by epoch; None where none was.
 
-    Settings beyond `BEYOND` times the loss of guessing, and of the chosen settings, diverged: they
-    would flatten the others, and leave the figure, which counts them.
+    The figure ends at `BEYOND` times the losses of guessing and of the chosen settings: those that
+    diverge would flatten the others. It counts the settings that go beyond.
     """
     if not records:
         return None
@@ -54,7 +54,7 @@ def loss_curves(records: Sequence[dict[str, Any]], width: float) -> str | None:
         axes.set_ylim(0, min(bound, 1.05 * axes.get_ylim()[1]))
         if n_beyond:
             axes.set_title(
-                f"{counted(n_beyond, 'setting')} diverged", loc="right", fontsize="small"
+                f"{counted(n_beyond, 'setting')} beyond {bound:.2g}", loc="right", fontsize="small"
             )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend(figure, entries)
