@@ -18,8 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
@@ -73,6 +75,16 @@ def write_codes(folder: Path, n_images: int, n_features: int, *, n_classes: int 
     split = np.where(rng.random(n_images) < 0.2, "test", "train")
     for name, words in (("y", labels.astype(str)), ("split", split)):
         group.create_array(name, shape=n_images, dtype=str)[...] = words.astype(object)
+
+
+def written(folder: Path, n_images: int, n_features: int) -> Path:
+    """Write codes in a process of its own.
+
+    The system counts the memory of this process, when it starts another, as that one's peak.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(write_codes, folder, n_images, n_features).result()
+    return folder
 
 
 def compare(folder: Path, scratch: Path, limit: int, classifier: str, Cs: str) -> Measured:
@@ -136,13 +148,12 @@ def main(
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         if images:
-            write_codes(scratch / "large", images, features)
-            found = compare(scratch / "large", scratch, limit, classifier, Cs)
+            large = written(scratch / "large", images, features)
+            found = compare(large, scratch, limit, classifier, Cs)
             print_row(images, features, limit, found, toy=toy)
         cpu = []
         for n_images in growth:
-            folder = scratch / str(n_images)
-            write_codes(folder, n_images, growth_features)
+            folder = written(scratch / str(n_images), n_images, growth_features)
             own = max(GROWTH_LIMIT, limit) if toy else GROWTH_LIMIT
             found = compare(folder, scratch, own, growth_classifier, Cs)
             print_row(n_images, growth_features, own, found, toy=toy)
