@@ -401,9 +401,53 @@ def test_python_takes_codes_as_the_command_line_does(
         {"options": ExtractionOptions(backbone="bundled")},
     ]  # fmt: skip
     for settings in wrong:
-        with pytest.raises(TypeError, match=f"{next(iter(settings))} cannot be used"):
+        with pytest.raises(TypeError, match=f"{next(iter(settings))}( cannot be used|. Did you)"):
             compare(place, **settings)
     with pytest.raises(ValueError, match="pixels need the images"):
         compare(place, controls="pixels")
     with pytest.raises(TypeError, match="needs a backbone"):
         compare(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"classifer": "svm"}, TypeError, "no setting classifer. Did you mean classifier"),
+        ({"n_jobs": 0}, ValueError, "allowed are 1 or more, or -1"),
+        ({"finetune": "yes"}, TypeError, "allowed are True, False or FinetuneOptions"),
+        ({"random_state": None}, TypeError, "random_state=None is of type NoneType"),
+        ({"backbone": "bundled"}, TypeError, "holds codes: .* backbone cannot be used"),
+    ],
+)
+def test_settings_that_are_wrong_say_so(
+    arrays: Arrays, tmp_path: Path, settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        compare(_npz(tmp_path, arrays), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"backbone": ["bundled"]}, "backbone=.* of type list"),
+     ({"backbone": "bundled", "image_size": "64"}, "image_size='64' is of type str")],
+)  # fmt: skip
+def test_options_of_another_type_say_so(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        compare("images", **settings)
+
+
+def test_layers_may_be_listed(arrays: Arrays, tmp_path: Path) -> None:
+    study = compare(
+        _npz(tmp_path, arrays), layers=["petal.1"], controls="none", protocol=Protocol(cv=2)
+    )
+    assert {row.layer for row in study.comparison.layers} == {"petal.1"}
+
+
+@pytest.mark.parametrize("options", [[], ["--backbone", "bundled"]])
+def test_a_file_of_codes_without_its_scheme_is_named_with_it(
+    arrays: Arrays, tmp_path: Path, run_cli: Run, options: list[str]
+) -> None:
+    file = _npz(tmp_path, arrays).removeprefix("npz:")
+    done = run_cli("compare", file, *options)
+    assert done.returncode == 1
+    assert f"cnn-codes compare npz:{file}" in done.stderr

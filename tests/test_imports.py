@@ -87,7 +87,13 @@ def test_a_room_says_what_it_holds_and_has_a_dozen_files() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["pipelines.comparison.compare", "pipelines.cli.app", "pipelines.report.report"]
+    "module",
+    [
+        "pipelines.comparison.compare",
+        "pipelines.studies.compare",
+        "pipelines.cli.app",
+        "pipelines.report.report",
+    ],
 )
 def test_what_needs_no_network_loads_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -188,6 +188,14 @@ def test_unknown_layers_are_named_with_the_nearest(wanted: str, message: str) ->
         select_layers(traced, layers, wanted)
 
 
+def test_a_list_may_begin_with_the_default_layers() -> None:
+    traced, layers = _layers(models.resnet18(weights=None))
+    chosen = select_layers(traced, layers, "default,layer2.0.relu")
+    own = [layer for layer in layers if layer.default or layer.name == "layer2.0.relu"]
+    assert chosen == own
+    assert select_layers(traced, layers, "all") == layers
+
+
 def test_all_layers_of_a_module_are_what_its_message_names() -> None:
     traced, layers = _layers(models.resnet18(weights=None))
     with pytest.raises(ValueError, match="not one layer") as raised:

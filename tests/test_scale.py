@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -190,6 +191,29 @@ def test_pages_are_given_back_whichever_rows_are_read(tmp_path: Path) -> None:
         for start in range(0, most, 1000):
             some[start : start + 1000]
         assert _resident(tmp_path / "codes") < KEPT * 1.5
+    with MemoryPeak(tmp_path / "codes") as peak:
+        codes[np.flatnonzero(rng.random(n_rows) < 0.2)]  # At once.
+    assert peak.bytes < KEPT * 2.5
+
+
+class MemoryPeak:
+    """Looks at how much of a mapped file is in memory, until it ends."""
+
+    def __init__(self, file: Path) -> None:
+        self.bytes, self._file, self._ended = 0, file, threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def _look(self) -> None:
+        while not self._ended.is_set():
+            self.bytes = max(self.bytes, _resident(self._file))
+
+    def __enter__(self) -> MemoryPeak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
 
 
 def _resident(file: Path) -> int:

@@ -13,6 +13,22 @@ SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation"
 CODES_SCHEMES = ("npz:", "parquet:", "zarr:")
 """What datasets begin with that are codes, not images."""
 
+
+def refuse_unnamed_codes(dataset: str) -> None:
+    """Refuse a file that is codes by its ending, and is not named as such.
+
+    Raises
+    ------
+    ValueError
+    """
+    for scheme in CODES_SCHEMES:
+        if dataset.endswith(f".{scheme.rstrip(':')}") and ":" not in dataset:
+            raise ValueError(
+                f"{dataset!r} is a file of codes by its name, not of images. Of codes, `cnn-codes "
+                f"compare {scheme}{dataset}` makes a report."
+            )
+
+
 _OF_SYSTEMS = frozenset(
     {
         *("__macosx", "network trash folder"),  # macOS, and servers of its files.

@@ -190,10 +190,6 @@ def select_layers(
     ValueError
         If a name or an expression matches nothing; the message gives the nearest names.
     """
-    if wanted == "all":
-        return list(layers)
-    if wanted == "default":
-        return [layer for layer in layers if layer.default]
     parts = wanted.split(",") if isinstance(wanted, str) else wanted
     found = {layer.name: layer for part in parts for layer in _match(traced, layers, part.strip())}
     if not found:
@@ -202,6 +198,9 @@ def select_layers(
 
 
 def _match(traced: TracedGraph, layers: Sequence[Layer], part: str) -> Iterator[Layer]:
+    if part in ("default", "all"):
+        yield from (layer for layer in layers if layer.default or part == "all")
+        return
     lacks = traced.nodes[part].meta.get("missing") if part in traced.nodes else None
     if lacks is not None:
         raise ValueError(

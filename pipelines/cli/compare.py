@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import CycloptsError, Parameter
 
 import pipelines
-from codes.data.names import CODES_SCHEMES
+from codes.data.names import CODES_SCHEMES, refuse_unnamed_codes
 from pipelines.cli.shared_options import (
     ANY_NETWORK,
     COMPARED_BY,
@@ -111,6 +111,7 @@ def compare(
         )  # fmt: skip
         _write(given, out)
         return
+    refuse_unnamed_codes(dataset)
     if not backbone:
         raise CycloptsError(
             msg='`compare` needs --backbone: a torchvision classifier, "bundled", or '

@@ -119,6 +119,7 @@ class _TrainedBy(FinetuneOptions):
     starts: Annotated[str, Parameter(name="--from")] = "auto"
     lr: str | None = None
     weight_decay: str = WEIGHT_DECAY
+    nesterov: Annotated[bool, Parameter(negative="--no-nesterov")] = True
     # Extraction has one of its own, which changes no result.
     batch_size: Annotated[int, Parameter(name="--train-batch-size")] = 64
     # The protocol has one, for all that is repeated.

@@ -30,6 +30,7 @@ _ALLOWED: dict[str, tuple[type | tuple[type, ...], str]] = {
     "train_sizes": ((str, Sequence), "a str such as 5,20,all, or a sequence of int and all"),
     "max_loss": (numbers.Real, "a number, 0 or more"),
     "group_duplicates": (bool, "True or False"),
+    "random_state": (numbers.Integral, "an int, 0 or more"),
 }
 """Field → its types, and what is allowed in words."""
 
@@ -172,6 +173,8 @@ class Protocol:
             )
         if self.seeds < 1:
             raise ValueError(f"seeds={self.seeds}: allowed are 1 or more.")
+        if self.random_state < 0:
+            raise ValueError(f"random_state={self.random_state}: allowed are 0 or more.")
         if not 0 <= self.max_loss < float("inf"):
             raise ValueError(f"max_loss={self.max_loss}: allowed are 0 or more.")
         wrong = [s for s in self.sizes if s != "all" and (isinstance(s, str) or s < 2)]

@@ -5,6 +5,7 @@ A new field is an option of every command that extracts: `pipelines.cli.shared_o
 
 # Annotations are evaluated here: the command line reads them from classes derived elsewhere.
 
+import numbers
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,18 @@ DTYPES = ("float16", "float32")
 PRECISIONS = ("float32", "bfloat16", "float16", "auto")
 FREE = ("device", "batch_size", "workers", "store", "skip_unreadable")
 """Options that codes do not depend on."""
+
+
+_ALLOWED: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "backbone": (str, "a str, such as resnet18"),
+    "weights": (str, "a str, or None"),
+    "image_size": (numbers.Integral, "an int, or None"),
+    "page": (numbers.Integral, "an int, or None"),
+    "batch_size": (numbers.Integral, "an int, or None"),
+    "workers": (numbers.Integral, "an int, or None"),
+    "random_state": (numbers.Integral, "an int, 0 or more"),
+}
+"""Field → its types, and what is allowed in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +138,12 @@ class ExtractionOptions:
     random_state: int = 0
 
     def __post_init__(self) -> None:
+        for name, (kinds, allowed) in _ALLOWED.items():
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+                raise TypeError(
+                    f"{name}={value!r} is of type {type(value).__name__}. Allowed: {allowed}."
+                )
         if self.intensity is not None:
             object.__setattr__(self, "intensity", parse_intensity(self.intensity))
         if self.precision not in PRECISIONS:

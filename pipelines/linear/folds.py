@@ -25,6 +25,7 @@ from pipelines.linear.path import (
     problem_size,
 )
 from pipelines.linear.problems import LinearProblem
+from pipelines.statistics.scoring import balanced_weights
 
 Array = NDArray[np.floating[Any]]
 Index = NDArray[np.intp]
@@ -199,10 +200,3 @@ def score_shares(scoring: Any, truth: Index, values: Array) -> Array | None:
     if scoring == "balanced_accuracy":
         return np.asarray(correct * balanced_weights(truth))
     return np.asarray(correct / len(truth))
-
-
-def balanced_weights(truth: Index) -> NDArray[np.float64]:
-    """Weigh each row as its class over all classes that are there; the weights sum to 1."""
-    _, number, sizes = np.unique(truth, return_inverse=True, return_counts=True)
-    weights: NDArray[np.float64] = 1 / (len(sizes) * sizes[number])
-    return weights

@@ -30,16 +30,19 @@ class _MappedFile:
 
     def read(self, rows: Index, columns: slice) -> Array:
         """Read some rows, and some columns of them."""
-        codes: Array = self.values[rows, columns]
-        if not rows.size or not hasattr(mmap, "MADV_DONTNEED"):
-            return codes
-        # Few rows of many map the pages around each.
+        width = len(range(*columns.indices(self.values.shape[1])))
+        codes = np.empty((*rows.shape, width), self.values.dtype)
         row = self.values.strides[0]
-        span = (int(rows.max()) - int(rows.min()) + 1) * row
-        self._mapped += min(span, rows.size * (row + AROUND))
-        if self._mapped > KEPT:
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._mapped = 0
+        # Few rows of many map the pages around each: so many at once map no more than is kept.
+        step = max(1, KEPT // ((row + AROUND) * max(1, rows[:1].size)))
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            codes[start : start + step] = self.values[part, columns]
+            span = (int(part.max()) - int(part.min()) + 1) * row
+            self._mapped += min(span, part.size * (row + AROUND))
+            if self._mapped > KEPT and hasattr(mmap, "MADV_DONTNEED"):
+                self._map.madvise(mmap.MADV_DONTNEED)
+                self._mapped = 0
         return codes
 
 

@@ -60,8 +60,11 @@ def side_by_side(reports: Sequence[dict[str, Any]], answers: Sequence[Answers | 
     if reason is not None or not given:
         remedy = "Run them in one command, with --backbone for each: stored codes are used again."
         if any(map(given_of, reports)):
-            remedy = "Put all codes into one file, each as a layer."
-        better = f"These networks cannot be compared by a paired test: {reason}. {remedy}"
+            remedy = (
+                "Put all codes into one file, each as a layer; `cnn-codes export` writes those of "
+                "a network."
+            )
+        better = f"These reports cannot be compared by a paired test: {reason}. {remedy}"
     else:
         tests = paired_tests(
             given[0].held_out,
@@ -127,6 +130,11 @@ def _incomparable(
         same = given.splits == first.splits and np.array_equal(
             given.held_out.truth, first.held_out.truth
         )
+        if not same and (given_of(report) or given_of(reports[0])):
+            return (
+                f"images of given codes are known by their codes, and those of {name} and "
+                f"{labels[0]} are not the same"
+            )
         if not same or not _same_groups(given, first):
             return f"{name} and {labels[0]} were trained or tested on different images or folds"
     return None
@@ -182,9 +190,12 @@ def _cost(
     if not known:
         widths = [_features(report) for report in reports]
         least = int(np.argmin(widths))
+        shortest = f"shortest with {labels[least]} ({widths[least]} values)"
+        if len(set(widths)) == 1:
+            shortest = f"of {widths[0]} values with each"
         return seconds, (
             "Which is cheaper to compute is not known: not all were timed, or not on one device. "
-            f"The codes to take are shortest with {labels[least]} ({widths[least]} values)."
+            f"The codes to take are {shortest}."
         )
     least = int(np.argmin(known))
     others = [f"{_time(s)} with {labels[i]}" for i, s in enumerate(known) if i != least]

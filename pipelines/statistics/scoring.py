@@ -14,8 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, make_scorer
 
-from pipelines.linear.folds import balanced_weights
-
 Answers = NDArray[np.float64]
 _Score = Callable[[NDArray[np.intp], Answers, NDArray[np.float64], int], NDArray[np.float64]]
 
@@ -148,6 +146,13 @@ def image_weights(scoring: str, truth: NDArray[np.intp]) -> NDArray[np.float64]:
     if not SCORINGS[scoring].by_class:
         return np.full(len(truth), 1 / len(truth))
     return balanced_weights(truth)
+
+
+def balanced_weights(truth: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Weigh each row as its class over all classes that are there; the weights sum to 1."""
+    _, number, sizes = np.unique(truth, return_inverse=True, return_counts=True)
+    weights: NDArray[np.float64] = 1 / (len(sizes) * sizes[number])
+    return weights
 
 
 def default_scoring(y: NDArray[np.str_]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -105,13 +107,17 @@ def compare(
     >>> study.best.layer, study.tied
     ('petal', ())
     """
+    if n_jobs == 0:
+        raise ValueError("n_jobs=0: allowed are 1 or more, or -1, one for each core.")
+    if not isinstance(finetune, bool | FinetuneOptions):
+        raise TypeError(f"finetune={finetune!r}: allowed are True, False or FinetuneOptions.")
     if str(dataset).startswith(CODES_SCHEMES):
         network = {"options": options, "finetune": finetune, "processes": processes}
         _refuse_network(str(dataset), [name for name, value in network.items() if value], settings)
         layers = settings.pop("layers", "default")
         return compare_given(
             str(dataset),
-            layers=layers,
+            layers=layers if isinstance(layers, str) else ",".join(layers),
             protocol=replace(protocol or Protocol(), **settings),
             controls=GIVEN_CONTROLS if controls is None else controls,
             drop_leaks=drop_leaks,
@@ -122,7 +128,11 @@ def compare(
     from pipelines.studies.network_comparison import compare_network
     from pipelines.training.processes import ALONE
 
-    of_options, of_protocol = _sorted_by_owner(settings)
+    _refuse_unknown(settings)
+    known = [{field.name for field in fields(kind)} for kind in (ExtractionOptions, Protocol)]
+    of_options, of_protocol = (
+        {name: value for name, value in settings.items() if name in names} for names in known
+    )
     if options is None and "backbone" not in of_options:
         raise TypeError('compare() needs a backbone, such as backbone="resnet18".')
     protocol = replace(protocol or Protocol(), **of_protocol)
@@ -142,25 +152,22 @@ def compare(
     )
 
 
-def _sorted_by_owner(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Give each setting to the options or to the protocol; the random state to both."""
-    known = [{field.name for field in fields(kind)} for kind in (ExtractionOptions, Protocol)]
-    unknown = sorted(settings.keys() - known[0] - known[1])
+def _refuse_unknown(settings: dict[str, Any]) -> None:
+    """Refuse what is a setting neither of the extraction nor of the comparison."""
+    known = {field.name for kind in (ExtractionOptions, Protocol) for field in fields(kind)}
+    unknown = sorted(settings.keys() - known)
     if unknown:
-        own = {
-            "controls", "drop_leaks", "finetune", "n_jobs", "options", "processes", "progress",
-            "protocol", "scheduler",
-        }  # fmt: skip
-        allowed = ", ".join(sorted(known[0] | known[1] | own))
-        raise TypeError(f"compare() has no setting {', '.join(unknown)}. Allowed: {allowed}.")
-    of_options, of_protocol = (
-        {name: value for name, value in settings.items() if name in names} for names in known
-    )
-    return of_options, of_protocol
+        allowed = sorted(known | set(inspect.signature(compare).parameters) - {"settings"})
+        near = get_close_matches(unknown[0], allowed, 1, 0.7)
+        did = f" Did you mean {near[0]}?" if near else ""
+        raise TypeError(
+            f"compare() has no setting {', '.join(unknown)}.{did} Allowed: {', '.join(allowed)}."
+        )
 
 
 def _refuse_network(dataset: str, given: Sequence[str], settings: dict[str, Any]) -> None:
     """Refuse what only a network can use, and what is no setting."""
+    _refuse_unknown(settings)
     allowed = sorted(field.name for field in fields(Protocol))
     refused = [*given, *sorted(settings.keys() - allowed - {"layers"})]
     if refused:

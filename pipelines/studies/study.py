@@ -30,6 +30,9 @@ SCORES_COLUMNS = (
 class Study(ABC):
     """Layers compared on labelled images, and what needs no network to be known of them.
 
+    A study of a network is a `pipelines.studies.network_study.NetworkStudy`, of codes that were
+    given a `pipelines.studies.given_study.GivenStudy`.
+
     Controls are scored when they are first asked for.
 
     Attributes

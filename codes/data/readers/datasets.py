@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from codes.data.images import ImageList
-from codes.data.names import CODES_SCHEMES, SPLIT_NAMES, composed
+from codes.data.names import CODES_SCHEMES, SPLIT_NAMES, composed, refuse_unnamed_codes
 from codes.data.readers.archives import ArchiveTree, is_archive
 from codes.data.readers.csv_files import load_csv
 from codes.data.readers.folders import FolderTree, Tree
@@ -75,6 +75,7 @@ def load_images(dataset: str | Path, *, page: int | None = None, min_classes: in
             f"{name!r} is a file of codes, and images are needed here. Of codes, `cnn-codes "
             "compare` makes a report; in Python, pipelines.compare takes them too."
         )
+    refuse_unnamed_codes(name)
     if name.startswith("sklearn:"):
         images = _load_sklearn(name)
     elif name.startswith("torchvision:"):
