@@ -129,7 +129,7 @@ def _check_classes(samples: Samples, protocol: Protocol) -> None:
     if few:
         raise ValueError(
             f"{protocol.cv} folds need {protocol.cv} images of each class outside the test split; "
-            f"{some(few)}. Add images, leave the class out, or use fewer folds with --cv."
+            f"{some(few)}. {_remedy(int(counts.min()))}"
         )
     if groups is not None:
         for name in classes.tolist():
@@ -138,8 +138,14 @@ def _check_classes(samples: Samples, protocol: Protocol) -> None:
                 raise ValueError(
                     f"The class {name!r} comes from {counted(n, 'group')} (copies of an image "
                     f"are one), and {protocol.cv} folds that keep groups together need "
-                    f"{protocol.cv}. Use fewer folds with --cv, or add images."
+                    f"{protocol.cv}. {_remedy(n)}"
                 )
+
+
+def _remedy(n: int) -> str:
+    """Say what to do where a class has so many images or groups, fewer than there are folds."""
+    fewer = " Or use fewer folds, with --cv." if n > 1 else ""
+    return f"Add images, or leave the class out.{fewer}"
 
 
 def _outer_splits(samples: Samples, protocol: Protocol) -> list[tuple[int, int, Fold]]:
