@@ -177,6 +177,21 @@ def test_a_layer_in_a_scratch_file_scores_as_in_memory(
     assert not list(scratch.iterdir())
 
 
+@pytest.mark.parametrize("index", [
+    3, -1, slice(None), slice(2, 9, 3), np.array([5, 0, 5]), np.arange(20) % 3 == 0,
+    (slice(None), 1), (3, slice(1, 3)), (np.array([7, 2]), slice(None, None, 2)), slice(4, 4),
+])  # fmt: skip
+def test_what_indexing_gives_is_what_an_array_gives(index: Any, scratch: Path) -> None:
+    codes = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
+    np.testing.assert_array_equal(_mapped(codes, scratch)[index], codes[index])
+
+
+@pytest.mark.parametrize("rows", [3, slice(2, 9, 3), np.array([5, 0, 5]), slice(None)])
+def test_views_are_indexed_by_image(rows: Any, scratch: Path) -> None:
+    codes = np.random.default_rng(0).standard_normal((10, 2, 4)).astype(np.float32)
+    np.testing.assert_array_equal(_mapped(codes, scratch)[rows], codes[rows])
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_pages_are_given_back_whichever_rows_are_read(tmp_path: Path) -> None:
     """Those that several selections read count together, and those around rows that are few."""

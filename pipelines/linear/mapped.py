@@ -28,10 +28,11 @@ class _MappedFile:
         self.values = np.frombuffer(self._map, dtype).reshape(-1, width)
         self._mapped = 0
 
-    def read(self, rows: Index, columns: slice) -> Array:
-        """Read some rows, and some columns of them."""
-        width = len(range(*columns.indices(self.values.shape[1])))
-        codes = np.empty((*rows.shape, width), self.values.dtype)
+    def read(self, rows: Index, columns: slice | int) -> Array:
+        """Read some rows, or one, and some columns of them, or one."""
+        if not np.ndim(rows):
+            return np.asarray(self.values[rows, columns])
+        codes = np.empty((*rows.shape, *self.values[0, columns].shape), self.values.dtype)
         row = self.values.strides[0]
         # Few rows of many map the pages around each: so many at once map no more than is kept.
         step = max(1, KEPT // ((row + AROUND) * max(1, rows[:1].size)))
