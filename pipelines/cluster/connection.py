@@ -107,8 +107,8 @@ class Cluster:
             return
         self.client.cancel(futures)  # type: ignore[no-untyped-call]
         # The scheduler forgets the tasks, and then tells the workers: where one of them has ended
-        # and it has not seen that yet, it closes the connection instead of an answer. That takes
-        # not the place of an error that a task ended with.
+        # and it has not seen that yet, it closes the connection instead of answering. That does not
+        # hide the error that a task ended with.
         with suppress(OSError):
             self.client.unregister_worker_plugin(name)  # type: ignore[no-untyped-call]
 

@@ -31,7 +31,7 @@ _FORMATS: dict[str, Callable[[Path], ArrayFile]] = {
 }
 
 
-def load_given(dataset: str, layers: str = "default") -> GivenCodes:
+def load_given(dataset: str, layers: str | Sequence[str] = "default") -> GivenCodes:
     """Read labels of a file of codes, and check every code.
 
     Parameters
@@ -42,8 +42,9 @@ def load_given(dataset: str, layers: str = "default") -> GivenCodes:
         with a column of vectors for each layer, and ``label``, ``split``, ``group`` and ``path``.
         ``zarr:FOLDER``: a group of the same arrays as ``npz``, whose attribute ``layers`` may order
         them.
-    layers : str, default="default"
-        Names and regular expressions, joined by commas; ``"default"`` and ``"all"`` are all.
+    layers : str or sequence of str, default="default"
+        Names and regular expressions, joined by commas in a str; ``"default"`` and ``"all"`` are
+        all.
 
     Returns
     -------
@@ -200,12 +201,13 @@ def _described(
     ]
 
 
-def _choose(names: Sequence[str], wanted: str, file: ArrayFile) -> set[str]:
+def _choose(names: Sequence[str], wanted: str | Sequence[str], file: ArrayFile) -> set[str]:
     """Choose layers by name or regular expression."""
     if wanted in ("default", "all"):
         return set(names)
     chosen: set[str] = set()
-    for part in (part.strip() for part in wanted.split(",")):
+    parts = wanted.split(",") if isinstance(wanted, str) else wanted
+    for part in map(str.strip, parts):
         try:
             own = {part} & set(names) or {name for name in names if re.fullmatch(part, name)}
         except re.error as error:

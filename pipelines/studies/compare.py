@@ -111,13 +111,13 @@ def compare(
         raise ValueError("n_jobs=0: allowed are 1 or more, or -1, one for each core.")
     if not isinstance(finetune, bool | FinetuneOptions):
         raise TypeError(f"finetune={finetune!r}: allowed are True, False or FinetuneOptions.")
+    _refuse_unknown(settings)
     if str(dataset).startswith(CODES_SCHEMES):
         network = {"options": options, "finetune": finetune, "processes": processes}
         _refuse_network(str(dataset), [name for name, value in network.items() if value], settings)
-        layers = settings.pop("layers", "default")
         return compare_given(
             str(dataset),
-            layers=layers if isinstance(layers, str) else ",".join(layers),
+            layers=settings.pop("layers", "default"),
             protocol=replace(protocol or Protocol(), **settings),
             controls=GIVEN_CONTROLS if controls is None else controls,
             drop_leaks=drop_leaks,
@@ -128,7 +128,6 @@ def compare(
     from pipelines.studies.network_comparison import compare_network
     from pipelines.training.processes import ALONE
 
-    _refuse_unknown(settings)
     known = [{field.name for field in fields(kind)} for kind in (ExtractionOptions, Protocol)]
     of_options, of_protocol = (
         {name: value for name, value in settings.items() if name in names} for names in known
@@ -166,8 +165,7 @@ def _refuse_unknown(settings: dict[str, Any]) -> None:
 
 
 def _refuse_network(dataset: str, given: Sequence[str], settings: dict[str, Any]) -> None:
-    """Refuse what only a network can use, and what is no setting."""
-    _refuse_unknown(settings)
+    """Refuse what only a network can use."""
     allowed = sorted(field.name for field in fields(Protocol))
     refused = [*given, *sorted(settings.keys() - allowed - {"layers"})]
     if refused:

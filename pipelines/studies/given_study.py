@@ -41,7 +41,7 @@ class GivenStudy(Study):
 def compare_given(
     dataset: str,
     *,
-    layers: str = "default",
+    layers: str | Sequence[str] = "default",
     protocol: Protocol,
     controls: str | Sequence[str] = GIVEN_CONTROLS,
     drop_leaks: bool = False,
